@@ -1,0 +1,77 @@
+"""`vlforge eval score`: answers that are there are scored again, without a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlforge.cli import main
+from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
+from vlforge.evaluation.run import evaluate
+from vlforge.types import Caption
+
+SUFFIX = "\nAnswer the question using a single word or phrase."
+
+
+class Parrot:
+    """Says the last word of the question."""
+
+    def answer(self, samples, max_new_tokens):
+        asked = (sample.turns[-1].text.split(SUFFIX)[0] for sample in samples)
+        return [Caption(text.split()[-1].rstrip("?"), 0.0) for text in asked]
+
+
+@pytest.fixture
+def answered(tmp_path, monkeypatch):
+    """A folder of answers to two questions, one of them right."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.jpg")
+    texts = ["is it red", "is it blue"]
+    questions = [
+        {"question_id": i, "image": "a.jpg", "text": text + SUFFIX} for i, text in enumerate(texts)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    data = [
+        {"question_id": i, "image_id": str(i), "question": text, "answers": ["red"] * 10}
+        for i, text in enumerate(texts)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"data": data}))
+    spec = BenchmarkSpec("textvqa", "q.jsonl", annotation="a.json", images=str(tmp_path))
+    evaluate(EvalConfig("parrot", (spec,)), tmp_path / "scores", chat=Parrot())
+    return tmp_path / "scores"
+
+
+def test_scoring_again_shows_the_score_with_its_protocol(answered, capsys):
+    assert main(["eval", "score", str(answered)]) == 0
+    shown = capsys.readouterr().out
+    assert "50.0 %" in shown
+    assert "textvqa@" in shown
+
+
+def test_answers_are_exported_as_llava_writes_them(answered, capsys):
+    assert main(["eval", "export", str(answered), "textvqa", "answers.jsonl"]) == 0
+    rows = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["red", "blue"]
+    assert main(["eval", "export", str(answered), "mmbench", "a.xlsx"]) == 2
+    assert "textvqa" in capsys.readouterr().err
+
+
+def test_an_unknown_benchmark_names_the_option_and_the_known_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "q.jsonl").write_text("")
+    words = ["--benchmark", "textvqaa", "--questions", "q.jsonl"]
+    assert main(["eval", "run", "model", *words]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: --benchmark: ")
+    assert "'textvqa'" in shown
+
+
+def test_a_missing_question_file_is_named(tmp_path, capsys):
+    words = ["--benchmark", "textvqa", "--questions", "nowhere.jsonl"]
+    assert main(["eval", "run", str(tmp_path), *words]) == 2
+    assert "nowhere.jsonl: no such file" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""`vlforge process`: words of the command line, a Data-Juicer recipe run end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vlforge.cli import main
+from vlforge.cli.process import split_words
+from vlforge.types import RecipeError
+
+ROWS = ["a red circle above two blue squares", "no", "!!!! ???? !!!! ####", "one green triangle"]
+RECIPE = """\
+dataset_path: rows.jsonl
+export_path: kept.jsonl
+np: 1
+use_cache: false
+process:
+  - text_length_filter: {min_len: 5}
+  - special_characters_filter: {max_ratio: 0.5}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(ROWS)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "clean.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def kept(folder, name="kept.jsonl"):
+    return [json.loads(line)["id"] for line in (folder / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "recipe", "changes"),
+    [
+        (["a.yaml", "np=8"], "a.yaml", [("np", "8")]),
+        (["--np", "8", "a.yaml"], "a.yaml", [("np", "8")]),
+        (["--np=8", "--export-path", "b"], None, [("np", "8"), ("export_path", "b")]),
+        (["--debug", "--np", "2"], None, [("debug", "true"), ("np", "2")]),
+        (["a.yaml", "--debug"], "a.yaml", [("debug", "true")]),
+        (["f.min=-1", "--f.max", "-0.5"], None, [("f.min", "-1"), ("f.max", "-0.5")]),
+        (["--path", "a=b.jsonl"], None, [("path", "a=b.jsonl")]),
+    ],
+)
+def test_options_and_assignments_mean_the_same(words, recipe, changes):
+    assert split_words(words) == (recipe, changes)
+
+
+def test_a_second_recipe_is_refused():
+    with pytest.raises(RecipeError, match=r"'b\.yaml' is neither"):
+        split_words(["a.yaml", "b.yaml"])
+
+
+def test_a_data_juicer_recipe_writes_rows_statistics_and_reasons(folder, capsys):
+    assert main(["process", "clean.yaml"]) == 0
+    assert kept(folder) == ["0", "3"]
+    stats = (folder / "kept_stats.jsonl").read_text().splitlines()
+    assert len(stats) == 2
+    dropped = [json.loads(line) for line in (folder / "kept.process" / "dropped.jsonl").open()]
+    assert [(d["id"], d["op"]) for d in dropped] == [
+        ("1", "text_length_filter"),
+        ("2", "special_characters_filter"),
+    ]
+    assert "2 of 4 rows" in capsys.readouterr().out
+
+
+def test_the_data_juicer_command_line_does_the_same(folder):
+    words = ["--config", "clean.yaml", "--np", "1", "--export_path", "other.jsonl"]
+    assert main(["process", *words, "--text_length_filter.min_len", "30"]) == 0
+    assert kept(folder, "other.jsonl") == ["0"]
+
+
+def test_a_second_call_gives_the_same_file(folder):
+    assert main(["process", "clean.yaml"]) == 0
+    first = (folder / "kept.jsonl").read_bytes()
+    assert main(["process", "clean.yaml"]) == 0
+    assert (folder / "kept.jsonl").read_bytes() == first
+
+
+def test_changed_settings_are_not_answered_from_the_last_call(folder):
+    assert main(["process", "clean.yaml"]) == 0
+    assert main(["process", "clean.yaml", "text_length_filter.min_len=30"]) == 0
+    assert kept(folder) == ["0"]
+
+
+def test_why_tells_what_happened_to_a_row(folder, capsys):
+    main(["process", "clean.yaml"])
+    capsys.readouterr()
+    assert main(["why", "1", "kept.process"]) == 0
+    assert "dropped by text_length_filter" in capsys.readouterr().out
+    assert main(["why", "3", "kept.process"]) == 0
+    assert "kept" in capsys.readouterr().out
+    assert main(["why", "99", "kept.process"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["dataset_path=none.jsonl"], "none.jsonl: no such dataset"),
+        (["export_paht=x"], "did you mean 'export_path'?"),
+        (["np=many"], "np"),
+        (["text_length_filter.min_lenn=3"], "min_len"),
+        (["text_lenght_filter.min_len=3"], "did you mean 'text_length_filter'?"),
+        (["executor_type=ray"], "only 'default' works yet"),
+        (["export_path=."], "export_path is a folder"),
+        (["export_path=rows.jsonl"], "export_path is the dataset itself"),
+        (["export_path=/dev/null"], "no regular file"),
+        (["export_path=/proc/none/kept.jsonl"], "/proc/none"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(folder, words, part, capsys):
+    before = sorted(folder.iterdir())
+    assert main(["process", "clean.yaml", *words]) == 2
+    shown = capsys.readouterr().err
+    assert part in shown
+    assert shown.count("error: ") == 1
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_unknown_operator_is_named_with_file_and_line(folder, capsys):
+    (folder / "clean.yaml").write_text(RECIPE.replace("text_length_filter", "text_lenght_filter"))
+    assert main(["process", "clean.yaml"]) == 2
+    shown = capsys.readouterr().err
+    assert "clean.yaml:6" in shown
+    assert "'text_length_filter'" in shown
+
+
+def test_a_recipe_that_is_no_yaml_is_named_with_its_line(folder, capsys):
+    (folder / "clean.yaml").write_text("process: [\nnp: 1\n")
+    assert main(["process", "clean.yaml"]) == 2
+    assert "clean.yaml:3: not valid YAML" in capsys.readouterr().err

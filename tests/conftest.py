@@ -1,0 +1,27 @@
+"""What all tests share: offline, one thread each, and the folder of reference files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test imports torch or transformers: two test processes share two cores, and
+# nothing here may reach for a network.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+pytest_plugins = ["tests.skips", "pytester"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--golden-root DIR`: recorded outputs of the systems this project takes in."""
+    parser.addoption(
+        "--golden-root",
+        default=os.environ.get("VLFORGE_GOLDEN_ROOT", str(ROOT.parent / "shared" / "golden")),
+        help="folder of the reference files; tests that need it are skipped without it",
+    )

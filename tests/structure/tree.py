@@ -1,0 +1,53 @@
+"""The tree under test: its files and what can be read off them without importing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "vlforge"
+SKIPPED_FOLDERS = {".git", ".venv", "runs", "__pycache__", "build", "dist"}
+
+
+@cache
+def source_files() -> tuple[Path, ...]:
+    """Files of the tree as git sees them (tracked or not yet), or all in a copy without git."""
+    git = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "-c", "-o", "--exclude-standard"],
+        capture_output=True,
+        check=False,
+    )
+    if git.returncode == 0:
+        found = [ROOT / name for name in git.stdout.decode().split("\0") if name]
+    else:
+        found = [p for p in ROOT.rglob("*") if not SKIPPED_FOLDERS & set(p.parts)]
+    return tuple(sorted(p for p in found if p.is_file()))
+
+
+def python_files(*folders: str) -> list[Path]:
+    """Python files under the named folders of the tree."""
+    return [
+        path
+        for path in source_files()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in folders
+    ]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The file's syntax tree."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def module_name(path: Path) -> str:
+    """`vlforge/data/images.py` -> `vlforge.data.images`; a package's own name for `__init__`."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def shown(path: Path) -> str:
+    """The path as a reader types it."""
+    return path.relative_to(ROOT).as_posix()

@@ -1,0 +1,40 @@
+"""`vlforge chat`: talk with a model about a picture, in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlforge.types import ModelError
+
+EXAMPLES = """\b
+Examples:
+  vlforge chat runs/photos/model --image cat.jpg
+  vlforge chat MODEL --image cat.jpg --question "What is on the table?"
+"""
+
+
+def chat(
+    model: Annotated[Path, typer.Argument(help="A model folder.", show_default=False)],
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture (repeatable).")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="Ask this, print the answer, end.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    template: Annotated[
+        str, typer.Option(help="Conversation template; auto: the model's own.")
+    ] = "auto",
+) -> None:
+    """Ask a model about pictures.
+
+    Without --question a conversation.
+    """
+    if not model.is_dir():
+        raise ModelError(f"{model}: no such model folder; give a training stage of a run")
+    from vlforge.serving.terminal import chat as converse
+
+    converse(model, tuple(image or ()), question, max_new_tokens=max_new_tokens, template=template)

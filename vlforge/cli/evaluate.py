@@ -1,0 +1,151 @@
+"""`vlforge eval`: ask a model a benchmark's questions, or score answers again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlforge.cli.show import plain_line, progress, shown_path, table
+from vlforge.types import DataError, ModelError
+
+RUN_EXAMPLES = """\b
+Examples:
+  vlforge eval run MODEL --benchmark textvqa --questions questions.jsonl \\
+      --annotation TextVQA_0.5.1_val.json --images train_images --out scores
+  vlforge eval run MODEL --benchmark mmbench --questions mmbench_dev.tsv --out scores
+"""
+SCORE_EXAMPLES = """\b
+Examples:
+  vlforge eval score scores               extract and score again, no model needed
+"""
+EXPORT_EXAMPLES = """\b
+Examples:
+  vlforge eval export scores mmbench upload.xlsx    MMBench's upload sheet
+  vlforge eval export scores textvqa answers.jsonl  LLaVA's answer file
+"""
+
+
+def build_app() -> typer.Typer:
+    """`eval run`, `eval score` and `eval export`."""
+    app = typer.Typer(help="Ask benchmarks and score the answers.", no_args_is_help=True)
+    app.command("run", epilog=RUN_EXAMPLES)(run)
+    app.command("score", epilog=SCORE_EXAMPLES)(score)
+    app.command("export", epilog=EXPORT_EXAMPLES)(export)
+    return app
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="A model folder.", show_default=False)],
+    benchmark: Annotated[str, typer.Option(help="textvqa or mmbench.", show_default=False)],
+    questions: Annotated[
+        Path, typer.Option(help="Question jsonl (textvqa) or TSV (mmbench).", show_default=False)
+    ],
+    annotation: Annotated[Path | None, typer.Option(help="TextVQA's annotation json.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the pictures.")] = None,
+    out: Annotated[Path, typer.Option(help="Where answers and scores go.")] = Path("eval"),
+    protocol: Annotated[str, typer.Option(help="How answers are read and scored.")] = "auto",
+    ocr: Annotated[
+        str, typer.Option(help="keep or remove the OCR tokens of TextVQA's questions.")
+    ] = "keep",
+    template: Annotated[
+        str, typer.Option(help="Conversation template; auto: the model's own.")
+    ] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
+) -> None:
+    """Ask every question of a benchmark and score the answers.
+
+    Answers are kept as they come: the same command goes on where it was stopped.
+    """
+    from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
+    from vlforge.recipe.typed import build
+
+    if not model.is_dir():
+        raise ModelError(f"{model}: no such model folder; give a training stage of a run")
+    for path in (questions, annotation, images):
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+    spec = {
+        "name": benchmark,
+        "questions": str(questions),
+        "annotation": annotation and str(annotation),
+        "images": images and str(images),
+        "protocol": protocol,
+        "ocr": ocr,
+    }
+    settings = {
+        "model": str(model),
+        "benchmarks": [build(BenchmarkSpec, spec, _option)],
+        "template": template,
+        "batch": batch,
+        "max_new_tokens": max_new_tokens,
+    }
+    _ask_and_score(build(EvalConfig, settings, _option), model, out)
+
+
+def _option(*keys: object) -> str:
+    """Where a setting was typed; the benchmark's `name` is `--benchmark` here."""
+    if not keys:
+        return "eval run"
+    typed = "benchmark" if keys[-1] == "name" else str(keys[-1]).replace("_", "-")
+    return f"--{typed}"
+
+
+def _ask_and_score(config: Any, model: Path, out: Path) -> None:
+    from vlforge.evaluation.run import evaluate
+    from vlforge.inference.local import LocalChat
+
+    out.mkdir(parents=True, exist_ok=True)
+    with progress("ask") as shown:
+        metrics = evaluate(
+            config, out, chat=LocalChat(model), progress=shown, log=lambda event: None
+        )
+    show_scores(metrics)
+    plain_line(f"Scores  {shown_path(out / 'metrics.json')}")
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="A folder `eval run` wrote.", show_default=False)],
+    protocol: Annotated[str, typer.Option(help="How answers are read and scored.")] = "auto",
+) -> None:
+    """Score the answers that are there, without a model."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
+    from vlforge.evaluation.run import score_folder
+
+    show_scores(score_folder(folder, protocol=protocol))
+    plain_line(f"Scores  {shown_path(folder / 'metrics.json')}")
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="A folder `eval run` wrote.", show_default=False)],
+    benchmark: Annotated[str, typer.Argument(help="Whose answers.", show_default=False)],
+    target: Annotated[
+        Path, typer.Argument(help="The file; its ending chooses the format.", show_default=False)
+    ],
+) -> None:
+    """Write the answers as another tool's file."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
+    from vlforge.evaluation.export import export_answers
+
+    plain_line(f"Answers {shown_path(export_answers(folder, benchmark, target))}")
+
+
+def show_scores(metrics: dict[str, Any]) -> None:
+    """A table: score in percent with its interval, per benchmark and group."""
+    rows = []
+    for name, found in metrics.items():
+        rows.append((name, *_score_cells(found), found.get("protocol", "")))
+        for group, part in found.get("groups", {}).items():
+            rows.append((f"  {group}", *_score_cells(part), ""))
+    table(("benchmark", "score", "interval", "n", "protocol"), rows, right=(1, 2, 3))
+
+
+def _score_cells(found: dict[str, Any]) -> tuple[str, str, str]:
+    low, high = found.get("interval") or (None, None)
+    interval = "" if low is None else f"{100 * low:.1f}–{100 * high:.1f}"
+    score = "no answers known" if found["score"] is None else f"{100 * found['score']:.1f} %"
+    return score, interval, str(found.get("n", ""))

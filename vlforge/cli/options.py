@@ -1,0 +1,60 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlforge.types import RecipeError
+
+if TYPE_CHECKING:
+    from vlforge.runs.prepare import Choice
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings to change.", show_default=False),
+]
+RunFolder = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder.", show_default="runs/<name>")
+]
+Arms = Annotated[
+    str | None,
+    typer.Option(
+        help="Variants to run, with commas, or `all`.", show_default="the recipe's default_arms"
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many seeds: 0, 1, …", show_default="the recipe's seeds"),
+]
+Size = Annotated[str | None, typer.Option(help="One of the recipe's sizes, e.g. tiny.")]
+Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Stages side by side.", show_default="the recipe's jobs")
+]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="OLD=NEW", help="Read paths under OLD from NEW (repeatable)."),
+]
+
+
+def choose(overrides: list[str] | None, maps: list[str] | None = None, **chosen: Any) -> Choice:
+    """What the command line asks of a recipe, in the words of `runs`."""
+    from vlforge.runs.prepare import Choice
+
+    return Choice(overrides=tuple(overrides or ()), maps=path_maps(maps), **chosen)
+
+
+def path_maps(texts: Iterable[str] | None) -> dict[str, str]:
+    """`["OLD=NEW", …]` as a mapping."""
+    maps = {}
+    for text in texts or ():
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise RecipeError(f"--map {text!r} is not of the form OLD=NEW, two folders")
+        maps[old] = new
+    return maps

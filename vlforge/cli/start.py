@@ -1,0 +1,150 @@
+"""Assembles the verbs and turns what goes wrong into one line and an exit code.
+
+Exit codes: 0 done; 1 an error inside VLForge; 2 something the user can mend;
+130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from vlforge import __version__
+from vlforge.cli import (
+    chat,
+    check,
+    evaluate,
+    lists,
+    plan,
+    process,
+    quickstart,
+    report,
+    run,
+    train,
+    why,
+)
+from vlforge.cli.show import error_line, plain_line
+from vlforge.types import VLForgeError
+
+DEBUG = "VLFORGE_DEBUG"
+CONTINUABLE = {"run", "process", "train", "eval", "quickstart"}
+
+PLACES = {
+    errno.ENOSPC: "free some space and give the same command again",
+    errno.EDQUOT: "free some space and give the same command again",
+    errno.ENOENT: "name a place that exists",
+    errno.EACCES: "name a place that you may read and write",
+    errno.EPERM: "name a place that you may read and write",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOTDIR: "name a folder",
+}
+"""Faults of a place that the user can mend, and how."""
+EXAMPLES = """\b
+Examples:
+  vlforge quickstart                                  the whole loop in small
+  vlforge plan recipes/photos.yaml                    what it will cost
+  vlforge run recipes/photos.yaml stages.align.lr=5e-4
+  vlforge process --config clean.yaml --np 8          a Data-Juicer recipe
+  vlforge chat runs/quickstart/instruct --image cat.jpg
+"""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        plain_line(f"vlforge {__version__}")
+        raise typer.Exit()
+
+
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Data, model, score, better data: the loop of a vision-language model."""
+
+
+def build_app() -> typer.Typer:
+    """All verbs, in the order of the help page."""
+    app = typer.Typer(
+        name="vlforge",
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+        epilog=EXAMPLES,
+    )
+    app.callback()(_about)
+    app.command("quickstart", epilog=quickstart.EXAMPLES)(quickstart.quickstart)
+    app.command("run", epilog=run.EXAMPLES)(run.run)
+    app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
+    app.command("check", epilog=check.EXAMPLES)(check.check)
+    app.command("process", epilog=process.EXAMPLES, context_settings=process.FREE_OPTIONS)(
+        process.process
+    )
+    app.command("train", epilog=train.EXAMPLES)(train.train)
+    app.add_typer(evaluate.build_app(), name="eval")
+    app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
+    app.command("report", epilog=report.EXAMPLES)(report.report)
+    app.command("why", epilog=why.EXAMPLES)(why.why)
+    app.add_typer(lists.build_app(), name="list")
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = typer.main.get_command(build_app())
+    try:
+        code = command.main(given, prog_name="vlforge", standalone_mode=False)
+    except VLForgeError as error:
+        error_line(str(error))
+        return 2
+    except Exception as error:
+        return _unexpected(error)
+    if code == 130:
+        _say_how_to_continue(given)
+    return code if isinstance(code, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    """A usage error of the parser in one line, or a fault of ours with how to see more."""
+    if hasattr(error, "format_message"):
+        return _usage(error)
+    if isinstance(error, BrokenPipeError):
+        # The reader (`| head`) has seen enough; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if os.environ.get(DEBUG):
+        raise error
+    if isinstance(error, OSError) and error.errno in PLACES:
+        where = f"{error.filename}: " if error.filename else ""
+        error_line(f"{where}{error.strerror}; {PLACES[error.errno]}")
+        return 2
+    text = " ".join(str(error).split())
+    error_line(f"{type(error).__name__}: {text}; run again with {DEBUG}=1 for the traceback")
+    return 1
+
+
+def _usage(error: Any) -> int:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if context is not None and message == context.get_help():
+        plain_line(message)
+        return 0
+    path = context.command_path if context is not None else "vlforge"
+    error_line(f"{message.rstrip('.?')}; see `{path} --help`")
+    return int(error.exit_code)
+
+
+def _say_how_to_continue(given: Sequence[str]) -> None:
+    if given and given[0] in CONTINUABLE:
+        plain_line("Stopped; what was finished is kept. Continue with the same command:")
+        plain_line(f"  vlforge {shlex.join(given)}")
+    else:
+        plain_line("Stopped.")

@@ -1,0 +1,49 @@
+"""`vlforge train`: the training stages of a recipe, or a file that is one stage."""
+
+from __future__ import annotations
+
+from vlforge.cli.options import (
+    Arms,
+    Jobs,
+    Maps,
+    Overrides,
+    RecipeFile,
+    RunFolder,
+    Seeds,
+    Size,
+    choose,
+)
+from vlforge.cli.recipes import find_recipe
+from vlforge.cli.run import run_and_say
+from vlforge.types import RecipeError
+
+EXAMPLES = """\b
+Examples:
+  vlforge train recipes/photos.yaml       up to and with its last training stage
+  vlforge train align.yaml lr=5e-4        a file with `kind: train` at the top
+"""
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
+    arms: Arms = None,
+    seeds: Seeds = None,
+    size: Size = None,
+    jobs: Jobs = None,
+    maps: Maps = None,
+) -> None:
+    """Run a recipe up to its last training stage."""
+    from vlforge.recipe.graph import expand
+    from vlforge.recipe.load import load_recipe
+
+    path = find_recipe(recipe)
+    nodes = expand(load_recipe(path, overrides or (), size=size))
+    last = [node.stage for node in nodes if node.kind in ("train", "pretrain")]
+    if not last:
+        raise RecipeError(f"{path}: no stage of kind train or pretrain; try `vlforge run {path}`")
+    choice = choose(
+        overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=last[-1], jobs=jobs
+    )
+    run_and_say(path, choice)

@@ -1,0 +1,1 @@
+"""Pictures, dataset files and their formats, both directions. Knows no operator and no model."""

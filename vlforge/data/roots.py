@@ -1,0 +1,40 @@
+"""Where pictures lie: relative paths below their data file, moved folders re-rooted.
+
+`--map OLD=NEW` of a run is a setting of the whole process: data files written
+before a move still name the old folders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+_is_absolute = re.compile(r"/|[A-Za-z]:[\\/]").match
+_moved: dict[str, str] = {}
+
+
+def set_moved(maps: Mapping[str, str]) -> None:
+    """From now on in this process, paths at or below a key are taken below its value."""
+    _moved.clear()
+    _moved.update({old.rstrip("/"): new.rstrip("/") for old, new in maps.items()})
+
+
+def reroot(path: str) -> str:
+    """`path`, or where it lies after the move."""
+    for old, new in _moved.items():
+        if path == old or path.startswith(old + "/"):
+            return new + path[len(old) :]
+    return path
+
+
+def place_all(root: str, paths: Sequence[str]) -> list[str]:
+    """The absolute paths of pictures that a data file below `root` names."""
+    base = root.rstrip(os.sep) + os.sep if root else ""
+    full = [path if _is_absolute(path) else _join(base, path) for path in paths]
+    return [reroot(path) for path in full] if _moved else full
+
+
+def _join(base: str, path: str) -> str:
+    full = base + path
+    return os.path.normpath(full) if path.startswith("..") else full

@@ -1,0 +1,1 @@
+"""Running operators over a dataset: planned, streamed, counted, resumable."""

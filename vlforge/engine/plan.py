@@ -1,0 +1,121 @@
+"""Cutting a recipe's operators into passes over the rows, cheapest look first.
+
+Filters that follow each other commute, so they are grouped by what they need
+(text, headers, pixels, a model) and the cheapest group runs first; within a
+group they keep the recipe's order. A row that two filters would drop is thus
+always charged to the one that needs less, and among equals to the first in the
+recipe. Mappers and dedups stay where they are; a selector ends a pass, because
+it must see every row that reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from vlforge.ops.base import Dedup, Filter, Mapper, RowMapper, Selector
+from vlforge.ops.bind import Bound
+from vlforge.types import Need
+
+TEXT_BLOCK, PIXEL_BLOCK = 1000, 256
+"""Rows per block where nothing is decoded, and where pictures or models are at work."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Operators that look at the same rows: some filters of one need, or one other operator."""
+
+    ops: tuple[Bound, ...]
+
+    @property
+    def stays_home(self) -> bool:
+        """Whether a model is at work, or rows multiply, so that it cannot run in a worker."""
+        op = self.ops[0].op
+        return op.needs >= Need.EMBEDDING or isinstance(op, RowMapper)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One streaming pass: `head` runs in workers, `tail` (models and what follows) at home."""
+
+    head: tuple[Step, ...]
+    tail: tuple[Step, ...]
+    selector: Bound | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps in order."""
+        return self.head + self.tail
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The passes of a recipe."""
+
+    bounds: tuple[Bound, ...]
+    passes: tuple[Pass, ...]
+
+    @property
+    def needs(self) -> Need:
+        """The most that any operator needs."""
+        return max((bound.op.needs for bound in self.bounds), default=Need.TEXT)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows per block; depends on the recipe alone, so that outputs never depend on workers."""
+        return PIXEL_BLOCK if self.needs >= Need.PIXELS else TEXT_BLOCK
+
+    @property
+    def stats(self) -> list[str]:
+        """Statistics in the order of the recipe."""
+        found: dict[str, None] = {}
+        for bound in self.bounds:
+            found |= dict.fromkeys(getattr(bound.op, "stats", ()))
+        return list(found)
+
+
+def make_plan(bounds: Sequence[Bound]) -> Plan:
+    """The passes of some operators, in their order."""
+    passes: list[Pass] = []
+    pending: list[Bound] = []
+    for bound in bounds:
+        if isinstance(bound.op, Selector):
+            passes.append(_cut(pending, bound))
+            pending = []
+        else:
+            pending.append(bound)
+    passes.append(_cut(pending, None))
+    return Plan(tuple(bounds), tuple(passes))
+
+
+def _cut(bounds: Sequence[Bound], selector: Bound | None) -> Pass:
+    steps: list[Step] = []
+    for is_filters, run in groupby(bounds, key=lambda b: isinstance(b.op, Filter)):
+        members = list(run)
+        steps += _filter_steps(members) if is_filters else [Step((b,)) for b in members]
+    first = next((at for at, step in enumerate(steps) if step.stays_home), len(steps))
+    return Pass(tuple(steps[:first]), tuple(steps[first:]), selector)
+
+
+def _filter_steps(run: list[Bound]) -> list[Step]:
+    by_need = sorted(run, key=lambda b: (_look(b.op.needs), b.place))
+    steps: list[Step] = []
+    for need, group in groupby(by_need, key=lambda b: _look(b.op.needs)):
+        members = tuple(group)
+        steps += [Step((b,)) for b in members] if need >= Need.EMBEDDING else [Step(members)]
+    return steps
+
+
+def _look(need: Need) -> Need:
+    """Headers and whole files count as one look: both cost one opened file."""
+    return Need.HEADER if need == Need.BYTES else need
+
+
+def kind_of(op: Any) -> str:
+    """filter, mapper, dedup or selector."""
+    for base in (Filter, Mapper, Dedup, Selector):
+        if isinstance(op, base):
+            return base.kind
+    return "operator"

@@ -1,0 +1,296 @@
+"""MMBench and CCBench: multiple choice, right only when every rotation of the options is.
+
+Source: open-compass/VLMEvalKit@e8e78f0 (mcq_circular_eval), LLaVA model_vqa_mmbench.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Literal
+
+from vlforge.evaluation.config import BenchmarkSpec
+from vlforge.evaluation.metrics.choices import EXTRACTORS
+from vlforge.evaluation.metrics.intervals import interval
+from vlforge.evaluation.questions import Question, Score
+from vlforge.evaluation.tables import read_table
+from vlforge.types import DataError, RecipeError
+
+ROTATION = 1_000_000
+"""Rotation r of question i has index i + r * 1e6."""
+ASK = "Answer with the option's letter from the given choices directly."
+ASK_ZH = "请直接回答选项字母。"
+SHORT = {
+    "coarse_perception": "CP",
+    "finegrained_perception (instance-level)": "FP-S",
+    "finegrained_perception (cross-instance)": "FP-C",
+    "logic_reasoning": "LR",
+    "relation_reasoning": "RR",
+    "attribute_reasoning": "AR",
+}
+PROTOCOLS = tuple(EXTRACTORS)
+MODES = ("circular", "vanilla")
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+_REFERENCE_LENGTH = 64
+_LARGEST_IMAGE = 64 << 20
+
+
+def read(spec: BenchmarkSpec) -> list[Question]:
+    """The table's rows as questions, prompts as LLaVA words them.
+
+    Raises:
+        DataError: no table, a missing column, an index that is none or stands twice,
+            a broken picture; names file and index.
+    """
+    path = Path(spec.questions)
+    rows = read_table(path, ("index", "question", "A"))
+    if not rows:
+        raise DataError(f"{path}: holds no question")
+    pictures = _Pictures({row["index"]: row for row in rows}, path)
+    found: dict[str, Question] = {}
+    for row in rows:
+        question = _question(row, pictures, path)
+        if question.id in found:
+            raise DataError(f"{path}: index {question.id} stands twice")
+        found[question.id] = question
+    return list(found.values())
+
+
+def options_of(row: Mapping[str, str], *, compat: Literal["llava"] | None = None) -> dict[str, str]:
+    """Every letter A to Z that has a text; a gap ends nothing.
+
+    `compat="llava"`: A to D up to the first that is empty, "nan" or "none".
+    """
+    if compat == "llava":
+        texts = {letter: row.get(letter, "") for letter in "ABCD"}
+        return dict(takewhile(lambda option: not _is_none(option[1]), texts.items()))
+    letters = map(chr, range(ord("A"), ord("Z") + 1))
+    return {letter: row[letter] for letter in letters if row.get(letter)}
+
+
+def _is_none(text: str) -> bool:
+    return text.lower() in ("", "nan", "none")
+
+
+def prompt_of(row: Mapping[str, str], *, language: Literal["auto", "en", "zh"] = "auto") -> str:
+    """Hint, question, lettered options, and the request for a letter in the question's language."""
+    lines = [row["hint"]] if row.get("hint") else []
+    lines.append(row["question"])
+    lines += [f"{letter}. {text}" for letter, text in options_of(row).items()]
+    if language == "auto":
+        language = "zh" if _CHINESE.search("\n".join(lines)) else "en"
+    return "\n".join([*lines, ASK_ZH if language == "zh" else ASK])
+
+
+def rotations(
+    row: Mapping[str, str], *, compat: Literal["llava"] | None = None
+) -> list[dict[str, str]]:
+    """The row with its options in every cyclic order, their old letters under `letters`.
+
+    Round r lists option r first; round 0 is the row itself. LLaVA's `--all-rounds`.
+    """
+    options = options_of(row, compat=compat)
+    letters, texts = list(options), list(options.values())
+    rounds = []
+    for first in range(len(letters)):
+        turned = texts[first:] + texts[:first]
+        order = letters[first:] + letters[:first]
+        options_now = dict(zip(letters, turned, strict=True))
+        rounds.append({**row, **options_now, "letters": "".join(order)})
+    return rounds
+
+
+def knows(rule: str) -> bool:
+    """Whether `rule` names a protocol of this benchmark."""
+    mode, _, extractor = _split(rule)
+    return (mode or "circular") in MODES and (extractor or "vlforge") in PROTOCOLS
+
+
+def protocol_name(questions: Sequence[Question], rule: str) -> str:
+    """`mmbench@circular/vlforge`; vanilla where no question has a second rotation."""
+    mode, extractor = _rule(rule, questions)
+    return f"mmbench@{mode}/{extractor}"
+
+
+def score(questions: Sequence[Question], said: Mapping[str, str], rule: str) -> Score:
+    """Circular, with vanilla (first rotation) and all rows beside it.
+
+    A group's credit is 1 when the letter read from each of its rows is the
+    answer. Groups whose first rotation is absent are left out, as VLMEvalKit
+    does; groups that lack rotations count as `incomplete`: they are easier,
+    and strict scoring refuses them.
+    """
+    mode, extractor = _rule(rule, questions)
+    extract = EXTRACTORS[extractor]
+    letters = {q.id: extract(said[q.id], q.options) if q.id in said else None for q in questions}
+    hits = {q.id: letters[q.id] is not None and letters[q.id] == q.answers[0] for q in questions}
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.group, []).append(question)
+    groups = {name: rows for name, rows in groups.items() if any(q.id == name for q in rows)}
+    first = {name: next(q for q in rows if q.id == name) for name, rows in groups.items()}
+    circular = {name: float(all(hits[q.id] for q in rows)) for name, rows in groups.items()}
+    vanilla = {name: float(hits[question.id]) for name, question in first.items()}
+    credits = circular if mode == "circular" else vanilla
+    short = [n for n, rows in groups.items() if mode == "circular" and not _is_whole(rows)]
+    fields: dict[str, object] = {
+        "score": None,
+        "n": len(groups),
+        "missing": sum(q.id not in said for q in questions),
+        "unparsed": sum(q.id in said and letters[q.id] is None for q in questions),
+        "protocol": f"mmbench@{mode}/{extractor}",
+        "interval": None,
+        "rows": len(questions),
+        "incomplete": len(short),
+    }
+    if not all(question.answers[0] for question in questions):
+        return Score(fields, {}, letters)
+    fields |= {
+        "score": _mean(credits.values()),
+        "interval": _interval(list(first), credits, first),
+        "circular": _mean(circular.values()),
+        "vanilla": _mean(vanilla.values()),
+        "vanilla_all": _mean(float(hit) for hit in hits.values()),
+        "groups": _by_label(first, credits),
+        "splits": report(first, credits),
+    }
+    problem = f"{len(short)} questions lack rotations, first {short[0]}" if short else None
+    return Score(fields, credits, letters, problem)
+
+
+def _is_whole(rows: Sequence[Question]) -> bool:
+    """Whether every option that moves has stood in every place.
+
+    MMBench keeps a last option such as "all of the above" in its place.
+    """
+    if len(rows) == 1:
+        return len(rows[0].options) < 2
+    letters = rows[0].options
+    moving = [c for c in letters if len({row.options.get(c) for row in rows}) > 1]
+    return len(rows) >= len(moving)
+
+
+def report(
+    first: Mapping[str, Question], credits: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """VLMEvalKit's table: per split the overall mean, then l2-categories, then categories."""
+    splits: dict[str, dict[str, list[float]]] = {}
+    for name, question in first.items():
+        row = splits.setdefault(question.labels.get("split") or "none", {"Overall": []})
+        row["Overall"].append(credits[name])
+        for kind in ("l2-category", "category"):
+            label = question.labels.get(kind)
+            if label:
+                row.setdefault(SHORT.get(label, label), []).append(credits[name])
+    return {split: {k: _mean(v) for k, v in row.items()} for split, row in splits.items()}
+
+
+def _by_label(
+    first: Mapping[str, Question], credits: Mapping[str, float]
+) -> dict[str, dict[str, object]]:
+    found: dict[str, list[str]] = {}
+    for name, question in first.items():
+        for kind in ("l2-category", "category"):
+            if question.labels.get(kind):
+                found.setdefault(question.labels[kind], []).append(name)
+    return {
+        label: {
+            "score": _mean(credits[n] for n in names),
+            "n": len(names),
+            "interval": _interval(names, credits, first),
+        }
+        for label, names in found.items()
+    }
+
+
+def _interval(
+    names: Sequence[str], credits: Mapping[str, float], first: Mapping[str, Question]
+) -> list[float]:
+    pictures = [first[name].picture_key() for name in names]
+    return list(interval([credits[name] for name in names], pictures))
+
+
+def _question(row: Mapping[str, str], pictures: _Pictures, path: Path) -> Question:
+    index = row["index"]
+    if not index.isdigit():
+        raise DataError(f"{path}: index {index!r} is no number")
+    group = row.get("g_index") or str(int(index) % ROTATION)
+    return Question(
+        id=index,
+        text=prompt_of(row),
+        image=pictures.of(row),
+        answers=(row.get("answer", ""),),
+        options=options_of(row),
+        group=group,
+        labels={key: row.get(key, "") for key in ("l2-category", "category", "split")},
+        asked=row["question"],
+    )
+
+
+class _Pictures:
+    """The table's pictures, each decoded once however many rows show it."""
+
+    def __init__(self, by_index: Mapping[str, Mapping[str, str]], path: Path):
+        self.by_index = by_index
+        self.path = path
+        self.decoded: dict[str, bytes] = {}
+
+    def of(self, row: Mapping[str, str]) -> bytes | None:
+        """The row's picture: base64 in its cell, or in the cell of the row that it names."""
+        index = row["index"]
+        text = row.get("image", "")
+        passed = {index}
+        while len(text) <= _REFERENCE_LENGTH and text.isdigit():
+            index = text
+            text = self.by_index.get(index, {}).get("image", "")
+            if not text or index in passed:
+                raise DataError(
+                    f"{self.path}: index {row['index']} takes its picture from row {index}, "
+                    "which has none"
+                )
+            passed.add(index)
+        if not text:
+            return None
+        if index not in self.decoded:
+            self.decoded[index] = self._decode(text, index)
+        return self.decoded[index]
+
+    def _decode(self, text: str, index: str) -> bytes:
+        if len(text) > _LARGEST_IMAGE * 4 // 3:
+            limit = _LARGEST_IMAGE >> 20
+            raise DataError(f"{self.path}: index {index}: its picture is larger than {limit} MB")
+        try:
+            return base64.b64decode("".join(text.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise DataError(f"{self.path}: index {index}: its picture is no base64") from None
+
+
+def _split(rule: str) -> tuple[str | None, str, str | None]:
+    """Mode, separator and extractor of `mmbench@circular/vlforge`, each part optional."""
+    bare = rule.removeprefix("mmbench@")
+    if bare == "auto":
+        return None, "", None
+    if bare in MODES:
+        return bare, "", None
+    mode, slash, extractor = bare.partition("/")
+    return (mode, slash, extractor) if slash else (None, "", bare)
+
+
+def _rule(rule: str, questions: Sequence[Question]) -> tuple[str, str]:
+    if not knows(rule):
+        known = f"[{' | '.join(MODES)}]/[{' | '.join(PROTOCOLS)}]"
+        raise RecipeError(f"mmbench has no protocol {rule!r}; known: {known}")
+    mode, _, extractor = _split(rule)
+    if mode is None:
+        turned = any(question.id != question.group for question in questions)
+        mode = "circular" if turned else "vanilla"
+    return mode, extractor or "vlforge"
+
+
+def _mean(values: object) -> float:
+    listed = list(values)  # type: ignore[call-overload]
+    return float(sum(listed) / len(listed)) if listed else 0.0

@@ -1,0 +1,213 @@
+"""TextVQA: reading words in pictures; soft accuracy against ten human answers.
+
+Source: LLaVA model_vqa_loader and eval_textvqa, haotian-liu/LLaVA@c121f04.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlforge.evaluation.config import BenchmarkSpec
+from vlforge.evaluation.metrics.intervals import interval
+from vlforge.evaluation.metrics.vqa import NORMALISERS, soft_accuracy
+from vlforge.evaluation.questions import Question, Score
+from vlforge.types import DataError, RecipeError
+
+PROTOCOLS = tuple(NORMALISERS)
+_OCR = "Reference OCR token: "
+_SUFFIX = "Answer the question using a single word or phrase."
+_OCR_BLOCK = re.compile(rf"{_OCR}.*?(?=\n{re.escape(_SUFFIX)}|\Z)\n?", re.DOTALL)
+
+
+def read(spec: BenchmarkSpec) -> list[Question]:
+    """The questions of LLaVA's question file, with their answers where an annotation is given.
+
+    LLaVA's ids are the pictures': a picture's later questions get their line as well.
+
+    Raises:
+        DataError: a file that cannot be read, a broken line, a question without
+            annotation or with another number of answers than ten.
+    """
+    path = Path(spec.questions)
+    annotation = read_annotation(Path(spec.annotation)) if spec.annotation else None
+    folder = Path(spec.images) if spec.images else path.parent
+    found: list[Question] = []
+    taken: set[str] = set()
+    for number, row in _lines(path):
+        question_id, text = str(row["question_id"]), str(row["text"])
+        answers: tuple[str, ...] = ()
+        if annotation is not None:
+            found_answers = annotation.find(question_id, text)
+            if found_answers is None:
+                raise DataError(
+                    f"{path}:{number}: question {question_id!r} {question_of(text)!r} is not in "
+                    f"{spec.annotation}; do both files belong together?"
+                )
+            answers = found_answers
+        image = row.get("image")
+        found.append(
+            Question(
+                id=question_id if question_id not in taken else f"{question_id}#{number}",
+                text=without_ocr(text) if spec.ocr == "remove" else text,
+                image=str(folder / str(image)) if image else None,
+                answers=answers,
+                group=question_id,
+                asked=question_of(text),
+            )
+        )
+        taken.add(question_id)
+    return found
+
+
+def knows(rule: str) -> bool:
+    """Whether `rule` names a protocol of this benchmark."""
+    return _bare(rule) in ("auto", *PROTOCOLS)
+
+
+def protocol_name(questions: Sequence[Question], rule: str) -> str:
+    """`textvqa@m4c+ocr`: the normaliser, and whether the prompts carry OCR tokens."""
+    with_ocr = any(_OCR in question.text for question in questions)
+    return f"textvqa@{_rule(rule)}{'+ocr' if with_ocr else ''}"
+
+
+def score(questions: Sequence[Question], said: Mapping[str, str], rule: str) -> Score:
+    """Mean credit; a question without prediction is wrong and counted.
+
+    `unparsed` counts answers of which the normaliser leaves nothing.
+    """
+    name, rule = protocol_name(questions, rule), _rule(rule)
+    read_as = {q.id: NORMALISERS[rule](said[q.id]) or None for q in questions if q.id in said}
+    fields: dict[str, Any] = {
+        "score": None,
+        "n": len(questions),
+        "missing": sum(q.id not in said for q in questions),
+        "unparsed": sum(text is None for text in read_as.values()),
+        "protocol": name,
+        "interval": None,
+    }
+    extracted = {q.id: read_as.get(q.id) for q in questions}
+    if not all(question.answers for question in questions):
+        return Score(fields, {}, extracted)
+    credits = {
+        q.id: soft_accuracy(said[q.id], q.answers, rule) if q.id in said else 0.0 for q in questions
+    }
+    fields["score"] = sum(credits.values()) / max(1, len(credits))
+    fields["interval"] = list(
+        interval(list(credits.values()), [q.picture_key() for q in questions])
+    )
+    return Score(fields, credits, extracted)
+
+
+@dataclass
+class Annotation:
+    """Ten answers per annotated question, found by picture or question id and the words."""
+
+    exact: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    of_picture: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def find(self, key: str, prompt: str) -> tuple[str, ...] | None:
+        """The answers to the question that `prompt` asks about picture or question `key`.
+
+        First by the exact question, as LLaVA does; then, of the picture's questions,
+        the longest that stands in the prompt, letter case and spacing aside.
+        """
+        answers = self.exact.get((key, question_of(prompt).lower()))
+        if answers is not None:
+            return answers
+        squeezed = _squeeze(prompt)
+        there = [q for q in self.of_picture.get(key, {}) if q and q in squeezed]
+        return self.of_picture[key][max(there, key=len)] if there else None
+
+
+def read_annotation(path: Path) -> Annotation:
+    """TextVQA's annotation file.
+
+    Raises:
+        DataError: no such file, another format, or an entry without ten answers.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))["data"]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give TextVQA_0.5.1_val.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no TextVQA annotation ({error!r})") from None
+    found = Annotation()
+    for number, entry in enumerate(data):
+        try:
+            answers = tuple(map(str, entry["answers"]))
+            question = str(entry["question"])
+            keys = [entry.get("question_id"), entry["image_id"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: entry {number}: {error!r}") from None
+        if len(answers) != 10:
+            raise DataError(f"{path}: entry {number} has {len(answers)} answers where 10 belong")
+        for key in keys:
+            if key is not None:
+                found.exact[str(key), question.lower()] = answers
+                found.of_picture.setdefault(str(key), {})[_squeeze(question)] = answers
+    return found
+
+
+def question_of(prompt: str) -> str:
+    """The bare question of a prompt, in any of the shapes LLaVA's files have."""
+    if prompt.startswith("OCR tokens: "):
+        between = re.search(r"Question: (.*?) Short answer:", prompt, re.DOTALL)
+        if between:
+            return between.group(1)
+    lines = [line for line in prompt.split("\n") if not line.startswith(_OCR)]
+    if len(lines) > 1 and lines[-1].strip() == _SUFFIX:
+        lines = lines[:-1]
+    return "\n".join(lines).strip()
+
+
+def without_ocr(prompt: str) -> str:
+    """The prompt without its OCR tokens."""
+    if prompt.startswith("OCR tokens: "):
+        return f"{question_of(prompt)}\n{_SUFFIX}"
+    if prompt.startswith(_OCR):
+        return prompt.partition("\n")[2]
+    return _OCR_BLOCK.sub("", prompt).rstrip("\n")
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _bare(rule: str) -> str:
+    return rule.removeprefix("textvqa@").removesuffix("+ocr")
+
+
+def _rule(rule: str) -> str:
+    bare = _bare(rule)
+    if bare == "auto":
+        return "m4c"
+    if bare not in PROTOCOLS:
+        raise RecipeError(f"textvqa has no protocol {rule!r}; known: {', '.join(PROTOCOLS)}")
+    return bare
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such question file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            row["question_id"], row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}:{number}: no question line ({error!r})") from None
+        rows.append((number, row))
+    if not rows:
+        raise DataError(f"{path}: holds no question")
+    return rows

@@ -1,0 +1,397 @@
+"""Batched decoding over spliced embeddings: greedy, keyed sampling, streaming, beams.
+
+A prompt is the matrix of input embeddings of one sample, image features already
+in place. Prompts of unequal length are padded on the left; each row counts its
+positions from its own first token, so that a row reads the same alone and in a
+batch. Sampling draws one number per token from (seed, key, candidate, step) and
+nothing else: neither the batch nor the order of the samples changes an answer.
+
+B rows, L prompt positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlforge.types import ModelError
+
+SHRINK_AT = 0.75
+"""Finished rows leave the batch once the running ones are at most this share of it."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are drawn and where they end.
+
+    `temperature` 0 is greedy. `candidates` answers are drawn per prompt; with
+    greedy decoding or beams they would all be equal, so only one is allowed.
+    An answer ends at an id of `eos_ids`, at a string of `stop_strings` (cut
+    off), after `max_new_tokens`, or where the model's positions run out.
+    """
+
+    max_new_tokens: int = 128
+    eos_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    candidates: int = 1
+    beams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+        if self.candidates > 1 and self.temperature <= 0:
+            raise ModelError(
+                f"{self.candidates} greedy candidates would be equal; give a temperature above 0"
+            )
+        if self.beams > 1 and self.temperature > 0:
+            raise ModelError("beams search without sampling; leave temperature at 0 with beams")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: its ids without the end token, its text, and how sure the model was.
+
+    `confidence` is the mean log-probability (natural log, at temperature 1) of
+    the tokens drawn, the end token included. `is_finished` is false where the
+    budget ended the answer.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    confidence: float
+    is_finished: bool
+
+
+@dataclass
+class Drawing:
+    """An answer while it grows: candidate `candidate` of prompt `prompt`, of `length` tokens."""
+
+    prompt: int
+    candidate: int
+    key: int
+    length: int
+    budget: int
+    ids: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
+    drawn: int = 0
+    is_finished: bool = False
+    is_running: bool = True
+
+
+def generate(
+    language: Any,
+    tokenizer: Any,
+    prompts: Sequence[Tensor],
+    decoding: Decoding,
+    keys: Sequence[int] | None = None,
+) -> list[list[Generated]]:
+    """`decoding.candidates` answers for each prompt, in the order of the prompts.
+
+    Args:
+        language: a transformers causal language model.
+        tokenizer: turns ids into text (`decode`).
+        prompts: input embeddings, [L, D] each, on the model's device.
+        decoding: how to draw and where to end.
+        keys: one integer per prompt that its sampling depends on; its index if None.
+
+    Raises:
+        ModelError: a prompt fills the model's positions, or logits are not finite.
+    """
+    if not prompts:
+        return []
+    if decoding.beams > 1:
+        return _beam_search(language, tokenizer, prompts, decoding)
+    rows = _start_rows(language, prompts, decoding, keys)
+    for _ in _decode_steps(language, tokenizer, prompts, rows, decoding):
+        pass
+    answers: list[list[Generated]] = [[] for _ in prompts]
+    for row in rows:
+        answers[row.prompt].append(_finish(row, tokenizer, decoding))
+    return answers
+
+
+def stream(
+    language: Any,
+    tokenizer: Any,
+    prompt: Tensor,
+    decoding: Decoding,
+    key: int = 0,
+) -> Iterator[str]:
+    """Pieces of one answer as they are drawn; together they are the text of `generate`.
+
+    What may still turn out to be a stop string, half a character or trailing
+    space is held back until the next token decides.
+    """
+    rows = _start_rows(language, [prompt], decoding, [key])
+    row, shown = rows[0], ""
+    for _ in _decode_steps(language, tokenizer, [prompt], rows, decoding):
+        if not row.is_running:
+            break
+        text = _held_back(tokenizer.decode(row.ids, skip_special_tokens=True), decoding)
+        if len(text) > len(shown) and text.startswith(shown):
+            yield text[len(shown) :]
+            shown = text
+    yield from filter(None, [_finish(row, tokenizer, decoding).text[len(shown) :]])
+
+
+@torch.inference_mode()
+def log_probs(
+    language: Any, prompts: Sequence[Tensor], continuations: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Log-probability of each token of each continuation, given its prompt and the tokens before.
+
+    Args:
+        prompts: input embeddings, [L, D] each, L > 0.
+        continuations: token ids, at least one each.
+    """
+    embed = language.get_input_embeddings()
+    device = prompts[0].device
+    wholes = []
+    for prompt, ids in zip(prompts, continuations, strict=True):
+        if not ids:
+            raise ModelError("an empty text has no likelihood; leave it out of the scoring")
+        before = torch.tensor(list(ids[:-1]), dtype=torch.long, device=device)
+        wholes.append(torch.cat([prompt, embed(before).to(prompt.dtype)]))
+    embeds, mask, positions = pad_left(wholes)
+    longest = max(len(ids) for ids in continuations)
+    logits = language(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=longest,
+    ).logits
+    scores = torch.log_softmax(logits.float(), -1)
+    out = []
+    for row, ids in enumerate(continuations):
+        at = scores[row, -len(ids) :]
+        picked = at.gather(-1, torch.tensor(list(ids), device=device)[:, None])[:, 0]
+        out.append([float(value) for value in picked.tolist()])
+    return out
+
+
+def pad_left(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts [L, D] -> embeddings [B, L, D], mask [B, L], positions [B, L], padded on the left."""
+    longest = max(prompt.shape[0] for prompt in prompts)
+    first = prompts[0]
+    embeds = first.new_zeros(len(prompts), longest, first.shape[1])
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=first.device)
+    for row, prompt in enumerate(prompts):
+        start = longest - prompt.shape[0]
+        embeds[row, start:] = prompt
+        mask[row, start:] = 1
+    return embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def uniform(seed: int, key: int, candidate: int, step: int) -> float:
+    """A number in [0, 1) that depends on its four arguments only."""
+    name = f"{seed}/{key}/{candidate}/{step}".encode()
+    bits = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
+    return (bits >> 11) / (1 << 53)
+
+
+def _start_rows(
+    language: Any, prompts: Sequence[Tensor], decoding: Decoding, keys: Sequence[int] | None
+) -> list[Drawing]:
+    limit = getattr(language.config, "max_position_embeddings", None)
+    rows = []
+    for index, prompt in enumerate(prompts):
+        length = prompt.shape[0]
+        if length == 0:
+            raise ModelError(f"prompt {index} is empty; give it at least one token")
+        budget = decoding.max_new_tokens
+        if limit is not None:
+            budget = min(budget, limit - length)
+        if budget < 1:
+            raise ModelError(
+                f"prompt {index} has {length} tokens and the model takes {limit}; "
+                "shorten the conversation or use fewer images"
+            )
+        key = index if keys is None else keys[index]
+        for candidate in range(decoding.candidates):
+            rows.append(Drawing(index, candidate, key, length, budget))
+    return rows
+
+
+@torch.inference_mode()
+def _decode_steps(
+    language: Any,
+    tokenizer: Any,
+    prompts: Sequence[Tensor],
+    rows: list[Drawing],
+    decoding: Decoding,
+) -> Iterator[None]:
+    """Grow all rows by one token per step until none runs."""
+    from transformers import DynamicCache
+
+    embeds, mask, positions = pad_left(prompts)
+    cache = DynamicCache()
+    logits = language(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    position = positions[:, -1]
+    if decoding.candidates > 1:
+        cache.batch_repeat_interleave(decoding.candidates)
+        logits, mask, position = (
+            value.repeat_interleave(decoding.candidates, 0) for value in (logits, mask, position)
+        )
+    batch = list(rows)
+    while True:
+        tokens = _draw(logits, batch, tokenizer, decoding)
+        yield
+        running = [slot for slot, row in enumerate(batch) if row.is_running]
+        if not running:
+            return
+        if len(running) <= SHRINK_AT * len(batch):
+            kept = torch.tensor(running, device=mask.device)
+            cache.batch_select_indices(kept)
+            mask, position, tokens = mask[kept], position[kept], tokens[kept]
+            batch = [batch[slot] for slot in running]
+        mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
+        position = position + 1
+        logits = language(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+
+def _draw(logits_BV: Tensor, batch: list[Drawing], tokenizer: Any, decoding: Decoding) -> Tensor:
+    """Give every running row its next token; returns what to feed next, [B]."""
+    logits_BV = logits_BV.float()
+    scores_BV = torch.log_softmax(logits_BV, -1)
+    step = next((row.drawn for row in batch if row.is_running), 0)
+    tokens = draw_token(logits_BV, batch, decoding, step)
+    chosen = scores_BV.gather(-1, tokens[:, None])[:, 0].tolist()
+    for row, token, log_prob in zip(batch, tokens.tolist(), chosen, strict=True):
+        if row.is_running:
+            _advance(row, token, log_prob, tokenizer, decoding)
+    return tokens
+
+
+def draw_token(logits_BV: Tensor, rows: Sequence[Drawing], decoding: Decoding, step: int) -> Tensor:
+    """The next token of each row, [B]: the best one, or one drawn at the temperature.
+
+    Inverse-transform sampling in vocabulary order, one keyed uniform number per row.
+    """
+    if not decoding.temperature:
+        return logits_BV.argmax(-1)
+    logits_BV = logits_BV / decoding.temperature
+    if decoding.top_k:
+        least = logits_BV.topk(min(decoding.top_k, logits_BV.shape[-1])).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least, -math.inf)
+    if decoding.top_p < 1:
+        ordered, order = logits_BV.sort(-1, descending=True)
+        shares = ordered.softmax(-1)
+        is_out = shares.cumsum(-1) - shares >= decoding.top_p
+        logits_BV = logits_BV.masked_fill(is_out.scatter(-1, order, is_out), -math.inf)
+    cumulated = logits_BV.double().softmax(-1).cumsum(-1)
+    draws = [uniform(decoding.seed, row.key, row.candidate, step) for row in rows]
+    target = torch.tensor(draws, dtype=torch.float64, device=logits_BV.device)[:, None]
+    found = torch.searchsorted(cumulated, target * cumulated[:, -1:], right=True)[:, 0]
+    return found.clamp(max=logits_BV.shape[-1] - 1)
+
+
+def _advance(row: Drawing, token: int, log_prob: float, tokenizer: Any, decoding: Decoding) -> None:
+    if not math.isfinite(log_prob):
+        raise ModelError(
+            f"prompt {row.prompt} got logits that are not finite at token {row.drawn}; "
+            "load the model in fp32, or look for broken weights"
+        )
+    row.log_prob += log_prob
+    row.drawn += 1
+    if token in decoding.eos_ids:
+        row.is_finished = True
+    else:
+        row.ids.append(token)
+        row.is_finished = _meets_stop(row.ids, tokenizer, decoding.stop_strings)
+    row.is_running = not row.is_finished and row.drawn < row.budget
+
+
+def _meets_stop(ids: list[int], tokenizer: Any, stop_strings: tuple[str, ...]) -> bool:
+    if not stop_strings:
+        return False
+    # A token may decode to nothing, so look a little further back than the longest string.
+    window = max(map(len, stop_strings)) + 8
+    tail = tokenizer.decode(ids[-window:], skip_special_tokens=False)
+    return any(stop in tail for stop in stop_strings)
+
+
+def settle(
+    row: Drawing,
+    tokens: Sequence[int],
+    log_probs: Sequence[float],
+    tokenizer: Any,
+    decoding: Decoding,
+) -> Generated:
+    """The answer that tokens drawn elsewhere make, up to where it ends."""
+    for token, log_prob in zip(tokens, log_probs, strict=True):
+        if row.is_running:
+            _advance(row, token, log_prob, tokenizer, decoding)
+    return _finish(row, tokenizer, decoding)
+
+
+def _finish(row: Drawing, tokenizer: Any, decoding: Decoding) -> Generated:
+    text = _cut(tokenizer, row.ids, decoding.stop_strings)
+    return Generated(tuple(row.ids), text, row.log_prob / row.drawn, row.is_finished)
+
+
+def _cut(tokenizer: Any, ids: Sequence[int], stop_strings: tuple[str, ...]) -> str:
+    """The text before the first stop string, without special tokens and outer space."""
+    ids = list(ids)
+    if stop_strings and _meets_stop(ids, tokenizer, stop_strings):
+        plain = tokenizer.decode(ids, skip_special_tokens=True)
+        found = [plain.find(stop) for stop in stop_strings if stop in plain]
+        return (plain[: min(found)] if found else plain).strip()
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def _held_back(text: str, decoding: Decoding) -> str:
+    """The part of a growing text that no later token can take back."""
+    text = text.lstrip()
+    for stop in decoding.stop_strings:
+        for size in range(min(len(stop), len(text)), 0, -1):
+            if text.endswith(stop[:size]):
+                text = text[:-size]
+                break
+    return text.rstrip("\ufffd").rstrip()
+
+
+def _beam_search(
+    language: Any, tokenizer: Any, prompts: Sequence[Tensor], decoding: Decoding
+) -> list[list[Generated]]:
+    """Beams by transformers' `generate`, one prompt at a time, scored like greedy answers."""
+    answers = []
+    for row in _start_rows(language, prompts, decoding, None):
+        embeds, mask, _ = pad_left([prompts[row.prompt]])
+        with torch.inference_mode():
+            found = language.generate(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                max_new_tokens=row.budget,
+                num_beams=decoding.beams,
+                do_sample=False,
+                eos_token_id=list(decoding.eos_ids) or None,
+                pad_token_id=0,
+            )[0].tolist()
+        scores = log_probs(language, [prompts[row.prompt]], [found])[0]
+        answers.append([settle(row, found, scores, tokenizer, decoding)])
+    return answers

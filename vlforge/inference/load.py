@@ -1,0 +1,248 @@
+"""Opens a model folder of any kind this project can use, or says what the folder is instead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vlforge.inference.generate import Decoding
+from vlforge.inference.native import is_native, open_native
+from vlforge.models.folder import read_config, read_folder, read_tokenizer
+from vlforge.models.parts.image_processor import FILE_NAME as PROCESSOR_NAME
+from vlforge.models.parts.image_processor import ImageProcessor
+from vlforge.text.templates import Template, find_template
+from vlforge.types import ModelError
+
+Kind = Literal["llava", "native", "clip", "tagger"]
+"""What a folder holds: our model or one of transformers that chat and caption; a model
+that compares by embedding; one that compares by tags."""
+
+ACCEPTED = "the folder of a train stage, or an image-text model of transformers"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device with all that it takes to use it; frozen, in evaluation mode.
+
+    `template` is None where the model holds no conversations.
+    """
+
+    kind: Kind
+    path: str
+    model: Any
+    tokenizer: Any
+    processor: Any
+    device: torch.device
+    template: Template | None = None
+
+    @property
+    def language(self) -> Any:
+        """The part that writes: the language model of ours, the whole of a native one."""
+        return self.model.language if self.kind == "llava" else self.model
+
+    def decoding(self, max_new_tokens: int, **how: Any) -> Decoding:
+        """How answers of this model end: its end tokens and its template's stop strings."""
+        ends = getattr(self.language.generation_config, "eos_token_id", None)
+        ids = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.eos_token_id}
+        stops = self.template.stop_strings if self.template else ()
+        return Decoding(
+            max_new_tokens=max_new_tokens,
+            eos_ids=tuple(sorted(ids - {None})),
+            stop_strings=stops,
+            **how,
+        )
+
+
+def load_model(
+    path: str | Path,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    *,
+    template: str = "auto",
+) -> Loaded:
+    """Load a model folder; every tensor of it is used, and none is made up.
+
+    Args:
+        device: "auto" takes a GPU where there is one.
+        template: "auto" is the one the model was last trained with.
+
+    Raises:
+        ModelError: no folder there, a folder of something else, or weights that
+            do not fit; one line that says which.
+    """
+    folder = Path(path)
+    kind = find_kind(folder)
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
+    where, dtype = pick_device(device), PRECISIONS[precision]
+    loaders = {
+        "llava": _load_llava,
+        "native": _load_native,
+        "clip": _load_clip,
+        "tagger": _load_tagger,
+    }
+    with _quiet():
+        loaded = loaders[kind](folder, where, dtype, template)
+    loaded.model.eval().requires_grad_(False)
+    return loaded
+
+
+def find_kind(folder: Path) -> Kind:
+    """What the folder holds, from `config.json` and the names of its files.
+
+    Raises:
+        ModelError: nothing that can be used; names what was found instead.
+    """
+    if not folder.exists():
+        raise ModelError(f"no model at {folder}; give {ACCEPTED}")
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; give {ACCEPTED}")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} {_without_config(folder)}")
+    model_type = read_config(folder).get("model_type")
+    if model_type == "vlforge_llava":
+        return "llava"
+    if model_type == "clip":
+        return "clip"
+    if model_type == "vlforge_small_vision" and (folder / "tags.json").is_file():
+        return "tagger"
+    if is_native(model_type):
+        return "native"
+    raise ModelError(f"{folder} holds {_named(model_type)}; give {ACCEPTED}")
+
+
+def pick_device(device: str) -> torch.device:
+    """The device a name stands for.
+
+    Raises:
+        ModelError: there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"{device!r} is no device; give auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device}: torch finds no GPU here; give cpu or auto")
+    return chosen
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' reports to itself: what matters of them is raised as one line."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _without_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return f"is a LoRA adapter without its model; merge it first, then give {ACCEPTED}"
+    if (folder / "graph.json").is_file():
+        return f"is a run; give one of its train stages{_last_train_stage(folder)}"
+    if (folder / "checkpoint").is_dir():
+        return "is a training stage that has not ended; give the same command again to finish it"
+    if (folder / "done.json").is_file():
+        return f"is a finished stage without a model; give {ACCEPTED}"
+    return f"has no config.json; give {ACCEPTED}"
+
+
+def _last_train_stage(run: Path) -> str:
+    try:
+        nodes = json.loads((run / "graph.json").read_text(encoding="utf-8"))["nodes"]
+        stage = [run / node["folder"] for node in nodes if node["kind"] == "train"][-1]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return f", such as {stage}"
+
+
+def _named(model_type: Any) -> str:
+    known = {
+        "vlforge_small_vision": "a vision encoder alone",
+        "clip_vision_model": "a vision encoder alone",
+        "llama": "a language model alone",
+    }
+    return known.get(model_type, f"a model of type {model_type!r}, which is not supported yet")
+
+
+def _load_llava(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
+    parts = read_folder(folder, dtype=dtype)
+    name = parts.template if template == "auto" else template
+    return Loaded(
+        kind="llava",
+        path=str(folder),
+        model=parts.model.to(device),
+        tokenizer=parts.tokenizer,
+        processor=parts.processor,
+        device=device,
+        template=find_template(name),
+    )
+
+
+def _load_native(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
+    model, processor = open_native(folder, dtype)
+    return Loaded(
+        kind="native",
+        path=str(folder),
+        model=model.to(device),
+        tokenizer=processor.tokenizer,
+        processor=processor,
+        device=device,
+        template=None if template == "auto" else find_template(template),
+    )
+
+
+def _load_clip(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
+    from transformers import CLIPModel
+
+    try:
+        model, info = CLIPModel.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{folder} cannot be loaded: {line}") from None
+    for fault, names in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
+        if info[names]:
+            first = sorted(info[names])[0]
+            raise ModelError(f"{folder} {fault} weights, {len(info[names])} in all, as {first}")
+    return Loaded(
+        kind="clip",
+        path=str(folder),
+        model=model.to(device),
+        tokenizer=read_tokenizer(folder),
+        processor=_processor(folder),
+        device=device,
+    )
+
+
+def _load_tagger(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
+    from vlforge.models.parts.tags import Tagger
+
+    return Loaded(
+        kind="tagger",
+        path=str(folder),
+        model=Tagger.load(folder).to(device),  # small: fp32 whatever was asked for
+        tokenizer=read_tokenizer(folder),
+        processor=_processor(folder),
+        device=device,
+    )
+
+
+def _processor(folder: Path) -> ImageProcessor:
+    fields = folder / PROCESSOR_NAME
+    if not fields.is_file():
+        raise ModelError(f"{folder} has no {PROCESSOR_NAME}; copy it from where the model is from")
+    return ImageProcessor.from_json(json.loads(fields.read_text(encoding="utf-8")))

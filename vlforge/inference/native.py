@@ -1,0 +1,197 @@
+"""Any image-text model of transformers (BLIP-2, LLaVA-HF, ...) through its own `generate`.
+
+Its processor places the picture's tokens and its own code splices them; here are
+batching, keyed sampling and confidences, as `generate` gives them for our models.
+
+B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vlforge.data.images import load_rgb
+from vlforge.inference.generate import Decoding, Drawing, Generated, draw_token, settle
+from vlforge.text.render import render
+from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlforge.inference.load import Loaded
+
+
+@dataclass(frozen=True)
+class NativePrompt:
+    """What the model's processor takes: a text (None: picture only) and its pictures."""
+
+    text: str | None
+    images: tuple[Image | str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.text or "")
+
+
+def is_native(model_type: Any) -> bool:
+    """Whether transformers has an image-text class for the type."""
+    from transformers.models.auto import modeling_auto
+
+    return model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def open_native(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Model and processor.
+
+    Raises:
+        ModelError: a part is missing, or weights do not fit.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{folder} cannot be loaded: {line}") from None
+    for fault, names in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
+        if info[names]:
+            first = sorted(info[names])[0]
+            raise ModelError(f"{folder} {fault} weights, {len(info[names])} in all, as {first}")
+    if not hasattr(processor, "tokenizer"):
+        raise ModelError(f"{folder} has no processor for pictures and text; copy its files there")
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return model, processor
+
+
+def native_prompt(loaded: Loaded, sample: Sample) -> NativePrompt:
+    """A conversation in the template asked for, else in the model's own.
+
+    A model without conversations (BLIP-2) takes the words of a single turn.
+    """
+    if loaded.template is not None:
+        words = render(loaded.template, sample.turns, generation=True).text
+        tag = getattr(loaded.processor, "image_token", LLAVA_IMAGE_TOKEN)
+        return NativePrompt(words.replace(LLAVA_IMAGE_TOKEN, tag), sample.images)
+    if getattr(loaded.processor, "chat_template", None):
+        messages = [_message(turn.role, turn.text) for turn in sample.turns]
+        text = loaded.processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        return NativePrompt(text, sample.images)
+    if len(sample.turns) > 1:
+        raise DataError(f"{loaded.path} takes one question, not a conversation; ask anew")
+    words = sample.turns[0].text.replace(LLAVA_IMAGE_TOKEN, "").strip()
+    return NativePrompt(words or None, sample.images)
+
+
+def native_caption_prompt(
+    loaded: Loaded, image: Image, prompt: str | None, describe: str
+) -> NativePrompt:
+    """What makes the model describe a picture: a question if it converses, else a beginning."""
+    if loaded.template is None and not getattr(loaded.processor, "chat_template", None):
+        return NativePrompt(prompt, (image,))
+    from vlforge.types import Turn
+
+    words = f"{LLAVA_IMAGE_TOKEN}\n{prompt or describe}"
+    asked = native_prompt(loaded, Sample("caption", ("",), (Turn("user", words),)))
+    return replace(asked, images=(image,))
+
+
+def native_generate(
+    loaded: Loaded, prompts: Sequence[NativePrompt], decoding: Decoding, keys: Sequence[int]
+) -> list[list[Generated]]:
+    """`decoding.candidates` answers per prompt, in order."""
+    answers: dict[int, list[Generated]] = {}
+    for has_text in (True, False):
+        places = [n for n, prompt in enumerate(prompts) if (prompt.text is not None) == has_text]
+        if places:
+            made = _run(loaded, [prompts[n] for n in places], decoding, [keys[n] for n in places])
+            answers.update(zip(places, made, strict=True))
+    return [answers[place] for place in range(len(prompts))]
+
+
+@torch.inference_mode()
+def _run(
+    loaded: Loaded, prompts: list[NativePrompt], decoding: Decoding, keys: list[int]
+) -> list[list[Generated]]:
+    rows = [
+        Drawing(prompt=place, candidate=k, key=key, length=0, budget=decoding.max_new_tokens)
+        for place, key in enumerate(keys)
+        for k in range(decoding.candidates)
+    ]
+    inputs = _inputs(loaded, [prompts[row.prompt] for row in rows])
+    sampler = _KeyedDraw(rows, decoding)
+    output = loaded.model.generate(
+        **inputs,
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=False,
+        num_beams=decoding.beams,
+        logits_processor=[sampler] if decoding.temperature else None,
+        eos_token_id=list(decoding.eos_ids) or None,
+        pad_token_id=loaded.tokenizer.pad_token_id,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return _read(rows, output, loaded, decoding, len(prompts))
+
+
+def _read(
+    rows: list[Drawing], output: Any, loaded: Loaded, decoding: Decoding, count: int
+) -> list[list[Generated]]:
+    """Read tokens and log-probabilities off the output of transformers' `generate`."""
+    steps = len(output.logits)
+    tokens_BT = output.sequences[:, -steps:]
+    scores_BTV = torch.log_softmax(torch.stack(output.logits, 1).float(), -1)
+    chosen_BT = scores_BTV.gather(-1, tokens_BT[..., None])[..., 0]
+    answers: list[list[Generated]] = [[] for _ in range(count)]
+    for row, tokens, scores in zip(rows, tokens_BT.tolist(), chosen_BT.tolist(), strict=True):
+        answers[row.prompt].append(settle(row, tokens, scores, loaded.tokenizer, decoding))
+    return answers
+
+
+def _inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
+    opened = [
+        [load_rgb(image) if isinstance(image, str) else image for image in prompt.images]
+        for prompt in prompts
+    ]
+    flat = [image for images in opened for image in images]
+    texts = None if prompts[0].text is None else [prompt.text for prompt in prompts]
+    try:
+        inputs = loaded.processor(
+            images=flat or None, text=texts, padding=texts is not None, return_tensors="pt"
+        )
+    except (ValueError, TypeError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{loaded.path}: its processor refuses the prompt: {line}") from None
+    return inputs.to(loaded.device, loaded.model.dtype)
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    words = text.replace(LLAVA_IMAGE_TOKEN, "").strip()
+    pictures = [{"type": "image"}] * text.count(LLAVA_IMAGE_TOKEN)
+    return {"role": role, "content": [*pictures, {"type": "text", "text": words}]}
+
+
+class _KeyedDraw:
+    """A logits processor that leaves one token per row: the one its key draws."""
+
+    def __init__(self, rows: list[Drawing], decoding: Decoding):
+        self.rows = rows
+        self.decoding = decoding
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores_BV: Tensor) -> Tensor:
+        tokens = draw_token(scores_BV.float(), self.rows, self.decoding, self.step)
+        self.step += 1
+        return torch.full_like(scores_BV, -torch.inf).scatter(1, tokens[:, None], 0.0)

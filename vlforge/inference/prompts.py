@@ -1,0 +1,133 @@
+"""From conversations and pictures to the embeddings that decoding starts from.
+
+B prompts, I pictures, S pixels a side, L positions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlforge.data.images import load_rgb
+from vlforge.inference.load import Loaded
+from vlforge.models.parts.splice import plan_splice, splice
+from vlforge.text.encode import encode_turns
+from vlforge.types import ModelError, Sample
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids, -200 for each picture, and the pictures (RGB, or a file to open)."""
+
+    ids: tuple[int, ...]
+    images: tuple[Image.Image | str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def prompt_of(loaded: Loaded, sample: Sample) -> Prompt:
+    """A conversation as the model's template writes it, open for the answer.
+
+    Raises:
+        DataError: turns the template cannot hold, or tags that do not match the pictures.
+    """
+    encoded = encode_turns(
+        loaded.template,
+        loaded.tokenizer,
+        sample.turns,
+        max_length=None,
+        generation=True,
+        images=len(sample.images),
+    )
+    return Prompt(tuple(encoded.ids), sample.images)
+
+
+def pixels_of(loaded: Loaded, images: Sequence[Image.Image | str]) -> Tensor:
+    """Pictures -> normalised pixels [I, 3, S, S] on the model's device."""
+    opened = (load_rgb(image) if isinstance(image, str) else image for image in images)
+    # `fit` may give a view of memory that PIL keeps read-only; torch wants its own.
+    fitted = [torch.from_numpy(loaded.processor.fit(image).copy()) for image in opened]
+    return loaded.processor.normalise(torch.stack(fitted).to(loaded.device))
+
+
+@torch.inference_mode()
+def embed(loaded: Loaded, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """Prompts -> input embeddings, [L, D] each, vision tokens in place.
+
+    A picture that stands in several prompts is opened and encoded once.
+    """
+    longest = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
+        mask[row, : len(prompt.ids)] = True
+    shown = [image for prompt in prompts for image in prompt.images]
+    vision = _encode_once(loaded, shown)
+    plan = plan_splice(ids, [len(tokens) for tokens in vision], mask=mask)
+    plan = replace(plan, source=plan.source.to(loaded.device))
+    text = loaded.model.get_input_embeddings()(ids.clamp(min=0).to(loaded.device))
+    spliced = splice(plan, text, vision)
+    return [spliced[row, :length] for row, length in enumerate(plan.lengths.tolist())]
+
+
+def _encode_once(loaded: Loaded, shown: Sequence[Image.Image | str]) -> list[Tensor]:
+    """Vision tokens [N, D] per picture shown; equal paths and objects share theirs."""
+    names = [image if isinstance(image, str) else id(image) for image in shown]
+    unique = dict(zip(names, shown, strict=True))
+    if not unique:
+        return []
+    tokens = loaded.model.encode_images(pixels_of(loaded, list(unique.values())))
+    places = {name: place for place, name in enumerate(unique)}
+    return [tokens[places[name]] for name in names]
+
+
+class Batches:
+    """Runs a list in groups; a GPU that runs out of memory gets smaller ones from then on."""
+
+    def __init__(self, size: int):
+        if size < 1:
+            raise ModelError(f"batch is {size}; give at least 1")
+        self.size = size
+
+    def run(
+        self,
+        items: Sequence[Item],
+        work: Callable[[list[Item]], list[Result]],
+        length: Callable[[Item], int],
+    ) -> list[Result]:
+        """`work` on groups of at most `size` items of about equal length, in the items' order.
+
+        Raises:
+            ModelError: a single item does not fit into memory.
+        """
+        order = sorted(range(len(items)), key=lambda place: length(items[place]))
+        results: dict[int, Result] = {}
+        done = 0
+        while done < len(order):
+            group = order[done : done + self.size]
+            try:
+                made = work([items[place] for place in group])
+            except torch.OutOfMemoryError:
+                self._halve(len(group))
+                continue
+            results.update(zip(group, made, strict=True))
+            done += len(group)
+        return [results[place] for place in range(len(items))]
+
+    def _halve(self, group: int) -> None:
+        if group == 1:
+            raise ModelError(
+                "the GPU has no memory left for a single sample; use bf16, a smaller model or cpu"
+            ) from None
+        self.size = max(1, group // 2)
+        torch.cuda.empty_cache()

@@ -1,0 +1,68 @@
+"""What a model is made of, as recipes say it. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The three nouns of a model: vision encoder, connector, language model.
+
+    `vision` and `language` are model folders (a stage's output or the user's
+    own); `tokenizer` defaults to the language folder. `connector_init` is
+    where the connector begins: at random, or, with an encoder that was trained
+    on tags, by handing the language model the words of the tags it sees
+    (`connector_gain` is how loudly).
+    """
+
+    vision: str
+    language: str
+    family: Literal["llava"] = "llava"
+    connector: str = "mlp2x_gelu"
+    connector_init: Literal["random", "tags"] = "random"
+    connector_gain: float = 0.1
+    tokenizer: str | None = None
+    select_layer: int = -2
+    select_feature: Literal["patch", "cls_patch"] = "patch"
+    image_aspect_ratio: Literal["square", "pad"] = "square"
+
+
+@dataclass(frozen=True)
+class SmallVisionSpec:
+    """A convolutional encoder that trains in minutes on a CPU.
+
+    `image_size` pixels a side; one entry of `channels` per stage, each halving
+    the map; `merge` neighbouring columns become one token. `residual` has the
+    kernel sizes of each stage's residual branch ([] for none), two of 3 pixels
+    in every stage by default. `norm` is over the batch (learns faster; none
+    after the last stage) or over the picture (the same in training and use).
+    `position_std` is the deviation of the code that tells a token its place;
+    `place_std` above 0 adds a learned map to the last stage, before its residual
+    branch, so that features can say where they are ("top left").
+    """
+
+    image_size: int = 64
+    channels: tuple[int, ...] = (16, 32, 96)
+    merge: int = 2
+    residual: tuple[tuple[int, ...], ...] = ()
+    norm: Literal["group", "batch"] = "group"
+    position_std: float = 0.02
+    place_std: float = 0.0
+
+
+@dataclass(frozen=True)
+class SmallLanguageSpec:
+    """A Llama decoder small enough to train from scratch.
+
+    `tie_embeddings` makes the output layer the embedding matrix.
+    """
+
+    hidden_size: int = 96
+    layers: int = 3
+    heads: int = 4
+    intermediate_size: int = 256
+    max_positions: int = 256
+    initializer_range: float = 0.08
+    tie_embeddings: bool = False

@@ -1,0 +1,1 @@
+"""Operators that keep the first of equal rows."""

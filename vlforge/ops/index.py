@@ -1,0 +1,96 @@
+"""The operators, found by their names in this folder's files; none is imported to be found.
+
+`image_shape_filter` is the class `ImageShapeFilter`, wherever under `ops/` it
+is written. A dotted path `package.module:Class` names one outside VLForge.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vlforge.types import RecipeError
+
+_CLASS = re.compile(r"^class (\w+(?:Filter|Mapper|Dedup|Deduplicator|Selector))\(", re.M)
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_BASES = frozenset({"base.py", "batch.py", "index.py", "bind.py"})
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """One line of `vlforge list ops`."""
+
+    name: str
+    kind: str
+    doc: str
+    fields: tuple[tuple[str, str], ...]
+    """(key, default as written, "" where there is none) of its own keys, in order."""
+
+
+@functools.cache
+def places() -> dict[str, tuple[str, str]]:
+    """(module, class) of each operator's name, in order of the names."""
+    root = Path(__file__).parent
+    found = {}
+    for file in root.rglob("*.py"):
+        if file.name in _BASES and file.parent == root:
+            continue
+        module = ".".join(("vlforge", "ops", *file.relative_to(root).with_suffix("").parts))
+        for name in _CLASS.findall(file.read_text(encoding="utf-8")):
+            found[_WORD.sub("_", name).lower()] = (module, name)
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> type[Any]:
+    """The class of the operator `name`.
+
+    Raises:
+        RecipeError: there is none; names the nearest.
+    """
+    if ":" in name:
+        return _outside(name)
+    place = places().get(name)
+    if place is None:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, places(), n=1, cutoff=0.5)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"unknown operator {name!r}{hint or ': see `vlforge list ops`'}")
+    module, cls = place
+    found: type[Any] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def names() -> list[OpInfo]:
+    """All operators with their kind, first line of documentation and own keys."""
+    return [_info(name) for name in places()]
+
+
+def _info(name: str) -> OpInfo:
+    from vlforge.ops.base import Filter, Operator
+
+    cls = find(name)
+    shared = {f.name for f in (*fields(Operator), *fields(Filter))}
+    own = tuple((f.name, _default(f)) for f in fields(cls) if f.name not in shared)
+    doc = (cls.__doc__ or "").strip().splitlines()[0]
+    return OpInfo(name, cls.kind, doc, own)
+
+
+def _default(field: Field[Any]) -> str:
+    """The default as Python writes it; nothing where the key must be given."""
+    if field.default is not MISSING:
+        return repr(field.default)
+    return "" if field.default_factory is MISSING else repr(field.default_factory())
+
+
+def _outside(name: str) -> type[Any]:
+    module, _, cls = name.partition(":")
+    try:
+        found: type[Any] = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"operator {name!r} cannot be imported: {error}") from None
+    return found

@@ -1,0 +1,1 @@
+"""Operators that compare a text with its pictures."""

@@ -1,0 +1,1 @@
+"""Operators that judge rows by a field or pick some of all rows."""

@@ -1,0 +1,1 @@
+"""Operators that write new texts by a model."""

@@ -1,0 +1,1 @@
+"""Recipes of other tools, read as ours."""

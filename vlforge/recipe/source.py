@@ -1,0 +1,95 @@
+"""Reads YAML and remembers where each key stands, so that errors can say file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vlforge.types import RecipeError
+
+
+class Source:
+    """One YAML file (1.2 rules: `5e-4` is a number, `off` a word) and its lines."""
+
+    def __init__(self, path: Path, data: Any, text: str):
+        self.path = path
+        self.text = text
+        self._tree = data
+
+    def plain(self) -> dict[str, Any]:
+        """The content as plain dicts and lists."""
+        plain: dict[str, Any] = _plain(self._tree)
+        return plain
+
+    def where(self, *keys: str | int) -> str:
+        """`file:line` of the key path, as deep as the file knows it."""
+        node, line = self._tree, 1
+        for key in keys:
+            position = _position(node, key)
+            if position is None:
+                break
+            line = position + 1
+            node = node[key]
+        return f"{self.path}:{line}"
+
+
+def read_source(path: Path) -> Source:
+    """Read a recipe; RecipeError with file and line when it is missing or no YAML mapping."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({error})") from None
+    try:
+        data = YAML(typ="rt").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{path}{line}: not valid YAML: {problem}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping with `stages`, this is {_kind(data)}")
+    return Source(path, data, text)
+
+
+def parse_value(text: str) -> Any:
+    """The right side of `key=value` by YAML 1.2 rules; plain text where it is no YAML."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return _plain(YAML(typ="rt").load(text))
+    except YAMLError:
+        return text
+
+
+def _kind(data: Any) -> str:
+    return "empty" if data is None else f"a {type(data).__name__}"
+
+
+def _position(node: Any, key: str | int) -> int | None:
+    place = getattr(node, "lc", None)
+    if place is None:
+        return None
+    try:
+        row: int = (place.key(key) if isinstance(node, dict) else place.item(key))[0]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return row
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for base in (int, float, str):
+        if isinstance(node, base):
+            return base(node)
+    return node

@@ -1,0 +1,173 @@
+"""Reads the data before an hour is spent: missing files, broken rows, labels lost, budgets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vlforge.recipe.graph import Node
+from vlforge.recipe.kinds import find_kind
+from vlforge.recipe.references import split_reference
+from vlforge.recipe.typed import build
+from vlforge.runs.plan import plan_nodes
+from vlforge.runs.prepare import Choice, Prepared, prepare
+from vlforge.types import VLForgeError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing seen. `where` is the node; `text` names file, row, value and remedy."""
+
+    level: Literal["ok", "note", "warning", "error"]
+    where: str
+    text: str
+
+
+def check_recipe(path: Path, choice: Choice = Choice()) -> list[Finding]:
+    """Every finding, errors included; RecipeError only where the recipe cannot be read."""
+    prepared = prepare(path, choice)
+    findings = list(_check_room(prepared))
+    for node in prepared.nodes:
+        findings.extend(_check_node(node, prepared))
+    return findings
+
+
+def _check_room(prepared: Prepared) -> Iterator[Finding]:
+    """Whether the run folder can be written and has room for what the plan says."""
+    folder = prepared.run_dir
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        yield Finding("error", "run", f"{folder}: no permission to write; choose --out FOLDER")
+        return
+    wanted = sum(row.disk_gib for row in plan_nodes(prepared) if not row.cached)
+    stat = os.statvfs(folder)
+    free = stat.f_bavail * stat.f_frsize / 2**30
+    level: Literal["ok", "error"] = "ok" if free > wanted * 1.2 else "error"
+    yield Finding(level, "run", f"{folder}: {free:.1f} GiB free, the plan needs {wanted:.2f}")
+
+
+def _check_node(node: Node, prepared: Prepared) -> Iterator[Finding]:
+    missing = list(_missing_paths(node))
+    for text in missing:
+        yield Finding("error", node.name, f"{text}: no such file or folder")
+    if missing:
+        return
+    settings = prepared.settings(node)
+    waiting = [name for name in node.inputs.values() if not prepared.folder(name).exists()]
+    if waiting:
+        made = ", ".join(waiting)
+        yield Finding("note", node.name, f"data is checked once these have run: {made}")
+        return
+    config = build(find_kind(node.kind).config_class(), settings, lambda *keys: node.name)
+    try:
+        if node.kind == "process":
+            yield from _check_dataset(node, config.dataset_path, None)
+        elif node.kind == "train":
+            yield from _check_training(node, config)
+        elif node.kind == "evaluate":
+            yield from _check_benchmarks(node, config)
+    except VLForgeError as error:
+        yield Finding("error", node.name, str(error))
+
+
+def _missing_paths(node: Node) -> Iterator[str]:
+    """Settings that must be files and are not."""
+    for key in ("dataset_path", "data", "questions", "annotation", "model", "path"):
+        value = node.settings.get(key)
+        values = value if isinstance(value, list) else [value]
+        for item in values:
+            text = item.get("path") if isinstance(item, dict) else item
+            outside = isinstance(text, str) and text and not split_reference(text)
+            if outside and not Path(text).exists():
+                yield text
+
+
+def _check_dataset(node: Node, path: str, image_root: str | None) -> Iterator[Finding]:
+    """Rows read, images there and readable by their header."""
+    from vlforge.data.detect import read_samples
+    from vlforge.data.images import header_size
+
+    bad: list[str] = []
+    rows = images = 0
+    seen: set[str] = set()
+    for sample in read_samples(path, image_root, on_bad=_keep(bad)):
+        rows += 1
+        for image in sample.images:
+            if image in seen:
+                continue
+            seen.add(image)
+            images += 1
+            try:
+                header_size(image)
+            except (VLForgeError, OSError) as error:
+                bad.append(f"row {sample.id}: {error}")
+    yield Finding("ok" if rows else "error", node.name, f"{path}: {rows:,} rows, {images:,} images")
+    yield from _bad_rows(node, bad)
+
+
+def _check_training(node: Node, config: Any) -> Iterator[Finding]:
+    """The data, and how many tokens and labels its rows have under the template."""
+    parts = [config.data] if isinstance(config.data, str) else [m.path for m in config.data]
+    for path in parts:
+        yield from _check_dataset(node, path, config.image_root)
+    yield from _check_labels(node, config, parts)
+
+
+def _check_labels(node: Node, config: Any, parts: list[str]) -> Iterator[Finding]:
+    from vlforge.data.detect import read_samples
+    from vlforge.text.encode import encode_turns
+    from vlforge.text.templates import find_template
+    from vlforge.text.tokenizers import load_tokenizer
+
+    model = config.model
+    folder = model if isinstance(model, str) else (model.tokenizer or model.language)
+    tokenizer = load_tokenizer(folder)
+    template = find_template(config.template)
+    longest = cut = rows = 0
+    lost: list[str] = []
+    for path in parts:
+        for sample in read_samples(path, config.image_root, on_bad=_skip):
+            try:
+                text = encode_turns(template, tokenizer, sample.turns, max_length=config.max_length)
+            except VLForgeError as error:
+                lost.append(f"row {sample.id}: {error}")
+                continue
+            rows += 1
+            longest = max(longest, text.length)
+            cut += text.length > config.max_length
+            if text.loss_problem:
+                lost.append(f"row {sample.id} teaches nothing: {text.loss_problem}")
+    yield Finding("ok", node.name, f"{rows:,} rows, the longest has {longest} tokens of text")
+    if cut:
+        more = f"{cut:,} rows are longer than max_length {config.max_length} and will be cut"
+        yield Finding("warning", node.name, more)
+    yield from _bad_rows(node, lost)
+
+
+def _check_benchmarks(node: Node, config: Any) -> Iterator[Finding]:
+    for bench in config.benchmarks:
+        for path in (bench.questions, bench.annotation, bench.images, bench.groups):
+            if path and not Path(path).exists():
+                yield Finding("error", node.name, f"{bench.name}: {path}: no such file or folder")
+        yield Finding("ok", node.name, f"{bench.name}: {bench.questions}")
+
+
+def _bad_rows(node: Node, bad: list[str]) -> Iterator[Finding]:
+    for text in bad[:_SHOWN]:
+        yield Finding("warning", node.name, text)
+    if len(bad) > _SHOWN:
+        yield Finding("warning", node.name, f"and {len(bad) - _SHOWN} more rows like these")
+
+
+def _keep(bad: list[str]) -> Any:
+    return lambda line, problem: bad.append(f"line {line}: {problem}")
+
+
+def _skip(line: int, problem: Any) -> None:
+    """Leave a row out here that `_check_dataset` has told of."""

@@ -1,0 +1,43 @@
+"""The `pretrain` stage: one part of a model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vlforge.runs.job import Cost, Job, Upstream
+from vlforge.runs.kinds.flops import small_language_cost, small_vision_cost
+from vlforge.training.config import PretrainConfig
+
+_TOKENS_A_TEXT = 45
+
+
+def run(config: PretrainConfig, job: Job) -> None:
+    """Train the part into the stage folder."""
+    from vlforge.training.pretrain import pretrain
+
+    pretrain(
+        config,
+        job.out,
+        seed=job.seed if config.seed == "auto" else config.seed,
+        device=job.device,
+        threads=job.threads,
+        progress=job.progress,
+        log=job.log,
+    )
+
+
+def estimate(config: PretrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
+    """Forward and backward of every sample."""
+    if config.objective == "tags":
+        forward = small_vision_cost(config.vision).flops
+    else:
+        language = small_language_cost(config.language)
+        forward = (language.token_flops + language.head_flops) * _TOKENS_A_TEXT
+    return Cost(
+        gpu="yes",
+        flops=3.0 * forward * config.samples,
+        cpu_s=5.0,
+        disk_mb=5.0,
+        memory_mb=700.0,
+        note=f"{config.samples:,} samples",
+    )

@@ -1,0 +1,75 @@
+"""The `process` stage: operators over a dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlforge.engine.config import ProcessConfig
+from vlforge.runs.job import Cost, Job, Upstream
+from vlforge.runs.kinds.sizes import count_rows
+
+_MODEL_SECONDS_A_ROW = 0.004
+_SECONDS_A_ROW = 0.0003
+
+
+def run(config: ProcessConfig, job: Job) -> None:
+    """Process into the stage folder."""
+    from vlforge.engine.local import run_process
+    from vlforge.inference.local import LocalModels
+
+    run_process(
+        replace(config, export_path=""),
+        job.out,
+        models=LocalModels(device=job.device, threads=job.threads),
+        seed=config.seed,
+        workers=config.np or job.threads,
+        progress=job.progress,
+        log=job.log,
+    )
+    make_relative(job.out / "data.jsonl", job.out.parent)
+
+
+def make_relative(data: Path, store: Path) -> None:
+    """Name pictures of other stages relative to `data`, so that a moved run finds them.
+
+    Pictures from outside the store keep their absolute paths.
+    """
+    before = f'"{store}/'.encode()
+    temporary = data.with_suffix(".tmp")
+    with data.open("rb") as lines, temporary.open("wb") as out:
+        for line in lines:
+            out.write(line.replace(before, b'"../'))
+    os.replace(temporary, data)
+
+
+def estimate(config: ProcessConfig, inputs: Mapping[str, Upstream]) -> Cost:
+    """Rows times what an operator of each kind takes."""
+    from vlforge import ops
+    from vlforge.types import Need
+
+    rows = count_rows(config.dataset_path, inputs)
+    names = [
+        name for entry in config.process for name in ([entry] if isinstance(entry, str) else entry)
+    ]
+    with_model = sum(ops.find(name).needs >= Need.EMBEDDING for name in names)
+    seconds = rows * (_SECONDS_A_ROW * len(names) + _MODEL_SECONDS_A_ROW * with_model)
+    return Cost(
+        gpu="yes" if with_model else "no",
+        cpu_s=1.0 + seconds,
+        disk_mb=rows * 1e-3,
+        memory_mb=600.0 if with_model else 120.0,
+        note=f"{rows:,} rows, {len(names)} operators",
+    )
+
+
+def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
+    """The modules of the operators that the settings name."""
+    from vlforge import ops
+
+    for entry in settings.get("process") or ():
+        for name in [entry] if isinstance(entry, str) else entry:
+            yield ops.find(name).__module__

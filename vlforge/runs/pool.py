@@ -1,0 +1,119 @@
+"""Worker processes and the order in which nodes are handed to them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from vlforge.runs.memory import resident_mb
+from vlforge.runs.worker import Order, serve
+
+Event = tuple[str, Any]
+"""(node, message) as a worker sends it."""
+
+
+class Pool:
+    """`jobs` spawned processes; each keeps its imports from stage to stage."""
+
+    def __init__(self, jobs: int, threads: int):
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(threads)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._spawn = multiprocessing.get_context("spawn")
+        self._jobs = jobs
+        self._busy: dict[Connection, str] = {}
+        self._idle: list[Connection] = []
+        self._workers: dict[Connection, Any] = {}
+        self._lifelines: list[Connection] = []
+        self.peak_mb = 0.0
+
+    def free(self) -> bool:
+        """Whether one more order can be taken."""
+        return len(self._busy) < self._jobs
+
+    def busy(self) -> bool:
+        """Whether any order is running."""
+        return bool(self._busy)
+
+    def submit(self, order: Order) -> None:
+        """Hand an order to an idle worker, starting one where there is none."""
+        pipe = self._idle.pop() if self._idle else self._start()
+        self._busy[pipe] = order.node
+        pipe.send(order)
+
+    def events(self, timeout_s: float) -> Iterable[Event]:
+        """Messages that came within `timeout_s`; a dead worker's is ("failed", ...)."""
+        pids = [os.getpid(), *(w.pid for w in self._workers.values())]
+        self.peak_mb = max(self.peak_mb, resident_mb(pids))
+        for pipe in wait(list(self._busy), timeout_s):
+            assert isinstance(pipe, Connection)
+            node = self._busy[pipe]
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                code = self._bury(pipe)
+                yield node, ("failed", f"its process died ({_say_exit(code)})", "")
+                continue
+            if message[0] in ("done", "failed"):
+                del self._busy[pipe]
+                self._idle.append(pipe)
+            yield node, message
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the workers: after their stage, or `at_once` (their stages can be continued)."""
+        for pipe, worker in self._workers.items():
+            if at_once:
+                worker.terminate()
+            elif pipe in self._idle:
+                pipe.send(None)
+        for worker in self._workers.values():
+            worker.join(5)
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+        self._workers.clear()
+
+    def _start(self) -> Connection:
+        ours, theirs = self._spawn.Pipe()
+        line_end, line = self._spawn.Pipe(duplex=False)
+        worker = self._spawn.Process(target=serve, args=(theirs, line_end), daemon=False)
+        worker.start()
+        theirs.close()
+        line_end.close()
+        self._workers[ours] = worker
+        self._lifelines.append(line)
+        return ours
+
+    def _bury(self, pipe: Connection) -> int | None:
+        del self._busy[pipe]
+        worker = self._workers.pop(pipe)
+        worker.join(5)
+        code: int | None = worker.exitcode
+        return code
+
+
+def longest_first(
+    ready: Iterable[str], inputs: Mapping[str, Iterable[str]], seconds: Callable[[str], float]
+) -> list[str]:
+    """Ready nodes, the one with the longest way to the end before it first."""
+    users: dict[str, list[str]] = {}
+    for node, needed in inputs.items():
+        for other in needed:
+            users.setdefault(other, []).append(node)
+    memo: dict[str, float] = {}
+
+    def way(node: str) -> float:
+        if node not in memo:
+            memo[node] = seconds(node) + max((way(u) for u in users.get(node, ())), default=0.0)
+        return memo[node]
+
+    return sorted(ready, key=lambda node: (-way(node), node))
+
+
+def _say_exit(code: int | None) -> str:
+    if code == -9:
+        return "killed: out of memory, or by hand"
+    return f"exit code {code}"

@@ -1,0 +1,129 @@
+"""From a recipe file to nodes with keys: everything known before work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlforge.data.roots import reroot, set_moved
+from vlforge.recipe.graph import Node, expand
+from vlforge.recipe.load import load_recipe
+from vlforge.recipe.references import replace_strings, split_reference
+from vlforge.recipe.schema import Recipe
+from vlforge.runs.environment import choose_device, cores
+from vlforge.runs.keys import node_key
+from vlforge.runs.store import Store
+from vlforge.types import RecipeError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line asks of a recipe."""
+
+    overrides: tuple[str, ...] = ()
+    run_dir: Path | None = None
+    arms: str | None = None
+    seeds: int | None = None
+    size: str | None = None
+    until: str | None = None
+    jobs: int | None = None
+    maps: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe unfolded for one run folder.
+
+    `keys` maps node names to content keys; `is_whole` says that no stage was
+    left for later.
+    """
+
+    recipe: Recipe
+    nodes: tuple[Node, ...]
+    keys: Mapping[str, str]
+    run_dir: Path
+    store: Store
+    device: str
+    jobs: int
+    threads: int
+    moved: Mapping[str, str]
+    is_whole: bool = True
+
+    def folder(self, node: str) -> Path:
+        """Where the node's finished stage lies, or will lie."""
+        return self.store.folder(self.keys[node])
+
+    def settings(self, node: Node) -> Any:
+        """The node's settings with real paths in place of `$stage` references."""
+
+        def place(text: str) -> str:
+            found = split_reference(text)
+            if not found:
+                return text
+            return str(self.folder(node.inputs[found[0]]) / found[1]).rstrip("/")
+
+        return replace_strings(node.settings, place)
+
+
+def prepare(path: Path, choice: Choice) -> Prepared:
+    """Load, choose arms and seeds, re-root paths, compute keys. Nothing is written."""
+    recipe = load_recipe(path, choice.overrides, size=choice.size)
+    nodes = expand(
+        recipe,
+        arms=_arms(recipe, choice.arms),
+        seeds=None if choice.seeds is None else _seeds(choice.seeds),
+        until=choice.until,
+    )
+    nodes = [_with_paths(node, recipe, choice.maps or {}) for node in nodes]
+    run_dir = (choice.run_dir or Path("runs") / recipe.name).absolute()
+    jobs = choice.jobs or recipe.jobs
+    keys: dict[str, str] = {}
+    for node in nodes:
+        keys[node.name] = node_key(node, keys)
+    return Prepared(
+        recipe=recipe,
+        nodes=tuple(nodes),
+        keys=keys,
+        run_dir=run_dir,
+        store=Store(run_dir.parent / ".store"),
+        device=choose_device(recipe.device),
+        jobs=jobs,
+        threads=recipe.threads or max(1, cores() // jobs),
+        moved=dict(choice.maps or {}),
+        is_whole=choice.until is None,
+    )
+
+
+def _arms(recipe: Recipe, wanted: str | None) -> Iterable[str] | None:
+    if wanted is None:
+        return None
+    if wanted == "all":
+        return tuple(recipe.arms) or None
+    return tuple(arm.strip() for arm in wanted.split(",") if arm.strip())
+
+
+def _seeds(count: int) -> tuple[int, ...]:
+    if count < 1:
+        raise RecipeError(f"--seeds {count}: give how many seeds to run, from 1")
+    return tuple(range(count))
+
+
+def _with_paths(node: Node, recipe: Recipe, maps: Mapping[str, str]) -> Node:
+    """Existing relative paths made absolute: from the working folder, else the recipe's."""
+
+    set_moved(maps)
+
+    def absolute(text: str) -> str:
+        if not text or len(text) > 4096 or "\n" in text or "\0" in text or text.startswith("$"):
+            return text
+        text = reroot(text)
+        if "/" not in text and "." not in text:
+            return text
+        for root in (Path.cwd(), Path(recipe.folder)):
+            if (root / text).exists():
+                return str((root / text).resolve())
+        return text
+
+    return Node(**{**node.__dict__, "settings": replace_strings(node.settings, absolute)})

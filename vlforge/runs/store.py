@@ -1,0 +1,103 @@
+"""The store of finished stages: `runs/.store/<key>`, shared by all runs beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+DONE = "done.json"
+
+
+class Store:
+    """Finished stages by content key; a stage appears whole or not at all."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        """Where the stage with this key lies once it is done."""
+        return self.root / key
+
+    def partial(self, key: str) -> Path:
+        """Where it is being made; survives a kill."""
+        return self.root / f"{key}.partial"
+
+    def is_done(self, key: str) -> bool:
+        """Whether the stage is finished and all its files are still there."""
+        return read_done(self.folder(key)) is not None
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold the key: two runs never make the same stage at once."""
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / key).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def finish(self, key: str, record: Mapping[str, Any]) -> Path:
+        """Write `done.json` and give the stage its final name."""
+        partial = self.partial(key)
+        outputs = {name: digest_file(partial / name) for name in list_files(partial)}
+        write_json(partial / DONE, {**record, "key": key, "outputs": outputs})
+        final = self.folder(key)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        return final
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """A finished stage's record; None when it is unfinished or has lost a file."""
+    try:
+        done: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = all((folder / name).is_file() for name in done.get("outputs", {}))
+    return done if whole else None
+
+
+def list_files(folder: Path) -> list[str]:
+    """Files below `folder`, relative, sorted."""
+    found = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    return sorted(str(p.relative_to(folder)) for p in found)
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a relative link to `target`, replacing a link that is there."""
+    relative = os.path.relpath(target, path.parent)
+    if path.is_symlink() and os.readlink(path) == relative:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(relative, target_is_directory=True)
+    os.replace(temporary, path)

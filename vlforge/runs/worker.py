@@ -1,0 +1,126 @@
+"""A process that runs stages one after another, told over a pipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from vlforge.data.roots import set_moved
+from vlforge.recipe.kinds import find_kind
+from vlforge.recipe.typed import build
+from vlforge.runs.job import Job
+from vlforge.runs.memory import peak_mb, reset_peak
+from vlforge.runs.store import Store
+from vlforge.types import VLForgeError
+
+_SHOW_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Order:
+    """One node to run. `settings` hold real paths in place of `$stage` references."""
+
+    node: str
+    kind: str
+    key: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    seed: int
+    store: Path
+    run_dir: Path
+    device: str
+    threads: int
+    moved: Mapping[str, str] = field(default_factory=dict)
+
+
+def serve(pipe: Connection, lifeline: Connection) -> None:
+    """Run orders from `pipe` until None comes; die with the parent (`lifeline` closes)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    while (order := pipe.recv()) is not None:
+        try:
+            pipe.send(("done", *run_order(order, pipe)))
+        except VLForgeError as error:
+            pipe.send(("failed", str(error), ""))
+        except OSError as error:
+            pipe.send(("failed", _say_os_error(error, order), traceback.format_exc()))
+        except Exception as error:
+            line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            pipe.send(("failed", line, traceback.format_exc()))
+
+
+def run_order(order: Order, pipe: Connection | None = None) -> tuple[float, float, bool]:
+    """Run one node to its place in the store: (seconds, peak MB, whether it was there already)."""
+    store = Store(order.store)
+    with store.lock(order.key):
+        if store.is_done(order.key):
+            return 0.0, 0.0, True
+        out = store.partial(order.key)
+        out.mkdir(parents=True, exist_ok=True)
+        set_moved(order.moved)
+        kind = find_kind(order.kind)
+        config = build(kind.config_class(), order.settings, lambda *keys: order.node)
+        reset_peak()
+        start = time.perf_counter()
+        kind.module().run(config, _job(order, out, pipe))
+        seconds, peak = round(time.perf_counter() - start, 2), round(peak_mb(), 1)
+        record = {
+            "node": order.node,
+            "kind": order.kind,
+            "inputs": dict(order.inputs),
+            "seconds": seconds,
+            "peak_mb": peak,
+            "device": order.device,
+        }
+        store.finish(order.key, record)
+    return seconds, peak, False
+
+
+def _job(order: Order, out: Path, pipe: Connection | None) -> Job:
+    last = [0.0]
+
+    def progress(done: int, total: int | None, note: str) -> None:
+        now = time.monotonic()
+        if pipe is not None and (now - last[0] > _SHOW_EVERY_S or done == total):
+            last[0] = now
+            pipe.send(("progress", done, total, note))
+
+    def log(event: Mapping[str, Any]) -> None:
+        if pipe is not None:
+            pipe.send(("log", dict(event)))
+
+    return Job(
+        node=order.node,
+        out=out,
+        run_dir=order.run_dir,
+        seed=order.seed,
+        device=order.device,
+        threads=order.threads,
+        progress=progress,
+        log=log,
+    )
+
+
+def _die_with_parent(lifeline: Connection) -> None:
+    try:
+        lifeline.recv()
+    except EOFError:
+        os._exit(1)
+
+
+def _say_os_error(error: OSError, order: Order) -> str:
+    where = error.filename or order.store
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for {where}: free some and give the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to use {where}: choose another folder with --out or mend its rights"
+    return f"{where}: {error.strerror or error}"

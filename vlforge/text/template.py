@@ -1,0 +1,80 @@
+"""What a conversation template is: who opens a turn with what, and what ends it.
+
+A round of two turns is written as
+
+    user.open user.lead QUESTION user.end  assistant.open assistant.lead ANSWER assistant.end  after
+
+From `assistant.lead` to `assistant.end` a token is supervised; all else is context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+MaskRule = Literal[
+    "plain",
+    "vicuna",
+    "llama-2",
+    "llama-3",
+    "gemma",
+    "chatml",
+    "chatml-older",
+    "chatml-begun",
+    "headed",
+    "xtuner",
+    "xtuner-images",
+]
+"""How a reference implementation finds the labels; see `compat`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How one speaker's turn is written.
+
+    An open turn, waiting for its words, is `open` alone.
+    """
+
+    open: str = ""
+    lead: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One conversation format.
+
+    between: stands before every question but the first.
+    after: stands after every answer, unsupervised.
+    system_inside: the system text stands inside the first question, not before it.
+    joined: the whole conversation is tokenised as one text, cut only at images;
+        otherwise prompt, answer and `after` are tokenised each on its own.
+    eos: the text inside `assistant.end` that stands for the tokenizer's own end
+        of sequence; "" where the end is ordinary text.
+    eos_after_answer: a real end-of-sequence token follows each answer, and the
+        next round starts with a new begin-of-sequence token.
+    images_first: the images of a turn stand at its head, one a line.
+    words_from_user: False writes only the images of a user turn, bare (captioning);
+        `user` then says how a reference writes words it is given all the same.
+    image_marks: text around every image.
+    stop_strings: end generation besides the end-of-sequence token.
+    references: mask rule per `compat` name that knows this template.
+    """
+
+    name: str
+    user: Voice
+    assistant: Voice
+    system: str = ""
+    system_voice: Voice = Voice()
+    between: str = ""
+    after: str = ""
+    system_inside: bool = False
+    joined: bool = True
+    eos: str = ""
+    eos_after_answer: bool = False
+    images_first: bool = True
+    words_from_user: bool = True
+    image_marks: tuple[str, str] = ("", "")
+    stop_strings: tuple[str, ...] = ()
+    references: Mapping[str, MaskRule] = field(default_factory=dict)

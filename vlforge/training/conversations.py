@@ -1,0 +1,251 @@
+"""Conversations as training rows: read, encoded once, rows that teach nothing set aside.
+
+Shapes: B rows, T ids, I pictures, N tokens a picture, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlforge.data.detect import read_samples
+from vlforge.models.llava import PARTS, LlavaModel, encode_sample
+from vlforge.models.parts.splice import SplicePlan, plan_splice
+from vlforge.text.templates import Template
+from vlforge.text.tokenizers import adapt
+from vlforge.training.augment import Augment
+from vlforge.training.batches import TokenRows
+from vlforge.training.config import Mixture
+from vlforge.training.pictures import Pictures
+from vlforge.types import DataError
+
+SHOWN_DROPS = 100
+"""Dropped rows that a summary lists; all are counted."""
+
+
+@dataclass
+class Dropped:
+    """Rows left out, by reason; the first hundred with their place."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, reason: str, detail: str, row: str) -> None:
+        """Count one row."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(self.shown) < SHOWN_DROPS:
+            self.shown.append({"row": row, "reason": reason, "detail": detail})
+
+
+@dataclass(frozen=True)
+class ConversationData:
+    """Usable rows of one or several datasets laid end to end; `sizes` has one entry each."""
+
+    rows: TokenRows
+    sizes: tuple[int, ...]
+    pictures: Pictures
+    dropped: Dropped
+    rows_read: int
+
+    def count_late_drops(self) -> None:
+        """Add rows whose picture turned out unreadable when it was decoded just in time."""
+        for images in self.rows.images:
+            for image in images:
+                if image in self.pictures.bad:
+                    path = Path(self.pictures.paths[image]).name
+                    self.dropped.add("unreadable picture", self.pictures.bad[image], path)
+                    break
+
+    def fingerprint(self) -> str:
+        """Changes when any id or label changes."""
+        whole = hashlib.sha256()
+        for part in (*self.rows.ids, *self.rows.labels):
+            whole.update(part.tobytes())
+        return whole.hexdigest()
+
+
+def mixtures(data: str | tuple[Mixture, ...]) -> tuple[Mixture, ...]:
+    """One path is a mixture of one."""
+    return (Mixture(data),) if isinstance(data, str) else data
+
+
+def read_conversations(
+    data: str | tuple[Mixture, ...],
+    model: LlavaModel,
+    template: Template,
+    tokenizer: Any,
+    *,
+    processor: Any,
+    max_length: int,
+    image_root: str | None = None,
+    threads: int = 1,
+) -> ConversationData:
+    """Read and encode datasets; a bad row costs only itself and is counted.
+
+    Raises:
+        DataError: a file cannot be read, or a dataset has no usable row; says why.
+    """
+    tokens, dropped = adapt(tokenizer), Dropped()
+    numbers: dict[str, int] = {}
+    encoded: list[list[tuple[Any, tuple[int, ...], str]]] = []
+    rows_read = 0
+    for part in mixtures(data):
+        name = Path(part.path).name
+        encoded.append([])
+
+        def bad(number: int, error: DataError, name: str = name) -> None:
+            dropped.add("unreadable row", str(error), f"{name}:{number}")
+
+        for sample in read_samples(Path(part.path), image_root, on_bad=bad):
+            rows_read += 1
+            try:
+                row = encode_sample(
+                    sample,
+                    template,
+                    tokens,
+                    image_tokens=model.image_tokens,
+                    max_length=max_length,
+                )
+            except DataError as error:
+                dropped.add("does not fit the template", str(error), f"{name}:{sample.id}")
+                continue
+            if row.problem:
+                dropped.add("nothing supervised", row.problem, f"{name}:{sample.id}")
+                continue
+            images = tuple(numbers.setdefault(path, len(numbers)) for path in row.images)
+            encoded[-1].append((row, images, f"{name}:{sample.id}"))
+    pictures = Pictures(list(numbers), processor, threads)
+    return _without_bad_pictures(data, encoded, pictures, dropped, rows_read)
+
+
+def _without_bad_pictures(
+    data: str | tuple[Mixture, ...],
+    encoded: Sequence[Sequence[tuple[Any, tuple[int, ...], str]]],
+    pictures: Pictures,
+    dropped: Dropped,
+    rows_read: int,
+) -> ConversationData:
+    rows, sizes = [], []
+    for part, dataset in zip(mixtures(data), encoded, strict=True):
+        before = len(rows)
+        for row, images, place in dataset:
+            unreadable = [pictures.bad[image] for image in images if image in pictures.bad]
+            if unreadable:
+                dropped.add("unreadable picture", unreadable[0], place)
+            else:
+                rows.append((row.ids, row.labels, images, row.length))
+        sizes.append(len(rows) - before)
+        if not sizes[-1]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
+            raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
+    return ConversationData(TokenRows.of(rows), tuple(sizes), pictures, dropped, rows_read)
+
+
+class ConversationLoss(nn.Module):
+    """A model as the loop calls it: a laid-out batch in, summed loss out."""
+
+    def __init__(self, model: LlavaModel):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        ids: Tensor,
+        plan: SplicePlan,
+        pixels: Tensor | None = None,
+        features: Tensor | None = None,
+        is_dummy: bool = False,
+    ) -> Tensor:
+        """Scalar. A dummy picture runs the tower without touching the loss."""
+        if not is_dummy:
+            return self.model.loss_sum(self.model.lay_out(plan, ids, pixels, features=features))
+        loss = self.model.loss_sum(self.model.lay_out(plan, ids))
+        model = self.model
+        unseen = model.connector(features) if features is not None else model.encode_images(pixels)
+        return loss + unseen.sum() * 0.0
+
+
+class ConversationTask:
+    """Next-token loss over the assistant's turns."""
+
+    parts = PARTS
+
+    def __init__(
+        self,
+        model: LlavaModel,
+        data: ConversationData,
+        augment: Augment | None = None,
+        features: Tensor | None = None,
+    ):
+        self.module: nn.Module = ConversationLoss(model)
+        self.data, self.augment, self.features = data, augment, features
+        self.image_tokens = model.image_tokens
+        self.longest = int(data.rows.lengths.max())
+        self.needs_dummy = any(
+            parameter.requires_grad
+            for part in (model.vision, model.connector)
+            for parameter in part.parameters()
+        )
+
+    def count(self, rows: np.ndarray) -> int:
+        """Supervised tokens."""
+        return int(self.data.rows.supervised[rows].sum())
+
+    def tokens(self, rows: np.ndarray) -> tuple[int, int]:
+        """Tokens with pictures expanded, and supervised tokens."""
+        return int(self.data.rows.lengths[rows].sum()), self.count(rows)
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Start decoding the pictures of these rows, where they are not kept."""
+        if self.features is None and not self.data.pictures.all_in_memory:
+            self.data.pictures.prefetch(self._images(rows)[0])
+
+    def batch(self, rows: np.ndarray, positions: np.ndarray, device: torch.device) -> dict:
+        """Padded ids, their plan, and pixels or cached features."""
+        images, places = self._images(rows, positions)
+        batch: dict[str, Any] = {}
+        if not images and self.needs_dummy:
+            batch = {"is_dummy": True} | self._blank(device)
+        elif images and self.features is not None:
+            batch = {"features": self.features[torch.tensor(images)].to(device)}
+        elif images:
+            pictures = self.data.pictures.take(images)
+            if self.augment:
+                pictures = self.augment(pictures, places)
+            batch = {"pixels": self.data.pictures.processor.normalise(pictures.to(device))}
+        ids, labels, mask = self.data.rows.pad(rows)
+        if not self.data.pictures.all_in_memory:
+            self._silence(rows, labels)
+        plan = plan_splice(ids, [self.image_tokens] * len(images), labels=labels, mask=mask)
+        return batch | {"ids": ids.to(device), "plan": plan.to(device)}
+
+    def _images(
+        self, rows: np.ndarray, positions: np.ndarray | None = None
+    ) -> tuple[list[int], np.ndarray]:
+        """Picture numbers of the rows, and for each a number that is its draw's own."""
+        images, places = [], []
+        for place, row in enumerate(rows):
+            for number, image in enumerate(self.data.rows.images[row]):
+                images.append(image)
+                places.append((int(positions[place]) if positions is not None else 0, number))
+        return images, np.asarray([place * 64 + number for place, number in places], dtype=int)
+
+    def _silence(self, rows: np.ndarray, labels: Tensor) -> None:
+        """A row whose picture turned out unreadable teaches nothing."""
+        bad = self.data.pictures.bad
+        for place, row in enumerate(rows):
+            if any(image in bad for image in self.data.rows.images[row]):
+                labels[place] = -100
+
+    def _blank(self, device: torch.device) -> dict[str, Tensor]:
+        if self.features is not None:
+            return {"features": torch.zeros_like(self.features[:1]).to(device)}
+        size = self.data.pictures.processor.size
+        return {"pixels": torch.zeros(1, 3, size, size, device=device)}
