@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -26,11 +26,16 @@ Bounds = tuple[float | None, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """Keys of every operator: the fields it reads."""
+    """Keys of every operator: the fields it reads, and whose behaviour it has.
+
+    `compat: data_juicer` brings back what Data-Juicer 1.6.1 does where that is
+    wrong; each operator's documentation says what this changes.
+    """
 
     text_key: str = "text"
     image_key: str = "images"
     image_bytes_key: str = "image_bytes"
+    compat: Literal["", "data_juicer"] = ""
 
     kind: ClassVar[str] = "operator"
     needs: ClassVar[Need] = Need.TEXT
@@ -200,10 +205,31 @@ class Grown:
 
 @dataclass(frozen=True, kw_only=True)
 class RowMapper(Mapper):
-    """Turns one row into any number of rows."""
+    """Turns one row into another, or into any number of rows."""
 
-    def apply(self, batch: Batch) -> list[Grown | Drop]:
-        """One result per row."""
+    def apply(self, batch: Batch) -> list[Grown | Row | Drop]:
+        """One result per row: the row rewritten (a new dict, or the old one if unchanged), `Grown`
+        or a `Drop`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusMapper(Mapper):
+    """Rewrites rows by what all rows together say: first keys of all, then the rewriting.
+
+    Keys, and what is learned from them, are made of numbers, strings, lists and dicts.
+    """
+
+    def keys(self, batch: Batch) -> list[Any]:
+        """What `learn` has to know of each row."""
+        raise NotImplementedError
+
+    def learn(self, keys: Iterable[Any]) -> Any:
+        """What `apply` has to know of all rows; `keys` streams in the order of the rows."""
+        raise NotImplementedError
+
+    def apply(self, batch: Batch, learned: Any) -> list[Row | Drop]:
+        """The rewritten rows, the same dict where nothing changed."""
         raise NotImplementedError
 
 
@@ -247,6 +273,53 @@ class ExactMatcher:
     def add(self, key: bytes, uid: str) -> None:
         """Remember `key` as the row's."""
         self._first[key] = uid
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearDedup(Operator):
+    """Keeps the first row of each cluster of near repeats; it must see every row."""
+
+    kind: ClassVar[str] = "dedup"
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of each key."""
+        raise NotImplementedError
+
+    def keys(self, batch: Batch) -> list[bytes | Drop | None]:
+        """One key of `key_bytes` per row; None for a row with nothing to compare, which stays."""
+        raise NotImplementedError
+
+    def firsts(self, keys: Any) -> Any:
+        """The place of the row that each row repeats, its own where it stays.
+
+        Args:
+            keys: [N, key_bytes] uint8, possibly mapped from a file; rows in order.
+
+        Returns:
+            [N] int64, each at most the row's own place.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouper(Operator):
+    """Joins rows to batch rows, whose fields are lists."""
+
+    kind: ClassVar[str] = "grouper"
+
+    def key(self, item: Item) -> Any:
+        """What `groups` has to know of one row."""
+        return None
+
+    def groups(self, keys: Sequence[Any]) -> list[list[int]]:
+        """The places of the rows of each batch row, in order."""
+        raise NotImplementedError
+
+    def join(self, rows: Sequence[Row]) -> Row:
+        """One row of some rows; fields in order of appearance, None where a row has none."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: [row.get(name) for row in rows] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

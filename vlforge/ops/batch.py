@@ -48,12 +48,16 @@ class Item:
 
 @dataclass
 class Context:
-    """What operators share beside the rows: special tokens, seed, models."""
+    """What operators share beside the rows: special tokens, seed, models.
+
+    `produced` is the folder for files that operators make, such as blurred pictures.
+    """
 
     image_token: str = IMAGE_TOKEN
     eoc_token: str = EOC_TOKEN
     seed: int = 0
     models: ModelSource | None = None
+    produced: str = ""
     _loaded: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def captioner(self, path: str, op: str) -> Captioner:

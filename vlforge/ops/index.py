@@ -15,7 +15,7 @@ from typing import Any
 
 from vlforge.types import RecipeError
 
-_CLASS = re.compile(r"^class (\w+(?:Filter|Mapper|Dedup|Deduplicator|Selector))\(", re.M)
+_CLASS = re.compile(r"^class (\w+(?:Filter|Mapper|Dedup|Deduplicator|Selector|Grouper|Aggregator))\(", re.M)
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BASES = frozenset({"base.py", "batch.py", "index.py", "bind.py"})
 
