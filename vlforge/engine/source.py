@@ -1,28 +1,31 @@
-"""A dataset file as numbered blocks of lines, from any block on."""
+"""A dataset (one file, a folder, several with weights) as blocks of lines, from any block on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlforge.data.json_lines import encode, is_array, open_data, read_array
+from vlforge.engine.config import ProcessConfig
+from vlforge.engine.files import Origin, Reader, fingerprint_of, open_file
 from vlforge.types import DataError
-
-BLOCK_BYTES = 8 << 20
-"""A block ends early where its lines grow beyond this."""
-_SAMPLE = 1 << 20
-_COUNTED = 256 << 20
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a block starts: its number, the number of its first line (from 1), bytes before it."""
+    """Where a block starts; kept as `astuple(position)`, it is `Position(*kept)` again.
+
+    The number of the block, then, for the source alone: the number of its first
+    line in its file (from 1), the bytes before that line, the file, and the rows
+    before it in the whole input.
+    """
 
     number: int = 0
     line: int = 1
     offset: int = 0
+    part: int = 0
+    rows: int = 0
 
 
 START = Position()
@@ -30,79 +33,77 @@ START = Position()
 
 @dataclass(frozen=True)
 class Block:
-    """Some lines of a source, and where the block after them starts."""
+    """Some lines of one file, and where the block after them starts.
+
+    `numbers` are the lines' numbers in their file, from 1. `copies` says of each
+    line how often it came before, where the input repeats rows; `origins` names
+    the file of each line, where rows of several are shuffled.
+    """
 
     at: Position
     lines: Sequence[bytes]
+    numbers: Sequence[int]
+    origin: Origin
     next: Position
+    copies: Sequence[int] = ()
+    origins: Sequence[Origin] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the input, ready to be read."""
+
+    origin: Origin
+    reader: Reader
 
 
 class Source:
-    """A dataset file: JSON lines (streamed, `.gz` too) or one JSON array (read whole)."""
+    """All files of an input, one after the other."""
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self._is_array = is_array(self.path)
-        self._is_packed = self.path.suffix == ".gz"
+    def __init__(self, parts: Sequence[Part], told: str = ""):
+        self.parts = parts
+        self._told = told
 
     def fingerprint(self) -> str:
-        """12 hex digits of the content: its size, its first and its last megabyte."""
-        digest = hashlib.blake2b(digest_size=6)
-        size = self.path.stat().st_size
-        digest.update(str(size).encode())
-        try:
-            with self.path.open("rb") as file:
-                digest.update(file.read(_SAMPLE))
-                file.seek(max(0, size - _SAMPLE))
-                digest.update(file.read(_SAMPLE))
-        except OSError as error:
-            raise DataError(f"dataset {self.path} cannot be read: {error.strerror}") from None
+        """12 hex digits of all that decides on the rows: files, weights, limit, sample."""
+        digest = hashlib.blake2b(self._told.encode(), digest_size=6)
+        for part in self.parts:
+            digest.update(part.origin.fingerprint.encode())
         return digest.hexdigest()
 
     def row_count(self) -> int | None:
-        """Number of lines where that is quickly found, for progress."""
-        if self._is_array or self._is_packed or self.path.stat().st_size > _COUNTED:
-            return None
-        with open_data(self.path) as file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        """Number of rows where that is quickly found, for progress."""
+        counts = [part.reader.row_count() for part in self.parts]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
     def blocks(self, rows: int, start: Position = START) -> Iterator[Block]:
         """Blocks of at most `rows` lines, from `start` on.
 
         Raises:
-            DataError: the file cannot be read to its end; says where it stopped.
+            DataError: a file cannot be read to its end; says where it stopped.
         """
-        if self._is_array:
-            yield from self._array_blocks(rows, start)
-            return
-        with open_data(self.path) as file:
-            file.seek(start.offset)
-            while lines := self._some_lines(file, rows, start):
-                size = sum(map(len, lines))
-                after = Position(start.number + 1, start.line + len(lines), start.offset + size)
-                if start.number == 0:
-                    lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
-                yield Block(start, lines, after)
-                start = after
+        at = start
+        for number in range(start.part, len(self.parts)):
+            part = self.parts[number]
+            if number != at.part:
+                at = replace(at, line=1, offset=0, part=number)
+            for chunk in part.reader.chunks(rows, at.line, at.offset):
+                passed = at.rows + len(chunk.lines)
+                after = Position(at.number + 1, chunk.line, chunk.offset, number, passed)
+                yield Block(at, chunk.lines, chunk.numbers, part.origin, after)
+                at = after
 
-    def _array_blocks(self, rows: int, start: Position) -> Iterator[Block]:
-        items = read_array(self.path)
-        while part := items[start.line - 1 : start.line - 1 + rows]:
-            after = Position(start.number + 1, start.line + len(part))
-            yield Block(start, [encode(item) for item in part], after)
-            start = after
 
-    def _some_lines(self, file: Iterator[bytes], rows: int, start: Position) -> list[bytes]:
-        lines: list[bytes] = []
-        size = 0
-        try:
-            for line in file:
-                lines.append(line)
-                size += len(line)
-                if len(lines) == rows or size >= BLOCK_BYTES:
-                    break
-        except (OSError, EOFError) as error:
-            raise DataError(
-                f"dataset {self.path} cannot be read beyond line {start.line - 1}: {error}"
-            ) from None
-        return lines
+def open_source(config: ProcessConfig) -> Source:
+    """The input of a recipe.
+
+    Raises:
+        DataError: no dataset is named, or one that is not there or cannot be read.
+    """
+    if not config.dataset_path:
+        raise DataError("no dataset is named; give dataset_path, e.g. dataset_path=rows.jsonl")
+    path = Path(config.dataset_path)
+    reader = open_file(path)
+    root = str(path.absolute().parent)
+    return Source([Part(Origin(str(path), root, fingerprint_of(path), path.suffix), reader)])

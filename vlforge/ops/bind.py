@@ -57,14 +57,27 @@ class Bound:
 
 
 def bind(
-    process: Sequence[Mapping[str, Any]], text_key: str = "text", image_key: str = "images"
+    process: Sequence[str | Mapping[str, Any]],
+    text_key: str = "text",
+    image_key: str = "images",
+    *,
+    image_bytes_key: str = "image_bytes",
+    compat: str = "",
 ) -> list[Bound]:
     """The operators of a recipe's `process` list, in order.
+
+    The keys are the recipe's, for operators that do not say otherwise.
 
     Raises:
         RecipeError: unknown operators, unknown keys (nearest one named) or values
             of a wrong type, a line each.
     """
+    shared = {
+        "text_key": text_key,
+        "image_key": image_key,
+        "image_bytes_key": image_bytes_key,
+        "compat": compat,
+    }
     bound, problems = [], []
     for place, entry in enumerate(process):
         if isinstance(entry, str):
@@ -74,7 +87,7 @@ def bind(
             continue
         ((name, params),) = entry.items()
         try:
-            bound.append(_bind(name, place, params, text_key, image_key))
+            bound.append(_bind(name, place, params, shared))
         except RecipeError as error:
             problems.append(f"process[{place}]: {error}")
     if problems:
@@ -82,7 +95,7 @@ def bind(
     return bound
 
 
-def _bind(name: str, place: int, params: Any, text_key: str, image_key: str) -> Bound:
+def _bind(name: str, place: int, params: Any, shared: Mapping[str, str]) -> Bound:
     cls = find(name)
     if params is None:
         params = {}
@@ -94,7 +107,7 @@ def _bind(name: str, place: int, params: Any, text_key: str, image_key: str) -> 
     for key in values:
         if key not in own:
             raise RecipeError(f"{name}: unknown key {key!r}{_nearest(key, own)}")
-    defaults = {"text_key": text_key, "image_key": image_key}
+    defaults = {key: value for key, value in shared.items() if key in own}
     op = _validated(name, cls, defaults | values)
     notes = tuple(f"{name}.{key} has no effect here" for key in without_effect)
     return Bound(name, place, dict(params), op, notes)
