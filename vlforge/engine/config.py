@@ -80,7 +80,7 @@ class ProcessConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def is_strict(self) -> bool:
+    def stops_at_faults(self) -> bool:
         """Whether a bad row ends the run: `strict`, in Data-Juicer's words `skip_op_error: no`."""
         return self.strict or not self.skip_op_error
 
