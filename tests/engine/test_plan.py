@@ -21,7 +21,7 @@ def shape(*process):
         (
             [[b.name for b in step.ops] for step in one.head],
             [[b.name for b in step.ops] for step in one.tail],
-            one.selector and one.selector.name,
+            one.barrier and one.barrier.name,
         )
         for one in plan.passes
     ]

@@ -10,6 +10,7 @@ from typing import Any
 from vlforge.engine.lines import changed_line
 from vlforge.engine.plan import Step
 from vlforge.ops.base import (
+    CorpusMapper,
     Dedup,
     Filter,
     Grown,
@@ -32,30 +33,34 @@ class Track:
     """What became of one row: alive while `drop` is None.
 
     `place` is the operator that dropped it. `keys` are its keys at dedups that
-    are decided later, in order of rows; `at_dedup` is the row as it was there.
+    are decided later, in order of rows, with the uid that the row had there;
+    `at_dedup` is the row as it was at the first. `born` is the mapper that added
+    the row to those there were.
     """
 
     item: Item
     drop: Drop | None = None
     place: int = READ
-    keys: list[tuple[int, bytes]] = field(default_factory=list)
+    keys: list[tuple[int, bytes, str]] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
+    traces: list[tuple[int, bytes]] = field(default_factory=list)
     at_dedup: Row | None = None
+    born: int | None = None
 
 
 @dataclass
 class BlockReport:
     """What the operators saw in a block, for the funnel.
 
-    `measured[place]` holds, per row that the filter judged, its place among the
-    tracks, its values and whether it stayed.
+    `measured[place]` holds the rows that the filter judged, its values and
+    whether each row stayed. `rows` are places among the block's tracks, or None
+    where no later decision can take a row back.
     """
 
-    measured: dict[int, tuple[list[int], list[list[Any]], list[bool]]] = field(default_factory=dict)
+    measured: dict[int, tuple[list[int] | None, list[list[Any]], list[bool]]] = field(
+        default_factory=dict
+    )
     seconds: dict[int, float] = field(default_factory=dict)
-    added: dict[int, int] = field(default_factory=dict)
-    traces: list[tuple[int, int, bytes]] = field(default_factory=list)
-    """(place, track, line for `changed.jsonl`) of the first rows that a mapper changed."""
 
     def add_seconds(self, place: int, since: float) -> None:
         """Charge the time since `since` to an operator."""
@@ -68,7 +73,7 @@ class BlockRun:
     With `matchers` dedups decide at once; without, the keys are kept on the
     tracks for whoever sees the blocks in order. That is the same result:
     everything else decides row by row, so a row that turns out a repeat only
-    cost its work.
+    cost its work. `learned` is what corpus mappers know of all rows.
     """
 
     def __init__(
@@ -78,13 +83,16 @@ class BlockRun:
         steps: Sequence[Step],
         trace_num: int = 0,
         matchers: Mapping[int, Matcher] | None = None,
+        learned: Mapping[int, Any] | None = None,
     ):
         self.tracks = tracks
         self.context = context
         self.steps = steps
         self.trace_num = trace_num
         self.matchers = matchers
+        self.learned = learned or {}
         self.report = BlockReport()
+        self._judged: dict[int, list[Track]] = {}
         self._traced: dict[int, int] = {}
         viewers: list[Any] = [b.op for s in steps for b in s.ops if needs_pixels(b.op)]
         self.files = Files(viewers)
@@ -92,25 +100,40 @@ class BlockRun:
     def run(self) -> BlockReport:
         """Take all rows through all steps; `tracks` tells what became of them."""
         for number, step in enumerate(self.steps):
-            alive = [at for at, track in enumerate(self.tracks) if track.drop is None]
+            alive = [track for track in self.tracks if track.drop is None]
             if not alive:
                 break
-            batch = self._batch(alive)
-            op = step.ops[0].op
-            if isinstance(op, Filter):
-                self._filters(step.ops, alive, batch)
-            elif isinstance(op, TextMapper):
-                self._rewrite(step.ops[0], alive, batch)
-            elif isinstance(op, RowMapper):
-                self._grow(step.ops[0], alive, batch)
-            elif isinstance(op, Dedup):
-                self._dedup(step.ops[0], alive, batch, rewritten_later=number + 1 < len(self.steps))
+            self._step(step, alive, is_last=number + 1 == len(self.steps))
+        if any(track.keys for track in self.tracks):
+            at = {id(track): number for number, track in enumerate(self.tracks)}
+            for place, judged in self._judged.items():
+                rows = [at.get(id(track), -1) for track in judged]
+                self.report.measured[place] = (rows, *self.report.measured[place][1:])
         return self.report
 
-    def _batch(self, alive: Sequence[int]) -> Batch:
-        return Batch([self.tracks[at].item for at in alive], self.context, self.files)
+    def batch(self, tracks: Sequence[Track]) -> Batch:
+        """The rows of some tracks, sharing what this block has read of pictures."""
+        return Batch([track.item for track in tracks], self.context, self.files)
 
-    def _filters(self, ops: Sequence[Bound], alive: list[int], batch: Batch) -> None:
+    def _step(self, step: Step, alive: list[Track], is_last: bool) -> None:
+        bound = step.ops[0]
+        op = bound.op
+        batch = self.batch(alive)
+        if isinstance(op, Filter):
+            self._filters(step.ops, alive, batch)
+            return
+        since = time.perf_counter()
+        if isinstance(op, TextMapper):
+            self._rewrite(bound, op, alive, batch)
+        elif isinstance(op, RowMapper):
+            self._grow(bound, alive, op.apply(batch))
+        elif isinstance(op, CorpusMapper):
+            self._grow(bound, alive, op.apply(batch, self.learned[bound.place]))
+        elif isinstance(op, Dedup):
+            self._dedup(bound, op, alive, batch, rewritten_later=not is_last)
+        self.report.add_seconds(bound.place, since)
+
+    def _filters(self, ops: Sequence[Bound], alive: list[Track], batch: Batch) -> None:
         for bound in ops:
             op = bound.op
             assert isinstance(op, Filter)
@@ -120,35 +143,51 @@ class BlockRun:
             self.report.add_seconds(bound.place, since)
 
     def _judge(
-        self, bound: Bound, op: Filter, alive: Sequence[int], columns: tuple[list[Any], ...]
+        self, bound: Bound, op: Filter, alive: Sequence[Track], columns: tuple[list[Any], ...]
     ) -> None:
         """Drop rows without a value and rows that the filter does not keep; note the others."""
-        tracks = self.tracks
         faults = [at for at, value in enumerate(columns[0]) if isinstance(value, Drop)]
-        for at in faults:
-            track = tracks[alive[at]]
-            if track.drop is None:
-                track.drop, track.place = replace(columns[0][at], op=bound.name), bound.place
         if faults:
+            self._drop_faults(bound, op, alive, columns[0], faults)
             bad = set(faults)
-            alive = [row for at, row in enumerate(alive) if at not in bad]
+            alive = [track for at, track in enumerate(alive) if at not in bad]
             columns = tuple([v for at, v in enumerate(c) if at not in bad] for c in columns)
         for name, column in zip(op.stats, columns, strict=True):
-            for at, value in zip(alive, column, strict=True):
-                tracks[at].item.stats[name] = value
-        judged = [at for at, row in enumerate(alive) if tracks[row].drop is None]
+            for track, value in zip(alive, column, strict=True):
+                track.item.stats[name] = value
+        judged = [at for at, track in enumerate(alive) if track.drop is None]
         if len(judged) < len(alive):
             alive = [alive[at] for at in judged]
             columns = tuple([column[at] for at in judged] for column in columns)
         stays = op.keep_all(columns)
         for at, is_kept in enumerate(stays):
             if not is_kept:
-                track = tracks[alive[at]]
+                track = alive[at]
                 track.drop = op.fault(bound.name, [column[at] for column in columns])
                 track.place = bound.place
-        self.report.measured[bound.place] = (list(alive), list(columns), stays)
+        self._judged[bound.place] = list(alive)
+        self.report.measured[bound.place] = (None, list(columns), stays)
 
-    def _measure(self, op: Filter, alive: list[int], batch: Batch) -> tuple[list[Any], ...]:
+    def _drop_faults(
+        self,
+        bound: Bound,
+        op: Filter,
+        alive: Sequence[Track],
+        column: Sequence[Any],
+        faults: Sequence[int],
+    ) -> None:
+        """Drop the rows that have no value; as Data-Juicer, on demand, the rest of the batch."""
+        for at in faults:
+            track = alive[at]
+            if track.drop is None:
+                track.drop, track.place = replace(column[at], op=bound.name), bound.place
+        if op.compat == "data_juicer":
+            lost = Drop(bound.name, "lost with a bad row of its batch", None, "compat: data_juicer")
+            for track in alive:
+                if track.drop is None:
+                    track.drop, track.place = lost, bound.place
+
+    def _measure(self, op: Filter, alive: Sequence[Track], batch: Batch) -> tuple[list[Any], ...]:
         """`op.measure`, but statistics that came with the file are taken as they are."""
         given = [
             tuple(item.given[s] for s in op.stats)
@@ -158,85 +197,91 @@ class BlockRun:
         ]
         if all(values is None for values in given):
             return op.measure(batch)
-        missing = [at for at, values in zip(alive, given, strict=True) if values is None]
-        fresh = zip(*op.measure(self._batch(missing)), strict=True) if missing else iter(())
+        missing = [track for track, values in zip(alive, given, strict=True) if values is None]
+        fresh = zip(*op.measure(self.batch(missing)), strict=True) if missing else iter(())
         rows = [next(fresh) if values is None else values for values in given]
         return tuple(map(list, zip(*rows, strict=True)))
 
-    def _rewrite(self, bound: Bound, alive: list[int], batch: Batch) -> None:
-        op = bound.op
-        assert isinstance(op, TextMapper)
-        since = time.perf_counter()
-        for at, before in zip(alive, batch.texts(op.text_key), strict=True):
+    def _rewrite(self, bound: Bound, op: TextMapper, alive: Sequence[Track], batch: Batch) -> None:
+        for track, before in zip(alive, batch.texts(op.text_key), strict=True):
             after = op.rewrite(before)
-            if after == before:
-                continue
-            track = self.tracks[at]
-            track.item.row = replaced(track.item.row, op.text_key, after)
-            track.item.given = {}
-            track.changes.append(bound.place)
-            self._trace(bound, at, track.item, before, after)
-        self.report.add_seconds(bound.place, since)
+            if after != before:
+                self._change(bound, track, replaced(track.item.row, op.text_key, after))
 
-    def _grow(self, bound: Bound, alive: list[int], batch: Batch) -> None:
-        op = bound.op
-        assert isinstance(op, RowMapper)
-        since = time.perf_counter()
-        results = dict(zip(alive, op.apply(batch), strict=True))
+    def _change(self, bound: Bound, track: Track, row: Row) -> None:
+        """Put `row` in the place of the track's row."""
+        self._trace(bound, track, track.item, row)
+        track.item.row = row
+        track.item.given = {}
+        track.changes.append(bound.place)
+
+    def _grow(
+        self, bound: Bound, alive: Sequence[Track], results: Sequence[Grown | Row | Drop]
+    ) -> None:
+        found = {id(track): r for track, r in zip(alive, results, strict=True)}
         grown: list[Track] = []
-        for at, track in enumerate(self.tracks):
-            result = results.get(at)
-            if result is None:
-                grown.append(track)
-            elif isinstance(result, Drop):
+        for track in self.tracks:
+            result = found.get(id(track))
+            if isinstance(result, Grown) and not result.rows and not result.keeps_original:
+                result = Drop(bound.name, "no row is left of it")
+            if isinstance(result, Grown):
+                grown += self._offspring(bound, track, result)
+                continue
+            if isinstance(result, Drop):
                 track.drop, track.place = replace(result, op=bound.name), bound.place
-                grown.append(track)
-            else:
-                grown += self._offspring(bound, track, result, len(grown))
+            elif result is not None and result is not track.item.row:
+                self._change(bound, track, result)
+            grown.append(track)
         self.tracks = grown
-        self.report.add_seconds(bound.place, since)
 
-    def _offspring(self, bound: Bound, track: Track, result: Grown, at: int) -> list[Track]:
+    def _offspring(self, bound: Bound, track: Track, result: Grown) -> list[Track]:
         """The rows that follow from one, the row itself first where it stays."""
-        key = getattr(bound.op, "text_key", "text")
         item = track.item
         out = [track] if result.keeps_original else []
         stats = result.stats or ({},) * len(result.rows)
-        earlier = [] if result.keeps_original else track.changes
-        for number, (row, found) in enumerate(zip(result.rows, stats, strict=True), 1):
-            child = Item(f"{item.uid}/{number}", item.line, row, {**item.stats, **found})
-            before, after = look_up(item.row, key), look_up(row, key)
-            self._trace(bound, at + len(out), child, before, after)
-            out.append(Track(child, changes=[*earlier, bound.place]))
-            earlier = []
-        extra = len(out) - 1
-        self.report.added[bound.place] = self.report.added.get(bound.place, 0) + extra
+        for number, (row, measured) in enumerate(zip(result.rows, stats, strict=True), 1):
+            child = Track(Item(f"{item.uid}/{number}", item.line, row, {**item.stats, **measured}))
+            child.keys, child.at_dedup = list(track.keys), track.at_dedup
+            if track.keys and track.at_dedup is None:
+                child.at_dedup = item.row
+            if out:
+                child.born = bound.place
+            else:
+                child.changes, child.traces = list(track.changes), list(track.traces)
+                child.born = track.born
+            child.changes.append(bound.place)
+            self._trace(bound, child, item, row)
+            out.append(child)
         return out
 
-    def _trace(self, bound: Bound, at: int, item: Item, before: Any, after: Any) -> None:
+    def _trace(self, bound: Bound, track: Track, old: Item, row: Row) -> None:
         traced = self._traced.get(bound.place, 0)
-        if traced < self.trace_num:
-            self._traced[bound.place] = traced + 1
-            line = changed_line(item, bound.name, before, after)
-            self.report.traces.append((bound.place, at, line))
+        if traced >= self.trace_num:
+            return
+        self._traced[bound.place] = traced + 1
+        before, after = _difference(old.row, row, bound.op.text_key)
+        uid = track.item.uid
+        line = changed_line(uid, row.get("id"), bound.name, before, after)
+        track.traces.append((bound.place, line))
 
     def _dedup(
-        self, bound: Bound, alive: list[int], batch: Batch, *, rewritten_later: bool
+        self,
+        bound: Bound,
+        op: Dedup,
+        alive: Sequence[Track],
+        batch: Batch,
+        *,
+        rewritten_later: bool,
     ) -> None:
-        op = bound.op
-        assert isinstance(op, Dedup)
-        since = time.perf_counter()
-        for at, key in zip(alive, op.keys(batch), strict=True):
-            track = self.tracks[at]
+        for track, key in zip(alive, op.keys(batch), strict=True):
             if isinstance(key, Drop):
                 track.drop, track.place = replace(key, op=bound.name), bound.place
             elif key is not None and self.matchers is not None:
                 decide(track, bound, key, self.matchers[bound.place])
             elif key is not None:
-                track.keys.append((bound.place, key))
+                track.keys.append((bound.place, key, track.item.uid))
                 if rewritten_later and track.at_dedup is None:
                     track.at_dedup = track.item.row
-        self.report.add_seconds(bound.place, since)
 
 
 def decide(track: Track, bound: Bound, key: bytes, matcher: Matcher) -> None:
@@ -245,5 +290,17 @@ def decide(track: Track, bound: Bound, key: bytes, matcher: Matcher) -> None:
     if first is None:
         matcher.add(key, track.item.uid)
     else:
-        track.drop = Drop(bound.name, "repeats an earlier row", "repeats", first, None)
-        track.place = bound.place
+        track.drop, track.place = repeat_of(bound, first), bound.place
+
+
+def repeat_of(bound: Bound, first: str) -> Drop:
+    """The drop record of a row that repeats the row `first`."""
+    return Drop(bound.name, "repeats an earlier row", "repeats", first, None)
+
+
+def _difference(old: Row, new: Row, text_key: str) -> tuple[Any, Any]:
+    """What a mapper changed: the text alone, or all fields that differ."""
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not names or names == [text_key] or set(names) == {text_key.split(".")[0]}:
+        return look_up(old, text_key), look_up(new, text_key)
+    return {n: old.get(n) for n in names}, {n: new.get(n) for n in names}

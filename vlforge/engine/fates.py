@@ -2,44 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from vlforge.data.json_lines import encode
 from vlforge.engine.block import BlockReport, BlockRun, Track
 from vlforge.engine.lines import dropped_line, export_line, stats_line, stats_of, work_line
-from vlforge.engine.plan import Plan
+from vlforge.engine.plan import Pass, Plan
 from vlforge.engine.rows import Reading, work_track
+from vlforge.engine.source import Block
+from vlforge.ops.base import CorpusMapper, NearDedup
 from vlforge.ops.batch import Context, Item
+from vlforge.ops.bind import Bound
+from vlforge.types import Drop
+
+Name = tuple[str, Any, int]
+"""uid, id and line of a row."""
 
 
 class Fate(NamedTuple):
     """What became of one row; lines are encoded already.
 
-    `reason` is None while the row is alive: then `data` and `stats` are its
-    lines, or `item` is the row itself where more is to be done with it. `row`
-    is the row at its first dedup, as a line.
+    `reason` is None while the row is alive: then `data` and `beside` are its
+    line and its statistics (or its key at the pass's barrier), or `item` is the
+    row itself where more is to be done with it. `row` is the row at its first
+    dedup, as a line.
     """
 
-    name: tuple[str, Any, int]
+    name: Name
     reason: str | None
     place: int
     dropped: bytes | None
-    keys: Sequence[tuple[int, bytes]]
+    keys: Sequence[tuple[int, bytes, str]]
     changes: Sequence[int]
+    traces: Sequence[tuple[int, bytes]]
+    born: int | None
     row: bytes | None
     data: bytes | None
-    stats: bytes | None
+    beside: bytes | None
     item: Item | None
 
 
 @dataclass
-class Done:
-    """A block that went through some steps."""
+class Sums:
+    """A block of which nothing is left to decide: whole files' worth of lines, and counts."""
 
-    fates: list[Fate]
+    data: bytes = b""
+    beside: bytes = b""
+    dropped: bytes = b""
+    alive: int = 0
+    drops: Counter[tuple[int, str]] = field(default_factory=Counter)
+    changed: Counter[int] = field(default_factory=Counter)
+    added: Counter[int] = field(default_factory=Counter)
+    traces: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+@dataclass
+class Done:
+    """A block that went through some steps: row by row, or summed up where that is enough.
+
+    `read` counts the rows that came in, `bad` tells of the first that an
+    operator or the reader could not use.
+    """
+
+    read: int
     report: BlockReport
+    fates: list[Fate] = field(default_factory=list)
+    sums: Sums | None = None
+    bad: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,40 +83,107 @@ class Head:
     context: Context
     trace_num: int
     keeps_stats: bool
+    learned: Mapping[int, Any] = field(default_factory=dict)
 
-    def __call__(self, job: tuple[int, int, Sequence[bytes]]) -> Done:
-        """Take (pass, number of the first line, lines) through the head of the pass."""
-        number, first_line, lines = job
+    def __call__(self, job: tuple[int, Block | Sequence[bytes]]) -> Done:
+        """Take a block of the source, or lines between passes, through the head of a pass."""
+        number, block = job
         this = self.plan.passes[number]
-        if number == 0:
-            tracks = self.reading.tracks(first_line, lines)
+        if isinstance(block, Block):
+            tracks = self.reading.tracks(block)
         else:
-            tracks = [work_track(line) for line in lines]
-        run = BlockRun(tracks, self.context, this.head, self.trace_num)
+            tracks = [work_track(line) for line in block]
+        read = len(tracks)
+        run = BlockRun(tracks, self.context, this.head, self.trace_num, learned=self.learned)
         run.run()
-        is_last = not this.tail and this.selector is None
-        return self.done(run, is_last=is_last)
+        return self.done(run, this, read, at_end=not this.tail)
 
-    def done(self, run: BlockRun, *, is_last: bool) -> Done:
-        """The fates of a block's rows; `is_last` encodes the rows that are kept."""
+    def done(self, run: BlockRun, this: Pass, read: int, *, at_end: bool) -> Done:
+        """A block's rows as results; `at_end` after the pass's last step."""
+        keys: dict[int, bytes] = {}
+        if at_end and this.barrier is not None:
+            keys = self._barrier_keys(run, this.barrier)
         order = self.plan.stats
-        return Done([self._fate(track, order, is_last) for track in run.tracks], run.report)
+        fates = [
+            self._fate(track, order, keys.get(id(track)), at_end=at_end) for track in run.tracks
+        ]
+        done = Done(read, run.report, fates, bad=_first_bad(run.tracks))
+        if at_end and not this.has_dedup:
+            done.sums, done.fates = summed(fates, this), []
+        return done
 
-    def _fate(self, track: Track, order: Sequence[str], is_last: bool) -> Fate:
+    def _barrier_keys(self, run: BlockRun, bound: Bound) -> dict[int, bytes]:
+        """Per row that is alive, its key at the barrier, ready to be appended to a file."""
+        op: Any = bound.op
+        alive = [track for track in run.tracks if track.drop is None]
+        if isinstance(op, NearDedup):
+            nothing = bytes(1 + op.key_bytes)
+            keys = {}
+            for track, key in zip(alive, op.keys(run.batch(alive)), strict=True):
+                if isinstance(key, Drop):
+                    track.drop = Drop(bound.name, key.reason, key.stat, key.value, key.bound)
+                    track.place = bound.place
+                else:
+                    keys[id(track)] = nothing if key is None else b"\1" + key
+            return keys
+        if isinstance(op, CorpusMapper):
+            found = op.keys(run.batch(alive))
+            return {id(t): encode(key) for t, key in zip(alive, found, strict=True)}
+        return {id(track): encode(op.key(track.item)) for track in alive}
+
+    def _fate(self, track: Track, order: Sequence[str], key: bytes | None, *, at_end: bool) -> Fate:
         item, drop = track.item, track.drop
         name = (item.uid, item.row.get("id"), item.line)
         row = encode(track.at_dedup or item.row) if track.keys else None
-        fixed = (track.keys, track.changes, row)
+        marks = (track.keys, track.changes, track.traces, track.born, row)
         if drop is not None:
             line = dropped_line(name, drop, item.row)
-            return Fate(name, drop.reason, track.place, line, *fixed, None, None, None)
-        if not is_last:
-            return Fate(name, None, -1, None, *fixed, None, None, item)
+            return Fate(name, drop.reason, track.place, line, *marks, None, None, None)
+        if not at_end:
+            return Fate(name, None, -1, None, *marks, None, None, item)
+        if key is not None:
+            return Fate(name, None, -1, None, *marks, work_line(item), key, None)
         stats = stats_of(item, order)
         data = export_line(item, stats, self.keeps_stats)
-        return Fate(name, None, -1, None, *fixed, data, stats_line(item, stats), None)
+        return Fate(name, None, -1, None, *marks, data, stats_line(item, stats), None)
 
 
-def spilled(item: Item) -> bytes:
-    """A row between two passes, as a line."""
-    return work_line(item)
+def joined(fates: Sequence[Fate], this: Pass) -> Sums:
+    """The lines of rows that are alive at the end of a pass, and nothing counted but them."""
+    is_framed = this.barrier is not None and isinstance(this.barrier.op, NearDedup)
+    beside = [fate.beside or b"" for fate in fates]
+    return Sums(
+        data=_lines(fate.data or b"" for fate in fates),
+        beside=b"".join(beside) if is_framed else _lines(beside),
+        alive=len(fates),
+    )
+
+
+def summed(fates: Sequence[Fate], this: Pass) -> Sums:
+    """All fates of a block together, at the end of a pass."""
+    sums = joined([fate for fate in fates if fate.reason is None], this)
+    sums.dropped = _lines(fate.dropped or b"" for fate in fates if fate.reason is not None)
+    for fate in fates:
+        if fate.reason is not None:
+            sums.drops[fate.place, fate.reason] += 1
+        sums.changed.update(fate.changes)
+        sums.traces += fate.traces
+        if fate.born is not None:
+            sums.added[fate.born] += 1
+    return sums
+
+
+def _lines(parts: Any) -> bytes:
+    return b"".join([part + b"\n" for part in parts])
+
+
+def _first_bad(tracks: Sequence[Track]) -> str | None:
+    """Of the first row that could not be used: where it stands and why."""
+    for track in tracks:
+        drop = track.drop
+        if drop is not None and drop.stat is None:
+            row_id = track.item.row.get("id")
+            named = f"line {track.item.line}" + ("" if row_id is None else f" (id {row_id})")
+            value = "" if drop.value is None else f": {drop.value}"
+            return f"{named}: {drop.op}: {drop.reason}{value}"
+    return None

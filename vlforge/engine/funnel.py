@@ -60,6 +60,31 @@ class Funnel:
         else:
             self.ops[place].reasons[reason] += 1
 
+    @property
+    def dropped(self) -> int:
+        """Rows dropped so far, bad lines included."""
+        return self.bad.total() + sum(count.reasons.total() for count in self.ops.values())
+
+    def grow(self, place: int | None, rows: int) -> None:
+        """Count rows that an operator made of others; below 0 where it joined some."""
+        if place is not None:
+            self.ops[place].added += rows
+
+    def add(
+        self,
+        drops: Mapping[tuple[int, str], int],
+        changed: Mapping[int, int],
+        added: Mapping[int, int],
+    ) -> None:
+        """Add the counts of a block: drops per place and reason, changes and new rows per place."""
+        for (place, reason), count in drops.items():
+            reasons = self.bad if place == READ else self.ops[place].reasons
+            reasons[reason] += count
+        for place, count in changed.items():
+            self.ops[place].changed += count
+        for place, count in added.items():
+            self.ops[place].added += count
+
     def take(self, report: BlockReport, gone: Mapping[int, int]) -> None:
         """Add a block's report.
 
@@ -68,11 +93,9 @@ class Funnel:
         """
         for place, seconds in report.seconds.items():
             self.ops[place].seconds += seconds
-        for place, added in report.added.items():
-            self.ops[place].added += added
         for place, (rows, columns, stays) in report.measured.items():
             bound = next(b for b in self.bounds if b.place == place)
-            if gone:
+            if gone and rows is not None:
                 chosen = [i for i, row in enumerate(rows) if gone.get(row, sys.maxsize) > place]
                 columns = [[column[i] for i in chosen] for column in columns]
                 stays = [stays[i] for i in chosen]

@@ -59,8 +59,6 @@ def dropped_line(name: tuple[str, Any, int], drop: Drop, row: Any) -> bytes:
     )
 
 
-def changed_line(item: Item, op: str, before: Any, after: Any) -> bytes:
-    """A changed row's line in `changed.jsonl`."""
-    return encode(
-        {"uid": item.uid, "id": item.row.get("id"), "op": op, "before": before, "after": after}
-    )
+def changed_line(uid: str, number: Any, op: str, before: Any, after: Any) -> bytes:
+    """A changed row's line in `changed.jsonl`; `number` is its id."""
+    return encode({"uid": uid, "id": number, "op": op, "before": before, "after": after})

@@ -6,26 +6,27 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vlforge.data.json_lines import decode, encode
-from vlforge.engine.block import BlockRun, Track
+from vlforge.engine.barriers import DROPPED, Barrier, lines_of
+from vlforge.engine.block import BlockRun, Track, repeat_of
 from vlforge.engine.config import ProcessConfig
-from vlforge.engine.fates import Done, Fate, Head, spilled
+from vlforge.engine.fates import Done, Fate, Head, Sums, joined
 from vlforge.engine.funnel import Funnel
 from vlforge.engine.lines import dropped_line
 from vlforge.engine.outputs import Outputs, cannot_write, write_whole
 from vlforge.engine.plan import PIXEL_BLOCK, Pass, Plan, make_plan
 from vlforge.engine.pool import cores, in_order
-from vlforge.engine.rows import Reading, root_of
-from vlforge.engine.source import Position, Source
-from vlforge.ops.base import Dedup, Matcher
+from vlforge.engine.rows import reading_of
+from vlforge.engine.source import Block, Position, open_source
+from vlforge.ops.base import CorpusMapper, Dedup, Matcher
 from vlforge.ops.batch import Context
-from vlforge.ops.bind import Bound, bind
+from vlforge.ops.bind import bind
 from vlforge.types import (
     DataError,
     Drop,
@@ -36,11 +37,11 @@ from vlforge.types import (
     no_progress,
 )
 
-DATA, STATS, DROPPED, CHANGED = "data.jsonl", "stats.jsonl", "dropped.jsonl", "changed.jsonl"
+DATA, STATS, CHANGED = "data.jsonl", "stats.jsonl", "changed.jsonl"
 FUNNEL = "funnel.json"
 _TEXT_AT_HOME, _PIXELS_AT_HOME = 4, 1
 """Blocks that are quicker done here than by workers that have to be started."""
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a journal of an older VLForge must not be continued."""
 
 
@@ -89,16 +90,21 @@ class _Run:
         log: LogFn,
     ):
         self.config, self.seed, self.progress, self.log = config, seed, progress, log
-        self.bounds = bind(config.process, config.text_key, config.image_key)
+        self.bounds = bind(config.process, **config.shared_keys())
         self.plan = make_plan(self.bounds)
-        self.source = Source(config.dataset_path)
+        self.source = open_source(config)
         self.fingerprint = self.source.fingerprint()
         self.workers = workers or config.np or cores()
         self.outputs = Outputs(out, self._key())
         self.funnel = Funnel(self.bounds)
         self.matchers = {b.place: b.op.matcher() for b in self.bounds if isinstance(b.op, Dedup)}
-        self.context = Context(config.image_special_token, config.eoc_special_token, seed, models)
-        self.head = self._head()
+        self.context = Context(
+            config.image_special_token,
+            config.eoc_special_token,
+            seed,
+            models,
+            str(self.outputs.folder / "produced"),
+        )
         self.number = 0
         self.at = Position()
 
@@ -109,7 +115,6 @@ class _Run:
             self.log({"event": "note", "note": note})
         state = self.outputs.resume()
         before = self._restore(state) if state else 0.0
-        self.total = self.source.row_count()
         try:
             while self.number < len(self.plan.passes):
                 self._stream()
@@ -122,17 +127,21 @@ class _Run:
         return summary
 
     def _head(self) -> Head:
+        """What workers need to know for the pass that is on."""
         config = self.config
-        reading = Reading(
-            root_of(config.dataset_path), self.fingerprint, config.text_key, config.image_key
-        )
+        learned = {
+            at.bound.place: at.learned()
+            for at in map(self._barrier, range(self.number))
+            if isinstance(at.bound.op, CorpusMapper)
+        }
         context = replace(self.context, models=None)
         traces = config.trace_num if config.open_tracer else 0
-        return Head(self.plan, reading, context, traces, config.keep_stats_in_res_ds)
+        reading = reading_of(config)
+        return Head(self.plan, reading, context, traces, config.keep_stats_in_res_ds, learned)
 
     def _key(self) -> str:
         """What a journal must agree with to be continued."""
-        config = asdict(self.config) | {"np": 0, "dataset_path": root_of(self.config.dataset_path)}
+        config = asdict(self.config) | {"np": 0}
         told = encode([_FORMAT, config, self.fingerprint, self.seed, self.plan.block_rows])
         return hashlib.sha256(told).hexdigest()
 
@@ -141,7 +150,7 @@ class _Run:
         self.at = Position(*state["at"])
         self.funnel.restore(state["funnel"])
         for place, matcher in self.matchers.items():
-            for line in _lines(self.outputs.path(f"keys-{place}")):
+            for line in lines_of(self.outputs.path(f"keys-{place}")):
                 key, uid = line.split(b" ", 1)
                 matcher.add(bytes.fromhex(key.decode()), uid.decode())
         self.log({"event": "resumed", "rows": self.funnel.rows_in})
@@ -149,10 +158,9 @@ class _Run:
         return seconds
 
     def _state(self) -> dict[str, Any]:
-        at = self.at
         return {
             "pass": self.number,
-            "at": [at.number, at.line, at.offset],
+            "at": list(astuple(self.at)),
             "funnel": self.funnel.state(),
             "seconds": 0.0,
         }
@@ -161,86 +169,143 @@ class _Run:
     def _pass(self) -> Pass:
         return self.plan.passes[self.number]
 
+    def _barrier(self, number: int) -> Barrier:
+        bound = self.plan.passes[number].barrier
+        assert bound is not None
+        return Barrier(bound, number, self.outputs)
+
     def _stream(self) -> None:
         """Take all blocks that are left of this pass through it."""
         ahead: list[Position] = []
+        self.head = self._head()
+        rows = self.plan.block_rows
+        total = self.source.row_count() if self.number == 0 else self._count_before()
+        seen = self.funnel.rows_in if self.number == 0 else self.at.number * rows
 
-        def jobs() -> Iterator[tuple[int, int, Sequence[bytes]]]:
-            for first_line, lines, after in self._blocks():
+        def jobs() -> Iterator[tuple[int, Block | Sequence[bytes]]]:
+            if self.number == 0:
+                for block in self.source.blocks(rows, self.at):
+                    ahead.append(block.next)
+                    yield 0, block
+                return
+            for lines, after in self._barrier(self.number - 1).blocks(rows, self.at):
                 ahead.append(after)
-                yield self.number, first_line, lines
+                yield self.number, lines
 
-        at_home = _PIXELS_AT_HOME if self.plan.block_rows == PIXEL_BLOCK else _TEXT_AT_HOME
+        at_home = _PIXELS_AT_HOME if rows == PIXEL_BLOCK else _TEXT_AT_HOME
         for done in in_order(self.head, jobs(), self.workers, at_home):
             self._take(done)
+            seen += done.read
             self.at = ahead.pop(0)
-            self.progress(self.funnel.rows_in, self.total, f"{self.funnel.rows_out} kept")
+            self.progress(seen, total, self._told())
             if self.outputs.due():
                 self.outputs.commit(self._state)
 
-    def _blocks(self) -> Iterator[tuple[int, Sequence[bytes], Position]]:
-        rows = self.plan.block_rows
-        if self.number == 0:
-            for block in self.source.blocks(rows, self.at):
-                yield block.at.line, block.lines, block.next
-            return
-        order, offsets, path = self._selected(self.number - 1)
-        with path.open("rb") as file:
-            for number in range(self.at.number, -(-len(order) // rows)):
-                lines = []
-                for row in order[number * rows : (number + 1) * rows]:
-                    file.seek(offsets[row])
-                    lines.append(file.readline())
-                yield 1, lines, Position(number + 1)
+    def _count_before(self) -> int:
+        return self._barrier(self.number - 1).row_count()
+
+    def _told(self) -> str:
+        """Beside the progress bar: the pass where there are several, kept and dropped rows."""
+        gone = self.funnel.dropped
+        several = len(self.plan.passes) > 1
+        number = f"pass {self.number + 1} of {len(self.plan.passes)}, " if several else ""
+        if self._pass.barrier is not None:
+            return f"{number}{gone} dropped"
+        return f"{number}{self.funnel.rows_out} kept, {gone} dropped"
 
     def _take(self, done: Done) -> None:
         """A block from the workers: decide its dedups, run the tail, write."""
         if self.number == 0:
-            self.funnel.rows_in += len(done.fates)
+            self.funnel.rows_in += done.read
+        self._refuse_bad(done)
+        if done.sums is not None:
+            self.funnel.take(done.report, {})
+            self._add(done.sums)
+            return
         alive, gone = self._settle(done)
         self.funnel.take(done.report, gone)
         if self._pass.tail and alive:
             tracks = [Track(fate.item) for fate in alive if fate.item is not None]
             run = BlockRun(
-                tracks, self.context, self._pass.tail, self.head.trace_num, self._remembering()
+                tracks,
+                self.context,
+                self._pass.tail,
+                self.head.trace_num,
+                self._remembering(),
+                self.head.learned,
             )
             run.run()
-            tail = self.head.done(run, is_last=self._pass.selector is None)
-            alive, _ = self._settle(tail)
+            tail = self.head.done(run, self._pass, len(tracks), at_end=True)
+            self._refuse_bad(tail)
             self.funnel.take(tail.report, {})
-        self._write(alive)
+            if tail.sums is not None:
+                self._add(tail.sums)
+                return
+            alive, _ = self._settle(tail)
+        self._add(joined(alive, self._pass))
+
+    def _refuse_bad(self, done: Done) -> None:
+        if self.config.stops_at_faults and done.bad is not None:
+            raise DataError(
+                f"{self.config.dataset_path}: {done.bad}; mend or remove the row, or set "
+                "strict: false to go on without it"
+            )
+
+    def _add(self, sums: Sums) -> None:
+        """A block of which nothing is left to decide."""
+        self.outputs.append_raw(DROPPED, sums.dropped)
+        self.funnel.add(sums.drops, sums.changed, sums.added)
+        self._write_traces(sums.traces)
+        if self._pass.barrier is None:
+            self.outputs.append_raw(DATA, sums.data)
+            self.outputs.append_raw(STATS, sums.beside)
+            self.funnel.rows_out += sums.alive
+        else:
+            self.outputs.append_raw(f"work-{self.number}", sums.data)
+            self.outputs.append_raw(f"beside-{self.number}", sums.beside)
 
     def _settle(self, done: Done) -> tuple[list[Fate], dict[int, int]]:
         """Rows that are still alive, and where repeats went; the dropped ones are written."""
         alive: list[Fate] = []
         gone: dict[int, int] = {}
         dropped: list[bytes] = []
+        told: set[str] = set()
         for at, fate in enumerate(done.fates):
+            place, reason = sys.maxsize, fate.reason
+            is_added = fate.born is not None
             repeat = self._repeat(fate) if fate.keys else None
             if repeat is not None:
-                place, drop = repeat
+                drop, place, uid = repeat
                 gone[at] = place
-                dropped.append(dropped_line(fate.name, drop, msgspec.Raw(fate.row or b"null")))
-            elif fate.reason is not None:
-                place, drop = fate.place, Drop("", fate.reason)
+                if uid in told:
+                    continue
+                told.add(uid)
+                is_added = False
+                name = (uid, *fate.name[1:])
+                dropped.append(dropped_line(name, drop, msgspec.Raw(fate.row or b"null")))
+                reason = drop.reason
+            elif reason is not None:
+                place = fate.place
                 dropped.append(fate.dropped or b"")
             else:
                 alive.append(fate)
-                place = sys.maxsize
-            if place != sys.maxsize:
-                self.funnel.drop(place, drop.reason)
+            if reason is not None:
+                self.funnel.drop(place, reason)
+            if is_added:
+                self.funnel.grow(fate.born, 1)
             for changed in fate.changes:
                 self.funnel.ops[changed].changed += changed < place
+            self._write_traces([trace for trace in fate.traces if trace[0] < place])
         self.outputs.append(DROPPED, dropped)
-        self._write_traces(done, gone)
         return alive, gone
 
-    def _repeat(self, fate: Fate) -> tuple[int, Drop] | None:
-        for place, key in fate.keys:
-            first = self._first(place, key, fate.name[0])
-            if first is not None:
-                name = next(b.name for b in self.bounds if b.place == place)
-                return place, Drop(name, "repeats an earlier row", "repeats", first, None)
+    def _repeat(self, fate: Fate) -> tuple[Drop, int, str] | None:
+        """The drop, its place and the uid that the row had there, if it repeats an earlier one."""
+        for place, key, uid in fate.keys:
+            first = self._first(place, key, uid)
+            if first is not None and first != uid:
+                bound = next(b for b in self.bounds if b.place == place)
+                return repeat_of(bound, first), place, uid
         return None
 
     def _first(self, place: int, key: bytes, uid: str) -> str | None:
@@ -254,66 +319,30 @@ class _Run:
     def _remembering(self) -> dict[int, Matcher]:
         return {place: _Recorded(self, place) for place in self.matchers}
 
-    def _write_traces(self, done: Done, gone: dict[int, int]) -> None:
+    def _write_traces(self, traces: Sequence[tuple[int, bytes]]) -> None:
         lines = []
-        for place, at, line in done.report.traces:
+        for place, line in traces:
             count = self.funnel.ops[place]
-            if gone.get(at, sys.maxsize) > place and count.traced < self.head.trace_num:
+            if count.traced < self.head.trace_num:
                 count.traced += 1
                 lines.append(line)
-        self.outputs.append(CHANGED, lines)
-
-    def _write(self, alive: Sequence[Fate]) -> None:
-        selector = self._pass.selector
-        if selector is None:
-            self.outputs.append(DATA, [fate.data or b"" for fate in alive])
-            self.outputs.append(STATS, [fate.stats or b"" for fate in alive])
-            self.funnel.rows_out += len(alive)
-            return
-        items = [fate.item for fate in alive if fate.item is not None]
-        op: Any = selector.op
-        self.outputs.append(f"work-{self.number}", [spilled(item) for item in items])
-        self.outputs.append(f"select-{self.number}", [encode(op.key(item)) for item in items])
+        if lines:
+            self.outputs.append(CHANGED, lines)
 
     def _end_pass(self) -> None:
-        """Drop what the pass's selector does not choose, and go on to the next pass."""
-        selector = self._pass.selector
-        if selector is not None:
-            self._drop_unselected(selector)
+        """Let the pass's barrier decide, and go on to the next pass."""
+        bound = self._pass.barrier
+        if bound is not None:
+            since = time.perf_counter()
+            reasons, more = self._barrier(self.number).settle()
+            for reason, count in reasons.items():
+                self.funnel.ops[bound.place].reasons[reason] += count
+            self.funnel.grow(bound.place, more)
+            self.funnel.ops[bound.place].seconds += time.perf_counter() - since
         self.number += 1
         self.at = Position()
         if self.number < len(self.plan.passes):
             self.outputs.commit(self._state)
-
-    def _drop_unselected(self, selector: Bound) -> None:
-        self.outputs.append(f"work-{self.number}", [])
-        self.outputs.append(f"select-{self.number}", [])
-        since = time.perf_counter()
-        order, _, path = self._selected(self.number)
-        chosen = set(order)
-        lines = []
-        for at, line in enumerate(_lines(path)):
-            if at in chosen:
-                continue
-            uid, number, row, _, _ = decode(line)
-            drop = Drop(selector.name, "not selected")
-            lines.append(dropped_line((uid, row.get("id"), number), drop, row))
-            self.funnel.drop(selector.place, drop.reason)
-        self.outputs.append(DROPPED, lines)
-        self.funnel.ops[selector.place].seconds += time.perf_counter() - since
-
-    def _selected(self, number: int) -> tuple[list[int], list[int], Path]:
-        """The chosen rows of a pass in order, where each row starts, and in which file."""
-        selector = self.plan.passes[number].selector
-        assert selector is not None
-        op: Any = selector.op
-        keys = [decode(line) for line in _lines(self.outputs.path(f"select-{number}"))]
-        path = self.outputs.path(f"work-{number}")
-        offsets, at = [], 0
-        for line in _lines(path):
-            offsets.append(at)
-            at += len(line) + 1
-        return op.rank(keys), offsets, path
 
     def _refuse_nothing(self) -> None:
         """A dataset in which nothing can be used is a mistake, not an empty result."""
@@ -321,7 +350,7 @@ class _Run:
         if funnel.rows_in == 0:
             raise DataError(f"dataset {path} holds no rows")
         if funnel.bad.total() == funnel.rows_in:
-            first = decode(next(_lines(self.outputs.path(DROPPED))))
+            first = decode(next(lines_of(self.outputs.path(DROPPED))))
             raise DataError(
                 f"dataset {path} holds no usable row: line {first['line']}: {first['reason']} "
                 f"({first['value']}); name the text field by text_key"
@@ -357,15 +386,6 @@ class _Recorded:
     def add(self, key: bytes, uid: str) -> None:
         """Remember and record the key."""
         self._run._first(self._place, key, uid)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file without their ends; none where it is missing."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            yield line[:-1]
 
 
 def _peak_mb() -> float:

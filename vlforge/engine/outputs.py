@@ -64,7 +64,10 @@ class Outputs:
         Raises:
             DataError: no space, no permission; names the file and what helps.
         """
-        data = b"".join(line + b"\n" for line in lines)
+        self.append_raw(name, b"".join([line + b"\n" for line in lines]))
+
+    def append_raw(self, name: str, data: bytes) -> None:
+        """Add bytes to a file; raises as `append`."""
         try:
             if name not in self._files:
                 self._files[name] = self._part(name).open("ab")

@@ -4,8 +4,9 @@ Filters that follow each other commute, so they are grouped by what they need
 (text, headers, pixels, a model) and the cheapest group runs first; within a
 group they keep the recipe's order. A row that two filters would drop is thus
 always charged to the one that needs less, and among equals to the first in the
-recipe. Mappers and dedups stay where they are; a selector ends a pass, because
-it must see every row that reaches it.
+recipe. Mappers and dedups stay where they are. What must see every row that
+reaches it is a barrier and ends a pass: selectors, near dedups, groupers, and
+mappers that learn from the whole corpus.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from vlforge.ops.base import Dedup, Filter, Mapper, RowMapper, Selector
+from vlforge.ops.base import CorpusMapper, Dedup, Filter, Grouper, NearDedup, Operator, Selector
 from vlforge.ops.bind import Bound
 from vlforge.types import Need
 
 TEXT_BLOCK, PIXEL_BLOCK = 1000, 256
 """Rows per block where nothing is decoded, and where pictures or models are at work."""
+BARRIERS = (Selector, NearDedup, Grouper, CorpusMapper)
 
 
 @dataclass(frozen=True)
@@ -31,23 +33,31 @@ class Step:
 
     @property
     def stays_home(self) -> bool:
-        """Whether a model is at work, or rows multiply, so that it cannot run in a worker."""
-        op = self.ops[0].op
-        return op.needs >= Need.EMBEDDING or isinstance(op, RowMapper)
+        """Whether a model is at work, so that it cannot run in a forked worker."""
+        return self.ops[0].op.needs >= Need.EMBEDDING
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One streaming pass: `head` runs in workers, `tail` (models and what follows) at home."""
+    """One streaming pass: `head` runs in workers, `tail` (models and what follows) at home.
+
+    `barrier` sees all rows at its end. A corpus mapper is the barrier of one
+    pass and the first step of the next.
+    """
 
     head: tuple[Step, ...]
     tail: tuple[Step, ...]
-    selector: Bound | None = None
+    barrier: Bound | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """All steps in order."""
         return self.head + self.tail
+
+    @property
+    def has_dedup(self) -> bool:
+        """Whether rows are compared with earlier ones on their way."""
+        return any(isinstance(b.op, Dedup) for step in self.steps for b in step.ops)
 
 
 @dataclass(frozen=True)
@@ -80,23 +90,25 @@ def make_plan(bounds: Sequence[Bound]) -> Plan:
     """The passes of some operators, in their order."""
     passes: list[Pass] = []
     pending: list[Bound] = []
+    opening: tuple[Step, ...] = ()
     for bound in bounds:
-        if isinstance(bound.op, Selector):
-            passes.append(_cut(pending, bound))
-            pending = []
-        else:
+        if not isinstance(bound.op, BARRIERS):
             pending.append(bound)
-    passes.append(_cut(pending, None))
+            continue
+        passes.append(_cut(opening, pending, bound))
+        pending = []
+        opening = (Step((bound,)),) if isinstance(bound.op, CorpusMapper) else ()
+    passes.append(_cut(opening, pending, None))
     return Plan(tuple(bounds), tuple(passes))
 
 
-def _cut(bounds: Sequence[Bound], selector: Bound | None) -> Pass:
-    steps: list[Step] = []
+def _cut(opening: tuple[Step, ...], bounds: Sequence[Bound], barrier: Bound | None) -> Pass:
+    steps = list(opening)
     for is_filters, run in groupby(bounds, key=lambda b: isinstance(b.op, Filter)):
         members = list(run)
         steps += _filter_steps(members) if is_filters else [Step((b,)) for b in members]
     first = next((at for at, step in enumerate(steps) if step.stays_home), len(steps))
-    return Pass(tuple(steps[:first]), tuple(steps[first:]), selector)
+    return Pass(tuple(steps[:first]), tuple(steps[first:]), barrier)
 
 
 def _filter_steps(run: list[Bound]) -> list[Step]:
@@ -114,8 +126,5 @@ def _look(need: Need) -> Need:
 
 
 def kind_of(op: Any) -> str:
-    """filter, mapper, dedup or selector."""
-    for base in (Filter, Mapper, Dedup, Selector):
-        if isinstance(op, base):
-            return base.kind
-    return "operator"
+    """filter, mapper, dedup, grouper or selector."""
+    return op.kind if isinstance(op, Operator) else "operator"
