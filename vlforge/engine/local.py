@@ -272,7 +272,6 @@ class _Run:
         told: set[str] = set()
         for at, fate in enumerate(done.fates):
             place, reason = sys.maxsize, fate.reason
-            is_added = fate.born is not None
             repeat = self._repeat(fate) if fate.keys else None
             if repeat is not None:
                 drop, place, uid = repeat
@@ -280,7 +279,6 @@ class _Run:
                 if uid in told:
                     continue
                 told.add(uid)
-                is_added = False
                 name = (uid, *fate.name[1:])
                 dropped.append(dropped_line(name, drop, msgspec.Raw(fate.row or b"null")))
                 reason = drop.reason
@@ -291,7 +289,7 @@ class _Run:
                 alive.append(fate)
             if reason is not None:
                 self.funnel.drop(place, reason)
-            if is_added:
+            if fate.born is not None and fate.born < place:
                 self.funnel.grow(fate.born, 1)
             for changed in fate.changes:
                 self.funnel.ops[changed].changed += changed < place

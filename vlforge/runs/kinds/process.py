@@ -34,15 +34,15 @@ def run(config: ProcessConfig, job: Job) -> None:
 
 
 def make_relative(data: Path, store: Path) -> None:
-    """Name pictures of other stages relative to `data`, so that a moved run finds them.
+    """Name pictures of this and other stages relative to `data`, so that a moved run finds them.
 
     Pictures from outside the store keep their absolute paths.
     """
-    before = f'"{store}/'.encode()
+    own, before = f'"{data.parent}/'.encode(), f'"{store}/'.encode()
     temporary = data.with_suffix(".tmp")
     with data.open("rb") as lines, temporary.open("wb") as out:
         for line in lines:
-            out.write(line.replace(before, b'"../'))
+            out.write(line.replace(own, b'"').replace(before, b'"../'))
     os.replace(temporary, data)
 
 
