@@ -161,11 +161,11 @@ def run_case(case: Any, root: Path, **changes: Any) -> Outcome:
     """Run the case's operator over its input."""
     if case["op"] in TRUNCATED_DECODE:
         changes = {"compat": "data_juicer", **changes}
-    (bound,) = bind([{case["op"]: {**case["params"], **changes}}])
-    image_key = bound.op.image_key
-    items = items_of(case["input"], root, image_key)
-    given = list(items)
     with tempfile.TemporaryDirectory() as produced, contextlib.chdir(root):
+        (bound,) = bind([{case["op"]: {**case["params"], **changes}}])
+        image_key = bound.op.image_key
+        items = items_of(case["input"], root, image_key)
+        given = list(items)
         context = Context(models=models_of(case, root), produced=produced)
         ran = run_in_memory([bound], items, context)
         kept = [shown(item.row, root, image_key) for item in ran.kept]

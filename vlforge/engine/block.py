@@ -152,7 +152,7 @@ class BlockRun:
             bad = set(faults)
             alive = [track for at, track in enumerate(alive) if at not in bad]
             columns = tuple([v for at, v in enumerate(c) if at not in bad] for c in columns)
-        for name, column in zip(op.stats, columns, strict=True):
+        for name, column in zip(op.stats, columns, strict=bool(op.stats)):
             for track, value in zip(alive, column, strict=True):
                 track.item.stats[name] = value
         judged = [at for at, track in enumerate(alive) if track.drop is None]
@@ -191,7 +191,7 @@ class BlockRun:
         """`op.measure`, but statistics that came with the file are taken as they are."""
         given = [
             tuple(item.given[s] for s in op.stats)
-            if item.given and all(s in item.given for s in op.stats)
+            if op.stats and item.given and all(s in item.given for s in op.stats)
             else None
             for item in batch.items
         ]

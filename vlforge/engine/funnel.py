@@ -105,7 +105,7 @@ class Funnel:
     def _measured(
         self, place: int, names: Sequence[str], columns: list[list[Any]], stays: list[bool]
     ) -> None:
-        for name, column in zip(names, columns, strict=True):
+        for name, column in zip(names, columns, strict=bool(names)):
             if column and isinstance(column[0], list):
                 flat = [(v, s) for values, s in zip(column, stays, strict=True) for v in values]
                 column, marks = [v for v, _ in flat], [s for _, s in flat]

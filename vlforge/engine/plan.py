@@ -2,7 +2,8 @@
 
 Filters that follow each other commute, so they are grouped by what they need
 (text, headers, pixels, a model) and the cheapest group runs first; within a
-group they keep the recipe's order. A row that two filters would drop is thus
+group they keep the recipe's order. A filter that judges statistics measured
+before stays behind what stands before it. A row that two filters would drop is thus
 always charged to the one that needs less, and among equals to the first in the
 recipe. Mappers and dedups stay where they are. What must see every row that
 reaches it is a barrier and ends a pass: selectors, near dedups, groupers, and
@@ -104,11 +105,18 @@ def make_plan(bounds: Sequence[Bound]) -> Plan:
 
 def _cut(opening: tuple[Step, ...], bounds: Sequence[Bound], barrier: Bound | None) -> Pass:
     steps = list(opening)
-    for is_filters, run in groupby(bounds, key=lambda b: isinstance(b.op, Filter)):
+    for kind, run in groupby(bounds, key=_filter_kind):
         members = list(run)
-        steps += _filter_steps(members) if is_filters else [Step((b,)) for b in members]
+        steps += _filter_steps(members) if kind else [Step((b,)) for b in members]
     first = next((at for at, step in enumerate(steps) if step.stays_home), len(steps))
     return Pass(tuple(steps[:first]), tuple(steps[first:]), barrier)
+
+
+def _filter_kind(bound: Bound) -> str:
+    """Filters of one kind commute; those that read statistics stay behind those that measure."""
+    if not isinstance(bound.op, Filter):
+        return ""
+    return "reads statistics" if bound.op.reads_stats else "measures"
 
 
 def _filter_steps(run: list[Bound]) -> list[Step]:

@@ -56,12 +56,20 @@ class Filter(Operator):
     kind: ClassVar[str] = "filter"
     stats: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def reads_stats(self) -> bool:
+        """Whether it judges statistics of earlier filters, and so must not run before them."""
+        return False
+
     def bounds(self) -> tuple[Bounds, ...]:
         """One pair per statistic."""
         return ()
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
-        """One list per statistic with one value per row; a `Drop` for a row that has none."""
+        """One list per statistic with one value per row; a `Drop` for a row that has none.
+
+        Without statistics one list of what `keep` has to know of each row.
+        """
         raise NotImplementedError
 
     def keep(self, *values: Any) -> bool:
