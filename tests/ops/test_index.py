@@ -11,7 +11,7 @@ from vlforge import ops
 from vlforge.ops.base import Filter, Operator
 from vlforge.ops.bind import bind
 from vlforge.ops.index import places
-from vlforge.ops.select.fields import TopkSpecifiedFieldSelector
+from vlforge.ops.select.ranks import TopkSpecifiedFieldSelector
 from vlforge.ops.select.random_rows import RandomSelector
 from vlforge.types import RecipeError
 
@@ -20,7 +20,7 @@ def test_every_operator_is_found_and_described():
     for info in ops.names():
         cls = ops.find(info.name)
         assert issubclass(cls, Operator)
-        assert info.kind in ("filter", "mapper", "dedup", "selector")
+        assert info.kind in ("filter", "mapper", "dedup", "grouper", "selector")
         assert info.doc.endswith((".", ":"))
 
 
@@ -88,7 +88,7 @@ def test_fields_of_the_recipe_are_the_operators_unless_it_names_its_own():
 def test_topk_takes_the_highest_and_leaves_missing_values_last():
     op = TopkSpecifiedFieldSelector(field_key="n", topk=3)
     assert op.rank([1, None, 5, 3, 5]) == [2, 4, 3]
-    assert op.rank(["10", "9", "2"]) == [0, 1, 2]
+    assert op.rank(["10", "9", "2"]) == [1, 2, 0]
     assert TopkSpecifiedFieldSelector(field_key="n", topk=1, reverse=False).rank([3, 1]) == [1]
     assert TopkSpecifiedFieldSelector(field_key="n", topk=2).rank([None, None, 1]) == [2, 0]
     assert TopkSpecifiedFieldSelector().rank([3, 1]) == [0, 1]

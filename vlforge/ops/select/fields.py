@@ -1,18 +1,19 @@
-"""Judging rows by a number in one of their fields."""
+"""Judging rows by one of their fields."""
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlforge.ops.base import Bounds, Filter, Selector, look_up
+from vlforge.ops.base import Bounds, Filter, look_up
 from vlforge.ops.batch import Batch, Item
-from vlforge.types import Drop, RecipeError
+from vlforge.types import Drop
 
 STATS_PREFIX = "__dj__stats__."
+SUFFIX_FIELD = "__dj__suffix__"
+"""Where a row says the suffix of the file that it came from."""
 
 
 def field_of(item: Item, dotted: str) -> Any:
@@ -42,7 +43,11 @@ class SpecifiedNumericFieldFilter(Filter):
     """Keep rows whose field is a number within bounds; without `field_key` every row stays.
 
     `field_key` may be dotted; `__dj__stats__.name` is a statistic measured
-    before, of which, where it is one per image, the lowest counts.
+    before, of which, where it is one per image, the lowest counts. Text that
+    reads as a number is one.
+
+    Different: Data-Juicer takes the number 0 for no number and drops its row;
+    `compat: data_juicer` does so too. Without `field_key` it stops with an error.
     """
 
     field_key: str = ""
@@ -52,25 +57,32 @@ class SpecifiedNumericFieldFilter(Filter):
     @property
     def stats(self) -> tuple[str, ...]:  # type: ignore[override]
         """The statistic is called after the field."""
-        return (self.field_key or "field_value",)
+        return (self.field_key,) if self.field_key else ()
+
+    @property
+    def reads_stats(self) -> bool:
+        """Whether the field is a statistic."""
+        return self.field_key.startswith(STATS_PREFIX)
 
     def bounds(self) -> tuple[Bounds, ...]:
         """Of the number."""
-        return ((self.min_value, self.max_value),)
+        return ((self.min_value, self.max_value),) if self.field_key else ()
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
         return ([self._value(item) for item in batch.items],)
 
     def keep(self, *values: Any) -> bool:
-        number = as_number(values[0])
         if not self.field_key:
             return True
+        number = as_number(values[0])
+        if self.compat == "data_juicer" and values[0] == 0:
+            return False
         return number is not None and self.fits(number, self.min_value, self.max_value)
 
     def fault(self, name: str, values: Sequence[Any]) -> Drop:
         """Says so where the field is no number."""
         number = as_number(values[0])
-        if number is None:
+        if number is None or (self.compat == "data_juicer" and values[0] == 0):
             return Drop(name, f"{self.field_key} is no number", self.field_key, values[0], None)
         return super().fault(name, (number,))
 
@@ -82,47 +94,73 @@ class SpecifiedNumericFieldFilter(Filter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopkSpecifiedFieldSelector(Selector):
-    """Keep the rows with the highest (or, with `reverse: false`, lowest) values of a field.
+class SpecifiedFieldFilter(Filter):
+    """Keep rows whose field has one of some values.
 
-    Of `topk` rows and a share `top_ratio` the smaller number is kept, in order
-    of the field; equal values keep their order. Rows without the field come last.
+    `field_key` may be dotted; `__dj__stats__.name` is a statistic measured
+    before. Of a list every value has to be among `target_value`. A row without
+    the field has the value None. `reversed_range` keeps the other rows. Every
+    row stays where `field_key` or `target_value` is empty; Data-Juicer stops
+    with an error where `field_key` is.
     """
 
     field_key: str = ""
-    top_ratio: float | None = None
-    topk: int | None = None
-    reverse: bool = True
+    target_value: tuple[Any, ...] = ()
 
-    def __post_init__(self) -> None:
-        check_share("topk_specified_field_selector.top_ratio", self.top_ratio)
+    @property
+    def stats(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The statistic is called after the field."""
+        return (self.field_key,) if self.field_key else ()
 
-    def key(self, item: Item) -> Any:
-        value = field_of(item, self.field_key) if self.field_key else None
-        if isinstance(value, list) and value:
-            return min(value)
-        return value
+    @property
+    def reads_stats(self) -> bool:
+        """Whether the field is a statistic."""
+        return self.field_key.startswith(STATS_PREFIX)
 
-    def rank(self, keys: Sequence[Any]) -> list[int]:
-        places = list(range(len(keys)))
-        count = smaller_share(len(keys), self.top_ratio, self.topk)
-        if not self.field_key or count is None or len(keys) <= 1:
-            return places
-        given = [at for at in places if keys[at] is not None]
-        missing = [at for at in places if keys[at] is None]
-        numeric = all(as_number(keys[at]) is not None for at in given)
-        value = (lambda at: as_number(keys[at])) if numeric else (lambda at: str(keys[at]))
-        return (sorted(given, key=value, reverse=self.reverse) + missing)[:count]  # type: ignore[arg-type,return-value]
+    def measure(self, batch: Batch) -> tuple[list[Any], ...]:
+        if not self.field_key:
+            return ([None] * len(batch.items),)
+        return ([field_of(item, self.field_key) for item in batch.items],)
+
+    def keep(self, *values: Any) -> bool:
+        if not self.field_key or not self.target_value:
+            return True
+        (value,) = values
+        several = value if isinstance(value, list | tuple) else [value]
+        return all(v in self.target_value for v in several) != self.reversed_range
+
+    def fault(self, name: str, values: Sequence[Any]) -> Drop:
+        """Names the value and those that were asked for."""
+        wanted = ", ".join(map(str, self.target_value))
+        bound = f"none of {wanted}" if self.reversed_range else f"one of {wanted}"
+        return Drop(name, f"{self.field_key} is another value", self.field_key, values[0], bound)
 
 
-def smaller_share(rows: int, ratio: float | None, number: int | None) -> int | None:
-    """How many of `rows` a share and a number ask for, the smaller of both; None: neither."""
-    by_ratio = None if ratio is None else math.floor(ratio * rows)
-    counts = [count for count in (by_ratio, number) if count is not None]
-    return min(counts) if counts else None
+@dataclass(frozen=True, kw_only=True)
+class SuffixFilter(Filter):
+    """Keep rows that came from files with one of some suffixes.
 
+    Suffixes are written with their point and compared letter by letter: `.txt`
+    is neither `txt` nor `.TXT`. Without `suffixes` every row stays;
+    `reversed_range` keeps the other rows. The row's suffix stands in
+    `__dj__suffix__`; nothing is measured.
+    """
 
-def check_share(name: str, share: float | None) -> None:
-    """Refuse a share outside 0..1."""
-    if share is not None and not 0 <= share <= 1:
-        raise RecipeError(f"{name} is {share}, not a share between 0 and 1")
+    suffixes: str | tuple[str, ...] | None = ()
+
+    def measure(self, batch: Batch) -> tuple[list[Any], ...]:
+        return ([item.row.get(SUFFIX_FIELD) for item in batch.items],)
+
+    def keep(self, *values: Any) -> bool:
+        wanted = self._wanted
+        return not wanted or (values[0] in wanted) != self.reversed_range
+
+    def fault(self, name: str, values: Sequence[Any]) -> Drop:
+        """Names the suffix and those that were asked for."""
+        wanted = ", ".join(self._wanted)
+        bound = f"none of {wanted}" if self.reversed_range else f"one of {wanted}"
+        return Drop(name, "file has another suffix", SUFFIX_FIELD, values[0], bound)
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        return (self.suffixes,) if isinstance(self.suffixes, str) else self.suffixes or ()

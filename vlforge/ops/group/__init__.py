@@ -1,0 +1,1 @@
+"""Operators that join rows to batch rows and take batch rows apart."""
