@@ -13,7 +13,6 @@ from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.bind import bind
 from vlforge.ops.text.classes import ALNUM, FEW_CHARACTERS, SPECIAL, PlainTable, special_characters
 from vlforge.ops.text.cleaning import FixUnicodeMapper
-from vlforge.ops.text.ngrams import repeats
 from vlforge.ops.text.patterns import TextPatternFilter
 from vlforge.ops.text.repetition import character_repetition, word_repetition, words_of
 from vlforge.ops.text.table import TextTable
@@ -70,15 +69,6 @@ def test_character_repetition_equals_a_plain_count(length):
     found = values_of("character_repetition_filter", texts, rep_len=length)
     assert found == [plain(text) for text in texts]
     assert found == [character_repetition(text, length) for text in texts]
-
-
-def test_every_repeated_ngram_is_found():
-    texts = made_texts(60, alphabet="ab ")
-    found = dict(repeats(TextTable(texts), 4))
-    for row, text in enumerate(texts):
-        counts = Counter(text[n : n + 4] for n in range(len(text) - 3))
-        places = [n for n in range(len(text) - 3) if counts[text[n : n + 4]] > 1]
-        assert set(places) <= set(found.get(row, []))
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
