@@ -66,7 +66,7 @@ def as_row(value: Any) -> dict[str, Any]:
 
 
 def open_data(path: Path) -> BinaryIO:
-    """Open a dataset file for reading, unpacking `.gz`.
+    """Open a dataset file for reading, unpacking `.gz` and `.zst`.
 
     Raises:
         DataError: missing, a folder, or no permission; names the file.
@@ -78,6 +78,10 @@ def open_data(path: Path) -> BinaryIO:
             import gzip
 
             return cast(BinaryIO, gzip.open(path, "rb"))
+        if path.suffix == ".zst":
+            from vlforge.data.zst import open_zst
+
+            return open_zst(path)
         return path.open("rb")
     except FileNotFoundError:
         raise DataError(f"dataset {path} does not exist: check the path") from None

@@ -43,6 +43,7 @@ class ProcessConfig:
     process: tuple[str | dict[str, dict[str, Any] | None], ...] = ()
     np: int = 0
     suffixes: tuple[str, ...] = ()
+    load_dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
     sample: int | None = None
     text_key: str = "text"

@@ -1,20 +1,27 @@
-"""One data file as chunks of lines, whatever its format."""
+"""One data file as chunks of lines, whatever its format; a line is one row, as JSON."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
-from vlforge.data.json_lines import encode, is_array, open_data, read_array
+from vlforge.data.json_lines import encode, is_array, open_data
 from vlforge.types import DataError
 
 CHUNK_BYTES = 8 << 20
 """A chunk ends early where its lines grow beyond this."""
+MAX_ITEM = 256 << 20
+"""Longest item of a JSON array, in characters."""
 _SAMPLE = 1 << 20
 _COUNTED = 256 << 20
+_blank = re.compile(r"[ \t\n\r]*").match
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,21 @@ class Origin:
 
 
 class Chunk(NamedTuple):
-    """Some lines of a file, their numbers (from 1), and where the line after them is."""
+    """Some lines of a file, their numbers (from 1), and where the line after them is.
+
+    `copies` and `origins` are those of a `Block`, where the file's own do not do.
+    """
 
     lines: list[bytes]
     numbers: Sequence[int]
     line: int
     offset: int
+    copies: Sequence[int] = ()
+    origins: Sequence[Origin] = ()
 
 
 class Reader(Protocol):
-    """One file; a line is one row, as JSON."""
+    """Something with rows in a fixed order: a file, or several in one."""
 
     def chunks(self, rows: int, line: int, offset: int) -> Iterator[Chunk]:
         """Chunks of at most `rows` lines, from line number `line` on, which starts at `offset`."""
@@ -60,7 +72,8 @@ class LinesFile:
 
     def row_count(self) -> int | None:
         """Number of lines, where the file is neither packed nor large."""
-        if self.path.suffix != ".jsonl" or self.path.stat().st_size > _COUNTED:
+        is_packed = self.path.suffix in (".gz", ".zst")
+        if is_packed or self.path.stat().st_size > _COUNTED:
             return None
         with open_data(self.path) as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
@@ -68,16 +81,16 @@ class LinesFile:
     def chunks(self, rows: int, line: int, offset: int) -> Iterator[Chunk]:
         """Chunks of lines; DataError, with the last good line, where the file breaks off."""
         with open_data(self.path) as file:
-            file.seek(offset)
+            _go_to(file, offset)
             while lines := self._some(file, rows, line):
                 numbers = range(line, line + len(lines))
                 line += len(lines)
                 offset += sum(map(len, lines))
                 if numbers.start == 1:
-                    lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+                    lines[0] = lines[0].removeprefix(_BOM)
                 yield Chunk(lines, numbers, line, offset)
 
-    def _some(self, file: Iterator[bytes], rows: int, line: int) -> list[bytes]:
+    def _some(self, file: BinaryIO, rows: int, line: int) -> list[bytes]:
         lines: list[bytes] = []
         size = 0
         try:
@@ -87,14 +100,12 @@ class LinesFile:
                 if len(lines) == rows or size >= CHUNK_BYTES:
                     break
         except (OSError, EOFError) as error:
-            raise DataError(
-                f"dataset {self.path} cannot be read beyond line {line - 1}: {error}"
-            ) from None
+            raise breaks_off(self.path, line + len(lines) - 1, error) from None
         return lines
 
 
 class ArrayFile:
-    """One JSON array."""
+    """One JSON array, streamed item by item."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -104,16 +115,155 @@ class ArrayFile:
         return None
 
     def chunks(self, rows: int, line: int, offset: int) -> Iterator[Chunk]:
-        """Chunks of items, each as one line."""
-        items = read_array(self.path)
-        while part := items[line - 1 : line - 1 + rows]:
-            numbers = range(line, line + len(part))
-            line += len(part)
-            yield Chunk([encode(item) for item in part], numbers, line, 0)
+        """Chunks of items; DataError, with the last good item, where the array is broken."""
+        items = enumerate(self._items(), 1)
+        return collected(((n, item) for n, item in items if n >= line), rows)
+
+    def _items(self) -> Iterator[bytes]:
+        with open_data(self.path) as file:
+            text = _Text(file, self.path)
+            text.skip("[")
+            number = 0
+            while not text.skip("]"):
+                yield text.item(number).encode("utf-8", "surrogateescape")
+                number += 1
+                text.skip(",")
 
 
-def open_file(path: Path) -> Reader:
-    """The reader for a file, judged by its name and its first character."""
+class _Text:
+    """The text of a JSON file, held only from the place that is being read."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file, self._path = file, path
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
+        self._scan = json.JSONDecoder().raw_decode
+        self._buffer, self._at, self._ended = "", 0, False
+
+    def skip(self, mark: str) -> bool:
+        """Pass white space, and the mark if it is next; whether it was."""
+        while True:
+            found = _blank(self._buffer, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._buffer) or self._ended:
+                break
+            self._more()
+        is_next = self._buffer.startswith(mark, self._at)
+        self._at += is_next
+        return is_next
+
+    def item(self, number: int) -> str:
+        """The text of the next value; `number` values came before."""
+        while True:
+            try:
+                _, end = self._scan(self._buffer, self._at)
+            except (ValueError, RecursionError) as error:
+                if self._ended or len(self._buffer) - self._at > MAX_ITEM:
+                    raise DataError(
+                        f"dataset {self._path} is broken after item {number}: not JSON: {error}"
+                    ) from None
+            else:
+                # A number may go on behind the end of what was read.
+                if end < len(self._buffer) or self._ended:
+                    break
+            self._more()
+        found = self._buffer[self._at : end]
+        self._at = end
+        return found
+
+    def _more(self) -> None:
+        """Drop what was read, and read on: as much again as is left, so that long items end."""
+        left = self._buffer[self._at :]
+        try:
+            data = self._file.read(max(1 << 16, len(left)))
+        except (OSError, EOFError) as error:
+            raise DataError(f"dataset {self._path} cannot be read to its end: {error}") from None
+        self._ended = not data
+        self._buffer, self._at = left + self._decode(data, final=not data), 0
+
+
+class TextFiles:
+    """Plain texts: each file is one row with the field `text`."""
+
+    def __init__(self, paths: Sequence[Path], root: Path):
+        self.paths = paths
+        self.root = root
+
+    def fingerprint(self) -> str:
+        """12 hex digits of the files' names and sizes."""
+        digest = hashlib.blake2b(digest_size=6)
+        for path in self.paths:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def row_count(self) -> int | None:
+        """Number of files."""
+        return len(self.paths)
+
+    def chunks(self, rows: int, line: int, offset: int) -> Iterator[Chunk]:
+        """Chunks of texts; a file that is no text comes as a line that is no row."""
+        texts = ((number, path) for number, path in enumerate(self.paths, 1) if number >= line)
+        for chunk in collected(((n, self._row(path)) for n, path in texts), rows):
+            paths = [self.paths[number - 1] for number in chunk.numbers]
+            root = str(self.root.absolute())
+            origins = [
+                Origin(
+                    str(path), root, hashlib.blake2b(data, digest_size=6).hexdigest(), path.suffix
+                )
+                for path, data in zip(paths, chunk.lines, strict=True)
+            ]
+            yield chunk._replace(numbers=[1] * len(paths), origins=origins)
+
+    def _name(self, path: Path, data: bytes) -> str:
+        """12 hex digits of a text and its place, which tells equal texts apart."""
+        place = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else path.name
+        told = place.encode("utf-8", "surrogateescape") + b"\0" + data
+        return hashlib.blake2b(told, digest_size=6).hexdigest()
+
+    def _row(self, path: Path) -> bytes:
+        with open_data(path) as file:
+            data = file.read()
+        try:
+            return encode({"text": data.decode("utf-8")})
+        except UnicodeDecodeError as error:
+            return bad_record(f"{path.name} is no UTF-8 text: {error.reason} at {error.start}")
+
+
+def collected(records: Iterator[tuple[int, bytes]], rows: int) -> Iterator[Chunk]:
+    """Numbered lines in chunks of at most `rows`."""
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    size = 0
+    for number, line in records:
+        lines.append(line)
+        numbers.append(number)
+        size += len(line)
+        if len(lines) == rows or size >= CHUNK_BYTES:
+            yield Chunk(lines, numbers, number + 1, 0)
+            lines, numbers, size = [], [], 0
+    if lines:
+        yield Chunk(lines, numbers, numbers[-1] + 1, 0)
+
+
+def bad_record(what: str) -> bytes:
+    """A line for a record that cannot be a row, saying why: a string where an object is wanted."""
+    return encode(what)
+
+
+def breaks_off(path: Path, line: int, error: Exception) -> DataError:
+    """One line that says how far a file could be read."""
+    return DataError(f"dataset {path} cannot be read beyond line {line}: {error}")
+
+
+def _go_to(file: BinaryIO, offset: int) -> None:
+    if file.seekable():
+        file.seek(offset)
+        return
+    while offset > 0:
+        offset -= len(file.read(min(offset, 1 << 20)) or b" " * offset)
+
+
+def json_file(path: Path) -> Reader:
+    """The reader of a file of JSON lines or one JSON array, judged by its first character."""
     return ArrayFile(path) if is_array(path) else LinesFile(path)
 
 

@@ -2,76 +2,154 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from vlforge.data.formats.dj import image_paths
 from vlforge.data.json_lines import as_row, decode
+from vlforge.data.roots import place_all
 from vlforge.engine.block import READ, Track
 from vlforge.engine.config import ProcessConfig
+from vlforge.engine.files import Origin
 from vlforge.engine.lines import STATS
 from vlforge.engine.source import Block
 from vlforge.ops.base import look_up
 from vlforge.ops.batch import Item
-from vlforge.types import DataError, Drop
+from vlforge.types import DataError, Drop, Row
+
+SUFFIX = "__dj__suffix__"
+"""Data-Juicer's field for the end of the name of a row's file."""
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read: which fields hold text, pictures and other files."""
+    """How rows are read.
+
+    `text_key` and `image_key` are checked in each row; a row whose `needed_keys`
+    are not all there is bad too. Paths in `media_keys` (sound, film) become
+    absolute like those of pictures. `confine` refuses rows with pictures outside
+    the dataset's folder, `adds_suffix` notes each row's kind of file in it.
+    """
 
     text_key: str
     image_key: str
-    confine: bool = False
     needed_keys: tuple[str, ...] = ()
     media_keys: tuple[str, ...] = ()
+    confine: bool = False
+    adds_suffix: bool = False
 
     def tracks(self, block: Block) -> list[Track]:
         """One track per line that is not blank; a line that is no row comes dropped."""
-        return [
-            self._track(_uid(block, at), block.numbers[at], line, block.origin.root)
-            for at, line in enumerate(block.lines)
-            if line and not line.isspace()
-        ]
+        out = []
+        for at, line in enumerate(block.lines):
+            if not line or line.isspace():
+                continue
+            origin = block.origins[at] if block.origins else block.origin
+            number = block.numbers[at]
+            uid = f"{origin.fingerprint}-{number - 1}"
+            if block.copies and block.copies[at]:
+                uid = f"{uid}+{block.copies[at]}"
+            out.append(self._track(uid, number, line, origin))
+        return out
 
-    def _track(self, uid: str, line: int, data: bytes, root: str) -> Track:
+    def _track(self, uid: str, number: int, data: bytes, origin: Origin) -> Track:
         try:
-            row = as_row(decode(data))
+            value = decode(data)
+            row = as_row(value)
         except DataError as error:
-            shown = data[:200].decode("utf-8", "replace").rstrip("\n")
-            reason = "broken line" if str(error).startswith("not JSON") else "not an object"
-            return self._bad(Item(uid, line, {}), reason, f"{error}: {shown}")
+            return _not_a_row(uid, number, data, str(error), origin)
         given = row.pop(STATS, None)
-        item = Item(uid, line, row, {}, given if isinstance(given, dict) else {})
+        item = Item(uid, number, row, {}, given if isinstance(given, dict) else {})
         text = row.get(self.text_key) if self.text_key in row else look_up(row, self.text_key)
         if not isinstance(text, str):
             what = "no text" if text is None else "text is not a string"
-            return self._bad(item, what, f"{self.text_key!r} is {text!r:.100}")
+            return _bad(item, what, f"{self.text_key!r} is {text!r:.100}")
+        for key in self.needed_keys:
+            if look_up(row, key) is None:
+                return _bad(item, "no text", f"{key!r} is missing or null")
         try:
             if row.get(self.image_key) is not None:
-                row[self.image_key] = image_paths(row, root, self.image_key)
+                self._place_images(row, origin)
         except DataError as error:
-            return self._bad(item, "images are not a list of paths", str(error))
+            return _bad(item, "images are not a list of paths", str(error))
+        self._place_media(row, origin.root)
+        if self.adds_suffix:
+            row.setdefault(SUFFIX, origin.suffix)
+        if self.confine:
+            fault = self._strays(row, origin.root)
+            if fault is not None:
+                return _bad(item, "image outside the data folder", fault)
         return Track(item)
 
-    def _bad(self, item: Item, reason: str, value: str) -> Track:
-        return Track(item, Drop("read", reason, None, value, None), READ)
+    def _place_images(self, row: Row, origin: Origin) -> None:
+        given = row[self.image_key]
+        if isinstance(given, str) and origin.suffix in _TABLES:
+            row[self.image_key] = _cell_paths(given)
+        row[self.image_key] = image_paths(row, origin.root, self.image_key)
+
+    def _place_media(self, row: Row, root: str) -> None:
+        for key in self.media_keys:
+            paths = row.get(key)
+            if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
+                row[key] = place_all(root, paths)
+
+    def _strays(self, row: Row, root: str) -> str | None:
+        """The first path that leads out of `root`, links followed."""
+        home = os.path.realpath(root)
+        for key in (self.image_key, *self.media_keys):
+            for path in row.get(key) or ():
+                folder, name = os.path.split(os.path.normpath(path))
+                real = os.path.join(_real_folder(folder), name)
+                if os.path.islink(real):
+                    real = os.path.realpath(real)
+                if not real.startswith(home.rstrip(os.sep) + os.sep):
+                    return f"{path} is not below {root}; put it there, or set confine: false"
+        return None
 
 
 def reading_of(config: ProcessConfig) -> Reading:
     """How a recipe's rows are read."""
-    return Reading(config.text_key, config.image_key, config.confine)
+    names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in config.process]
+    return Reading(
+        config.text_key,
+        config.image_key,
+        tuple(key for key in config.text_keys if key != config.text_key),
+        (config.audio_key, config.video_key),
+        config.confine,
+        config.add_suffix or "suffix_filter" in names,
+    )
 
 
-def root_of(path: str) -> str:
-    """The folder that a dataset lies in."""
-    return os.path.dirname(os.path.abspath(path))
+@functools.lru_cache(4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
-def _uid(block: Block, at: int) -> str:
-    uid = f"{block.origin.fingerprint}-{block.numbers[at] - 1}"
-    copy = block.copies[at] if block.copies else 0
-    return f"{uid}+{copy}" if copy else uid
+def _cell_paths(cell: str) -> Any:
+    """The paths in a cell of a text table: a JSON list, or one path."""
+    if not cell.startswith("["):
+        return [cell]
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return [cell]
+
+
+def _not_a_row(uid: str, number: int, data: bytes, error: str, origin: Origin) -> Track:
+    item = Item(uid, number, {})
+    shown = data[:200].decode("utf-8", "replace").rstrip("\n")
+    if not origin.suffix.startswith((".json", ".ndjson")) and data.startswith(b'"'):
+        return _bad(item, "broken line", decode(data))
+    reason = "broken line" if error.startswith("not JSON") else "not an object"
+    return _bad(item, reason, f"{error}: {shown}")
+
+
+def _bad(item: Item, reason: str, value: str) -> Track:
+    return Track(item, Drop("read", reason, None, value, None), READ)
 
 
 def work_track(line: bytes) -> Track:
