@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from vlforge.data.json_lines import encode
 from vlforge.engine.block import BlockReport, BlockRun, Track
+from vlforge.engine.config import ProcessConfig
 from vlforge.engine.lines import dropped_line, export_line, stats_line, stats_of, work_line
-from vlforge.engine.plan import Pass, Plan
-from vlforge.engine.rows import Reading, work_track
+from vlforge.engine.plan import Pass, Plan, make_plan
+from vlforge.engine.rows import Reading, reading_of, work_track
 from vlforge.engine.source import Block
 from vlforge.ops.base import CorpusMapper, NearDedup
 from vlforge.ops.batch import Context, Item
@@ -146,6 +147,31 @@ class Head:
         stats = stats_of(item, order)
         data = export_line(item, stats, self.keeps_stats)
         return Fate(name, None, -1, None, *marks, data, stats_line(item, stats), None)
+
+
+def context_of(config: ProcessConfig, seed: int, produced: str) -> Context:
+    """What operators share, models apart; `produced` is the folder for files that they make."""
+    return Context(
+        config.image_special_token, config.eoc_special_token, seed=seed, produced=produced
+    )
+
+
+def head_of(
+    config: ProcessConfig,
+    bounds: Sequence[Bound],
+    seed: int,
+    produced: str,
+    learned: Mapping[int, Any],
+) -> Head:
+    """What turns blocks of a recipe into results, here or in any other process."""
+    return Head(
+        make_plan(bounds),
+        reading_of(config),
+        context_of(config, seed, produced),
+        config.trace_num if config.open_tracer else 0,
+        config.keep_stats_in_res_ds,
+        learned,
+    )
 
 
 def joined(fates: Sequence[Fate], this: Pass) -> Sums:

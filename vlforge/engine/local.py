@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,14 @@ from vlforge.data.json_lines import decode, encode
 from vlforge.engine.barriers import DROPPED, Barrier, lines_of
 from vlforge.engine.block import BlockRun, Track, repeat_of
 from vlforge.engine.config import ProcessConfig
-from vlforge.engine.fates import Done, Fate, Head, Sums, joined
+from vlforge.engine.fates import Done, Fate, Head, Sums, context_of, head_of, joined
 from vlforge.engine.funnel import Funnel
 from vlforge.engine.lines import dropped_line
 from vlforge.engine.outputs import Outputs, cannot_write, write_whole
-from vlforge.engine.plan import PIXEL_BLOCK, Pass, Plan, make_plan
+from vlforge.engine.plan import PIXEL_BLOCK, Pass, Plan, make_plan, operators_of
 from vlforge.engine.pool import cores, in_order
-from vlforge.engine.rows import reading_of
 from vlforge.engine.source import Block, Position, open_source
 from vlforge.ops.base import CorpusMapper, Dedup, Matcher
-from vlforge.ops.batch import Context
-from vlforge.ops.bind import bind
 from vlforge.types import (
     DataError,
     Drop,
@@ -43,6 +40,12 @@ _TEXT_AT_HOME, _PIXELS_AT_HOME = 4, 1
 """Blocks that are quicker done here than by workers that have to be started."""
 _FORMAT = 2
 """Raised when a journal of an older VLForge must not be continued."""
+
+
+Job = tuple[int, Block | Sequence[bytes]]
+Spread = Callable[[Head, Iterator[Job], int, int], Iterator[Done]]
+"""Takes the head of a pass, its blocks, the workers wanted and how many blocks may stay here;
+gives the blocks' results in order."""
 
 
 def run_process(
@@ -73,11 +76,16 @@ def run_process(
         RecipeError: operators or parameters that do not exist or do not fit.
         DataError: dataset unreadable or without any usable row, or no way to write.
     """
-    return _Run(config, Path(out), models, seed, workers, progress, log).run()
+    spread: Spread = in_order
+    if config.executor_type != "default":
+        from vlforge.engine.cluster import spread_over_ray
+
+        spread = spread_over_ray(config, seed, Path(out), workers or config.np, log)
+    return ProcessRun(config, Path(out), models, seed, workers, progress, log, spread).run()
 
 
-class _Run:
-    """One run: the plan, the files and the counts."""
+class ProcessRun:
+    """One run: the plan, the files and the counts. `spread` takes the blocks to where they run."""
 
     def __init__(
         self,
@@ -88,9 +96,11 @@ class _Run:
         workers: int,
         progress: ProgressFn,
         log: LogFn,
+        spread: Spread = in_order,
     ):
+        self.spread = spread
         self.config, self.seed, self.progress, self.log = config, seed, progress, log
-        self.bounds = bind(config.process, **config.shared_keys())
+        self.bounds = operators_of(config)
         self.plan = make_plan(self.bounds)
         self.source = open_source(config)
         self.fingerprint = self.source.fingerprint()
@@ -98,13 +108,8 @@ class _Run:
         self.outputs = Outputs(out, self._key())
         self.funnel = Funnel(self.bounds)
         self.matchers = {b.place: b.op.matcher() for b in self.bounds if isinstance(b.op, Dedup)}
-        self.context = Context(
-            config.image_special_token,
-            config.eoc_special_token,
-            seed,
-            models,
-            str(self.outputs.folder / "produced"),
-        )
+        produced = str(self.outputs.folder.absolute() / "produced")
+        self.context = replace(context_of(config, seed, produced), models=models)
         self.number = 0
         self.at = Position()
 
@@ -128,16 +133,12 @@ class _Run:
 
     def _head(self) -> Head:
         """What workers need to know for the pass that is on."""
-        config = self.config
         learned = {
             at.bound.place: at.learned()
             for at in map(self._barrier, range(self.number))
             if isinstance(at.bound.op, CorpusMapper)
         }
-        context = replace(self.context, models=None)
-        traces = config.trace_num if config.open_tracer else 0
-        reading = reading_of(config)
-        return Head(self.plan, reading, context, traces, config.keep_stats_in_res_ds, learned)
+        return head_of(self.config, self.bounds, self.seed, self.context.produced, learned)
 
     def _key(self) -> str:
         """What a journal must agree with to be continued."""
@@ -182,7 +183,7 @@ class _Run:
         total = self.source.row_count() if self.number == 0 else self._count_before()
         seen = self.funnel.rows_in if self.number == 0 else self.at.number * rows
 
-        def jobs() -> Iterator[tuple[int, Block | Sequence[bytes]]]:
+        def jobs() -> Iterator[Job]:
             if self.number == 0:
                 for block in self.source.blocks(rows, self.at):
                     ahead.append(block.next)
@@ -193,7 +194,7 @@ class _Run:
                 yield self.number, lines
 
         at_home = _PIXELS_AT_HOME if rows == PIXEL_BLOCK else _TEXT_AT_HOME
-        for done in in_order(self.head, jobs(), self.workers, at_home):
+        for done in self.spread(self.head, jobs(), self.workers, at_home):
             self._take(done)
             seen += done.read
             self.at = ahead.pop(0)
@@ -253,16 +254,16 @@ class _Run:
 
     def _add(self, sums: Sums) -> None:
         """A block of which nothing is left to decide."""
-        self.outputs.append_raw(DROPPED, sums.dropped)
+        is_last = self._pass.barrier is None
+        data = DATA if is_last else f"work-{self.number}"
+        beside = STATS if is_last else f"beside-{self.number}"
+        lines = (sums.data, sums.beside, sums.dropped)
+        for name, part in zip((data, beside, DROPPED), lines, strict=True):
+            self.outputs.append_raw(name, part)
         self.funnel.add(sums.drops, sums.changed, sums.added)
         self._write_traces(sums.traces)
-        if self._pass.barrier is None:
-            self.outputs.append_raw(DATA, sums.data)
-            self.outputs.append_raw(STATS, sums.beside)
+        if is_last:
             self.funnel.rows_out += sums.alive
-        else:
-            self.outputs.append_raw(f"work-{self.number}", sums.data)
-            self.outputs.append_raw(f"beside-{self.number}", sums.beside)
 
     def _settle(self, done: Done) -> tuple[list[Fate], dict[int, int]]:
         """Rows that are still alive, and where repeats went; the dropped ones are written."""
@@ -374,7 +375,7 @@ class _Run:
 class _Recorded:
     """A matcher whose keys also go to the run's files, so that a resumed run knows them."""
 
-    def __init__(self, run: _Run, place: int):
+    def __init__(self, run: ProcessRun, place: int):
         self._run, self._place = run, place
 
     def find(self, key: bytes) -> str | None:

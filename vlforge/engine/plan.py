@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from vlforge.engine.config import ProcessConfig
 from vlforge.ops.base import CorpusMapper, Dedup, Filter, Grouper, NearDedup, Operator, Selector
-from vlforge.ops.bind import Bound
+from vlforge.ops.bind import Bound, bind
 from vlforge.types import Need
 
 TEXT_BLOCK, PIXEL_BLOCK = 1000, 256
@@ -85,6 +86,19 @@ class Plan:
         for bound in self.bounds:
             found |= dict.fromkeys(getattr(bound.op, "stats", ()))
         return list(found)
+
+
+def operators_of(config: ProcessConfig) -> list[Bound]:
+    """The operators of a recipe, the user's own ones loaded first.
+
+    Raises:
+        RecipeError: operators or parameters that do not exist or do not fit.
+    """
+    if config.custom_operator_paths:
+        from vlforge.ops.foreign import load_custom
+
+        load_custom(config.custom_operator_paths)
+    return bind(config.process, **config.shared_keys())
 
 
 def make_plan(bounds: Sequence[Bound]) -> Plan:

@@ -1,0 +1,111 @@
+"""Ray gives the rows of the local run, byte for byte, and goes on after a kill."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.engine.made import config, contents, write_picture, write_rows
+from tests.engine.test_barriers import PAIRS, RECIPES, rows_of
+from vlforge.engine import cluster
+from vlforge.engine.cluster import Stretch, stretch_of
+from vlforge.engine.local import run_process
+from vlforge.engine.source import open_source
+from vlforge.types import DataError
+
+
+def test_a_worker_reads_its_own_stretch_of_a_plain_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_rows(tmp_path / "a.jsonl", rows_of(2500))
+    for block in open_source(config(Path("a.jsonl"))).blocks(1000):
+        stretch = pickle.loads(pickle.dumps(stretch_of(block)))
+        assert isinstance(stretch, Stretch)
+        assert stretch.block.lines == ()
+        monkeypatch.chdir("/")
+        assert stretch.read() == block
+        monkeypatch.chdir(tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="changed while it was read"):
+        stretch.read()
+
+
+def test_lines_of_other_formats_travel_with_the_block(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "a"}, {"text": "b"}]')
+    (block,) = open_source(config(path)).blocks(1000)
+    assert stretch_of(block) is block
+
+
+@pytest.fixture(scope="module")
+def two_processors():
+    """A local Ray for all tests of the file."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_ray_gives_the_bytes_of_the_local_run(tmp_path, two_processors, name):
+    path = write_rows(tmp_path / "a.jsonl", rows_of(3300))
+    settings = config(path, *RECIPES[name])
+    run_process(settings, tmp_path / "local", workers=1)
+    run_process(replace(settings, executor_type="ray"), tmp_path / "ray")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_pictures_and_shards_too(tmp_path, two_processors, monkeypatch):
+    monkeypatch.setattr(cluster, "INLINE_BYTES", 0)
+    for number in range(4):
+        write_picture(tmp_path / f"{number}.png", (64 + number, 48), number)
+    rows = [{**row, "images": [f"{n % 5}.png"]} for n, row in enumerate(rows_of(700))]
+    settings = config(
+        write_rows(tmp_path / "a.jsonl", rows),
+        {"image_shape_filter": {"min_width": 65}},
+        {"image_deduplicator": {"consider_text": True}},
+    )
+    run_process(settings, tmp_path / "local", workers=1)
+    run_process(replace(settings, executor_type="ray"), tmp_path / "ray")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    assert not list((tmp_path / "ray").glob(".*"))
+
+
+class Stop(Exception):
+    """A kill."""
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, two_processors, monkeypatch):
+    from vlforge.engine import outputs
+
+    monkeypatch.setattr(outputs, "COMMIT_EVERY_S", 0.0)
+    path = write_rows(tmp_path / "a.jsonl", rows_of(5300))
+    settings = config(path, *RECIPES["several barriers"], PAIRS, "document_deduplicator")
+    run_process(settings, tmp_path / "local", workers=1)
+    over_ray = replace(settings, executor_type="ray")
+    left = [3]
+
+    def progress(*told):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_process(over_ray, tmp_path / "ray", progress=progress)
+    events = []
+    run_process(over_ray, tmp_path / "ray", log=events.append)
+    assert "resumed" in [event["event"] for event in events]
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_bad_row_is_one_line_in_strict_mode(tmp_path, two_processors):
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "fine"}, "{broken"])
+    with pytest.raises(DataError, match="line 2: read: broken line"):
+        run_process(config(path, strict=True, executor_type="ray"), tmp_path / "out")

@@ -1,0 +1,214 @@
+"""The same passes over a Ray cluster: Ray Data takes the blocks to the machines.
+
+Workers read their own stretch of the dataset and write their own shards, on a
+storage that all machines see. This process keeps the order: it takes the
+results as they come, decides on repeats, appends shard after shard and commits,
+as it does on one machine. So rows, order and resuming are those of the local
+run, byte for byte.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlforge.engine.config import ProcessConfig
+from vlforge.engine.fates import Done, Head, head_of
+from vlforge.engine.plan import operators_of
+from vlforge.engine.source import Block
+from vlforge.types import DataError, LogFn, RecipeError, VLForgeError
+
+if TYPE_CHECKING:
+    from vlforge.engine.local import Job, Spread
+
+WAVE = 4096
+"""Blocks that are handed to Ray at once: some million rows."""
+INLINE_BYTES = 64 << 10
+"""Results up to this size travel through Ray; larger ones are left in shards."""
+_SHARDED = ("data", "beside", "dropped")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A block of the plain file at `path`, to be read where it is worked on.
+
+    `check` is the CRC-32 of its `size` bytes.
+    """
+
+    block: Block
+    path: str
+    size: int
+    check: int
+
+    def read(self) -> Block:
+        """The block with its lines.
+
+        Raises:
+            DataError: the file is not there or has changed.
+        """
+        path = self.path
+        try:
+            with open(path, "rb") as file:
+                file.seek(self.block.at.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise DataError(
+                f"dataset {path} cannot be read on a machine of the cluster: {error.strerror}; "
+                "put it where all machines see it under the same path"
+            ) from None
+        if zlib.crc32(data) != self.check:
+            raise DataError(f"dataset {path} changed while it was read; start again")
+        return replace(self.block, lines=io.BytesIO(data).readlines())
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker needs to build the head of a pass: nothing in it is bound to this process."""
+
+    config: ProcessConfig
+    seed: int
+    produced: str
+    shards: str
+    learned: Mapping[int, Any]
+
+
+def spread_over_ray(
+    config: ProcessConfig, seed: int, out: Path, workers: int, log: LogFn
+) -> Spread:
+    """A way to take blocks to Ray's workers; joins the cluster at `config.ray_address`.
+
+    `auto` joins a running cluster, else starts Ray on this machine with `workers`
+    processors (0: all).
+
+    Raises:
+        RecipeError: Ray is not installed or no cluster answers.
+    """
+    shards = out.absolute() / ".shards"
+
+    def spread(head: Head, jobs: Iterator[Job], _: int, __: int) -> Iterator[Done]:
+        """`head` over all blocks, results in order."""
+        ends = _connect(config.ray_address, workers, log)
+        shards.mkdir(parents=True, exist_ok=True)
+        spec = Spec(config, seed, head.context.produced, str(shards), head.learned)
+        try:
+            while wave := list(islice(jobs, WAVE)):
+                yield from _wave(pickle.dumps(spec), wave)
+        finally:
+            ends()
+        shutil.rmtree(shards, ignore_errors=True)
+
+    return spread
+
+
+def _wave(spec: bytes, jobs: Sequence[Job]) -> Iterator[Done]:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    rows = [{"job": pickle.dumps((number, stretch_of(block)))} for number, block in jobs]
+    blocks = min(len(rows), 8 * max(1, int(ray.cluster_resources().get("CPU", 1))))
+    dataset = ray.data.from_items(rows, override_num_blocks=blocks)
+    results = dataset.map_batches(work, batch_size=1, fn_kwargs={"spec": spec})
+    try:
+        for row in results.iter_rows():
+            yield _gathered(pickle.loads(row["done"]))
+    except ray.exceptions.RayError as error:
+        raise VLForgeError(_told(error)) from None
+
+
+def work(batch: dict[str, Any], spec: bytes) -> dict[str, Any]:
+    """One block on a worker: read it, take it through the pass, leave large results in shards."""
+    known, head = _head(spec)
+    done = []
+    for job in batch["job"]:
+        number, block = pickle.loads(job)
+        stretch = block.read() if isinstance(block, Stretch) else block
+        result = head((number, stretch))
+        done.append(pickle.dumps(_sharded(result, Path(known.shards), job)))
+    return {"done": done}
+
+
+@functools.lru_cache(maxsize=2)
+def _head(spec: bytes) -> tuple[Spec, Head]:
+    known: Spec = pickle.loads(spec)
+    bounds = operators_of(known.config)
+    return known, head_of(known.config, bounds, known.seed, known.produced, known.learned)
+
+
+def stretch_of(block: Block | Sequence[bytes]) -> Any:
+    """The block without its lines, where a worker can read them itself."""
+    if not isinstance(block, Block) or block.copies or block.origins:
+        return block
+    data = b"".join(block.lines)
+    is_plain = block.origin.suffix == ".jsonl" and block.at.part == block.next.part
+    if not is_plain or len(data) != block.next.offset - block.at.offset:
+        return block
+    path = str(Path(block.origin.path).absolute())
+    return Stretch(replace(block, lines=()), path, len(data), zlib.crc32(data))
+
+
+def _sharded(done: Done, shards: Path, job: bytes) -> Done:
+    sums = done.sums
+    if sums is None or sum(len(getattr(sums, name)) for name in _SHARDED) <= INLINE_BYTES:
+        return done
+    stem = f"{zlib.crc32(job):08x}-{len(job)}-{zlib.adler32(job):08x}"
+    for name in _SHARDED:
+        part = shards / f"{stem}.{name}"
+        part.write_bytes(getattr(sums, name))
+        setattr(sums, name, str(part))
+    return done
+
+
+def _gathered(done: Done) -> Done:
+    """A result with its lines back from the shards, which are done with."""
+    sums = done.sums
+    for name in _SHARDED if sums is not None else ():
+        found = getattr(sums, name)
+        if isinstance(found, str):
+            part = Path(found)
+            setattr(sums, name, part.read_bytes())
+            part.unlink()
+    return done
+
+
+def _connect(address: str, workers: int, log: LogFn) -> Callable[[], None]:
+    """Join or start Ray; gives what ends it again."""
+    try:
+        import ray
+    except ImportError:
+        raise RecipeError("executor_type: ray needs Ray: pip install 'vlforge[ray]'") from None
+    if ray.is_initialized():
+        return lambda: None
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    if address != "local":
+        try:
+            ray.init(address=address, **quiet)
+            return ray.shutdown
+        except ConnectionError as error:
+            if address != "auto":
+                raise RecipeError(f"ray_address {address!r} does not answer: {error}") from None
+    log({"event": "note", "note": "no Ray cluster is running: Ray is started on this machine"})
+    ray.init(address="local", num_cpus=workers or None, include_dashboard=False, **quiet)
+    return ray.shutdown
+
+
+def _told(error: Exception) -> str:
+    """The line that tells the cause: our own error where a worker raised one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(inner, VLForgeError):
+            return str(inner)
+        cause = inner
+    last = str(error).strip().splitlines()[-1]
+    return f"Ray stopped: {last}; run again, it continues where it stopped"
