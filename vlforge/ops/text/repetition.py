@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from vlforge.ops.base import Bounds, TextFilter
 from vlforge.ops.batch import Batch
 from vlforge.ops.text.classes import PlainTable, parts_of, special_characters
 from vlforge.ops.text.lengths import refuse_tokenization
+from vlforge.types import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,9 @@ class CharacterRepetitionFilter(TextFilter):
 
     stats: ClassVar = ("char_rep_ratio",)
 
+    def __post_init__(self) -> None:
+        _check_length("character_repetition_filter", self.rep_len)
+
     def bounds(self) -> tuple[Bounds, ...]:
         """Of the share."""
         return ((self.min_ratio, self.max_ratio),)
@@ -37,12 +40,9 @@ class CharacterRepetitionFilter(TextFilter):
         table = batch.table(self.text_key, self.ignore_special_tokens)
         if isinstance(table, PlainTable):
             return ([character_repetition(text, self.rep_len) for text in table.texts],)
-        from vlforge.ops.text.ngrams import repeats
+        from vlforge.ops.text.ngrams import character_ratios
 
-        ratios = [0.0] * len(table.texts)
-        for row, places in repeats(table, self.rep_len):
-            ratios[row] = character_repetition(table.texts[row], self.rep_len, places)
-        return (ratios,)
+        return (character_ratios(table.texts, self.rep_len, character_repetition),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,25 +63,27 @@ class WordRepetitionFilter(TextFilter):
 
     def __post_init__(self) -> None:
         refuse_tokenization("word_repetition_filter", self.tokenization)
+        _check_length("word_repetition_filter", self.rep_len)
 
     def bounds(self) -> tuple[Bounds, ...]:
         """Of the share."""
         return ((self.min_ratio, self.max_ratio),)
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
-        texts = batch.texts(self.text_key, self.ignore_special_tokens)
-        return ([word_repetition(text, self.rep_len) for text in texts],)
+        table = batch.table(self.text_key, self.ignore_special_tokens)
+        if isinstance(table, PlainTable):
+            return ([word_repetition(text, self.rep_len) for text in table.texts],)
+        from vlforge.ops.text.ngrams import word_ratios
+
+        return (word_ratios(table.texts, self.rep_len, word_repetition),)
 
 
-def character_repetition(text: str, length: int, places: Iterable[int] | None = None) -> float:
-    """The share that `CharacterRepetitionFilter` describes, of one text.
-
-    `places` are starts of n-grams that hold all that occur twice; by default all starts.
-    """
+def character_repetition(text: str, length: int) -> float:
+    """The share that `CharacterRepetitionFilter` describes, of one text."""
     total = len(text) - length + 1
     if total < 1:
         return 0.0
-    grams = Counter(text[at : at + length] for at in (range(total) if places is None else places))
+    grams = Counter(text[at : at + length] for at in range(total))
     counts = sorted((count for count in grams.values() if count > 1), reverse=True)
     distinct = total - sum(counts) + len(counts)
     return sum(counts[: math.isqrt(distinct)]) / total
@@ -108,3 +110,8 @@ def word_repetition(text: str, length: int) -> float:
         return 0.0
     grams = Counter(tuple(words[at : at + length]) for at in range(len(words) - length + 1))
     return sum(n for n in grams.values() if n > 1) / sum(grams.values())
+
+
+def _check_length(name: str, length: int) -> None:
+    if length < 1:
+        raise RecipeError(f"{name}.rep_len is {length}: an n-gram holds 1 or more")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,20 @@ def _learn(codes: Any) -> None:
     table = _classes()
     for code in np.unique(codes).tolist():
         table[code] = class_of(chr(code))
+
+
+class Words(NamedTuple):
+    """The words of some texts: what gaps part, without special characters at both ends.
+
+    Attributes:
+        starts: [W] where each begins in the texts' code points.
+        lengths: [W] characters of each, at least 1.
+        rows: [W] the text of each, rising.
+    """
+
+    starts: Any
+    lengths: Any
+    rows: Any
 
 
 class TextTable:
@@ -62,8 +76,13 @@ class TextTable:
 
     def sums(self, marks: Any) -> Any:
         """[R] number of marks per text, of `marks` [C] bool."""
-        total = np.concatenate(([0], np.cumsum(marks, dtype=np.int64)))
-        return total[self.starts + self.lengths] - total[self.starts]
+        total = np.zeros(len(self.lengths), dtype=np.int64)
+        filled = self.lengths > 0
+        if filled.any():
+            total[filled] = np.add.reduceat(
+                marks.view(np.uint8), self.starts[filled], dtype=np.int64
+            )
+        return total
 
     def ratios(self, bit: int) -> list[float]:
         """Share of characters of a class per text, 0.0 where a text is empty."""
@@ -74,22 +93,18 @@ class TextTable:
 
     def word_counts(self) -> list[int]:
         """Words per text: parts between gaps that are not wholly special characters."""
-        return self._runs((self.classes & (GAP | SPECIAL)) == 0)
+        return np.bincount(self.words().rows, minlength=len(self.texts)).tolist()
 
-    def _runs(self, solid: Any) -> list[int]:
-        """[R] runs between gaps that hold at least one character marked in `solid`."""
-        gap = (self.classes & GAP) != 0
-        if not len(gap):
-            return [0] * len(self.texts)
-        begins = np.empty(len(gap), dtype=bool)
-        begins[0] = True
-        begins[1:] = gap[:-1]
-        begins[self.starts[self.lengths > 0]] = True
-        begins &= ~gap
-        at = np.flatnonzero(begins)
-        if not len(at):
-            return [0] * len(self.texts)
-        has_solid = np.add.reduceat(solid.astype(np.int64), at) > 0
-        marks = np.zeros(len(gap), dtype=bool)
-        marks[at[has_solid]] = True
-        return self.sums(marks).tolist()
+    def words(self) -> Words:
+        """All words, in order."""
+        solid = np.flatnonzero((self.classes & (GAP | SPECIAL)) == 0)
+        rows = np.repeat(np.arange(len(self.texts), dtype=np.int32), self.lengths)
+        # A number that grows at every gap and with every text tells the parts apart.
+        part = np.cumsum((self.classes & GAP) != 0, dtype=np.int32)
+        part += rows
+        turns = np.flatnonzero(np.diff(part[solid]))
+        starts, ends = solid[:1], solid[-1:]
+        if len(turns):
+            starts = np.concatenate((starts, solid[turns + 1]))
+            ends = np.concatenate((solid[turns], ends))
+        return Words(starts, ends - starts + 1, rows[starts])
