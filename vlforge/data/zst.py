@@ -45,12 +45,11 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, target: Any) -> int:
         """Fill `target`; 0 at the end of the file."""
         while not self._left:
+            self._packed = self._packed or self._file.read(_READ)
+            if not self._packed and self._is_within:
+                raise EOFError("the packed file ends too early")
             if not self._packed:
-                self._packed = self._file.read(_READ)
-                if not self._packed:
-                    if self._is_within:
-                        raise EOFError("the packed file ends too early")
-                    return 0
+                return 0
             self._unpack()
         size = min(len(target), len(self._left))
         target[:size] = self._left[:size]

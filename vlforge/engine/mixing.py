@@ -14,11 +14,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from vlforge.engine.files import Chunk, Origin, Reader
+from vlforge.data.json_lines import decode
+from vlforge.engine.files import Chunk, Origin
 from vlforge.engine.inputs import Part
+from vlforge.ops.base import look_up
+from vlforge.types import DataError
 
 SEED = 42
-_ALL_AT_ONCE = 1000
+_AT_ONCE = 1000
 
 
 def shares(weights: Sequence[float], budget: int) -> list[int]:
@@ -33,25 +36,41 @@ def shares(weights: Sequence[float], budget: int) -> list[int]:
 
 def count_rows(parts: Sequence[Part]) -> int:
     """Rows of some files, blank lines not counted; reads them through."""
-    return sum(_rows(chunk) for part in parts for chunk in _chunks(part.reader))
+    return sum(not line.isspace() for line, _, _ in _lines(parts))
 
 
-def _chunks(reader: Reader) -> Iterator[Chunk]:
-    return reader.chunks(_ALL_AT_ONCE, 1, 0)
+def count_usable(parts: Sequence[Part], keys: Sequence[str]) -> int:
+    """Rows of some files that have all `keys`."""
+    return sum(_is_usable(line, keys) for line, _, _ in _lines(parts) if not line.isspace())
 
 
-def _rows(chunk: Chunk) -> int:
-    return sum(not line.isspace() for line in chunk.lines)
+def _lines(parts: Sequence[Part]) -> Iterator[tuple[bytes, int, Origin]]:
+    """Every line, its number in its file, and the file."""
+    for part in parts:
+        for chunk in part.reader.chunks(_AT_ONCE, 1, 0):
+            origins = chunk.origins or [part.origin] * len(chunk.lines)
+            yield from zip(chunk.lines, chunk.numbers, origins, strict=True)
+
+
+def _is_usable(line: bytes, keys: Sequence[str]) -> bool:
+    try:
+        row = decode(line)
+    except DataError:
+        return False
+    return isinstance(row, dict) and all(look_up(row, key) is not None for key in keys)
 
 
 class Shuffled:
     """`wanted` rows of some files in shuffled order, over and over where they are too few.
 
-    The chosen lines wait in a temporary file; memory holds their places.
+    `rows` of them have all `keys`; the others follow at the end, so that they are
+    reported and not lost. The chosen lines wait in a temporary file; memory holds
+    their places.
     """
 
-    def __init__(self, parts: Sequence[Part], rows: int, wanted: int):
-        self.parts, self.rows, self.wanted = parts, rows, wanted
+    def __init__(self, parts: Sequence[Part], keys: Sequence[str], rows: int, wanted: int):
+        self.parts, self.keys = parts, keys
+        self.rows, self.wanted = rows, wanted
 
     def row_count(self) -> int | None:
         """Number of rows wanted."""
@@ -60,12 +79,18 @@ class Shuffled:
     def chunks(self, rows: int, line: int, offset: int) -> Iterator[Chunk]:
         """Chunks of shuffled lines; `line` counts them."""
         slots, spool = self._slots, self._spool
-        for first in range(line - 1, self.wanted, rows):
-            places = range(first, min(first + rows, self.wanted))
-            found = [spool.read(int(slots[place % self.rows])) for place in places]
+        stop = self.wanted + spool.count - len(slots)
+        for first in range(line - 1, stop, rows):
+            places = range(first, min(first + rows, stop))
+            found = [spool.read(self._slot(place)) for place in places]
             lines, numbers, origins = map(list, zip(*found, strict=True))
-            copies = [place // self.rows for place in places]
+            copies = [place // self.rows if place < self.wanted else 0 for place in places]
             yield Chunk(lines, numbers, places.stop + 1, 0, copies, origins)
+
+    def _slot(self, place: int) -> int:
+        if place < self.wanted:
+            return int(self._slots[place % self.rows])
+        return len(self._slots) + place - self.wanted
 
     @cached_property
     def _order(self) -> Any:
@@ -77,25 +102,27 @@ class Shuffled:
     @cached_property
     def _slots(self) -> Any:
         """Where the spool has the row of each place."""
-        order = self._order
-        slots = order.argsort()
-        slots[slots.copy()] = range(len(order))
+        slots = self._order.argsort()
+        slots[slots.copy()] = range(len(slots))
         return slots
 
     @cached_property
     def _spool(self) -> _Spool:
+        """The wanted rows in the order of their files, then those that are no use."""
         wanted = iter(sorted(self._order.tolist()))
-        spool, following, row = _Spool(), next(wanted, -1), 0
-        for part in self.parts:
-            for chunk in _chunks(part.reader):
-                for at, line in enumerate(chunk.lines):
-                    if line.isspace():
-                        continue
-                    if row == following:
-                        origin = chunk.origins[at] if chunk.origins else part.origin
-                        spool.add(line, chunk.numbers[at], origin)
-                        following = next(wanted, -1)
-                    row += 1
+        spool, useless, following, row = _Spool(), _Spool(), next(wanted, -1), 0
+        for line, number, origin in _lines(self.parts):
+            if line.isspace():
+                continue
+            if not _is_usable(line, self.keys):
+                useless.add(line, number, origin)
+                continue
+            if row == following:
+                spool.add(line, number, origin)
+                following = next(wanted, -1)
+            row += 1
+        for place in range(useless.count):
+            spool.add(*useless.read(place))
         return spool
 
 
@@ -106,6 +133,11 @@ class _Spool:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._starts, self._numbers, self._owners = array("q", [0]), array("q"), array("l")
         self._origins: list[Origin] = []
+
+    @property
+    def count(self) -> int:
+        """Number of lines."""
+        return len(self._numbers)
 
     def add(self, line: bytes, number: int, origin: Origin) -> None:
         """Append a line."""

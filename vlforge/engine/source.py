@@ -17,7 +17,7 @@ from typing import Any
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.files import CHUNK_BYTES, Origin
 from vlforge.engine.inputs import Part, named_parts, parts_of
-from vlforge.engine.mixing import Shuffled, count_rows, shares
+from vlforge.engine.mixing import Shuffled, count_rows, count_usable, shares
 from vlforge.types import DataError
 
 
@@ -221,23 +221,26 @@ def open_source(config: ProcessConfig, note: Callable[[str], None] = lambda _: N
         budget = None
     if budget is None and (config.compat == "data_juicer" or set(weights) == {1.0}):
         return Source([part for unit in units for part in unit], config)
-    return Source(_mixed(units, weights, budget), config)
+    keys = tuple(dict.fromkeys((config.text_key, *config.text_keys)))
+    return Source(_mixed(units, weights, budget, keys), config)
 
 
-def _mixed(units: Sequence[list[Part]], weights: Sequence[float], budget: int | None) -> list[Part]:
+def _mixed(
+    units: Sequence[list[Part]], weights: Sequence[float], budget: int | None, keys: Sequence[str]
+) -> list[Part]:
     if not sum(weights):
         raise DataError("all weights of the dataset are 0; give one that is not")
-    counts = [count_rows(unit) for unit in units]
+    counts = [count_usable(unit, keys) for unit in units]
     if budget is None:
         wanted = [math.ceil(rows * weight) for rows, weight in zip(counts, weights, strict=True)]
     else:
         wanted = shares(weights, budget)
     parts: list[Part] = []
     for unit, rows, number in zip(units, counts, wanted, strict=True):
-        if number == rows:
+        if number == rows or (number and not rows):
             parts += unit
-        elif number and rows:
-            parts.append(Part(unit[0].origin, Shuffled(unit, rows, number)))
+        elif number:
+            parts.append(Part(unit[0].origin, Shuffled(unit, keys, rows, number)))
     return parts
 
 
