@@ -17,7 +17,7 @@ import pytest
 
 def golden_root(config: pytest.Config) -> Path | None:
     """The folder of reference files, or None where this machine has none."""
-    root = Path(config.getoption("--golden-root"))
+    root = Path(config.getoption("--golden-root")).resolve()
     return root if root.is_dir() else None
 
 

@@ -326,7 +326,8 @@ def run_recipe(path: Path, root: Path, out: Path) -> tuple[list[Any], list[Any],
         eoc_special_token=settings["eoc_special_token"],
         keep_stats_in_res_ds=settings.get("keep_stats_in_res_ds", False),
     )
-    run_process(config, out, workers=1)
+    with contextlib.chdir(root):
+        run_process(config, out, workers=1)
     rows = [shown(row, root, config.image_key) for row in lines_of(out / "data.jsonl")]
     return rows, [line["stats"] for line in lines_of(out / "stats.jsonl")], out
 

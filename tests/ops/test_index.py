@@ -43,7 +43,7 @@ def test_finding_one_operator_imports_neither_the_others_nor_numpy():
         ([{"image_shape_filter": {"any_or_all": "some"}}], "image_shape_filter.any_or_all"),
         ([{"a": 1, "b": 2}], r"process\[0\] is"),
         ([{"text_length_filter": 3}], "not a table of keys"),
-        ([{"alphanumeric_filter": {"tokenization": True}}], "tokenization: false"),
+        ([{"words_num_filter": {"tokenization": True}}], "tokenization: false"),
         ([{"clean_links_mapper": {"pattern": "("}}], "no regular expression"),
         ([{"random_selector": {"select_ratio": 2}}], "not a share"),
         ([{"nowhere.module:Op": {}}], "cannot be imported"),
@@ -69,11 +69,18 @@ def test_keys_of_how_to_run_are_taken_without_effect_and_noted():
     )
 
 
-def test_common_keys_are_taken_by_every_filter():
+def test_common_keys_are_taken_by_every_filter(tmp_path):
     common = {"min_closed_interval": False, "max_closed_interval": False, "reversed_range": True,
               "text_key": "meta.caption", "image_key": "pics"}  # fmt: skip
-    needed = {"image_text_agreement_filter": {"model": "m", "min_score": 0}}
-    for name in places():
+    (tmp_path / "flagged_words.json").write_text('{"en": ["damn"]}')
+    needed = {
+        "image_text_agreement_filter": {"model": "m", "min_score": 0},
+        "flagged_words_filter": {"flagged_words_dir": str(tmp_path)},
+        "stopwords_filter": {"stopwords_dir": "builtin"},
+        "token_num_filter": {"hf_tokenizer": __file__},
+    }
+    needs_spacy = {"text_action_filter", "text_entity_dependency_filter"}
+    for name in set(places()) - needs_spacy:
         if issubclass(ops.find(name), Filter):
             (bound,) = bind([{name: {**common, **needed.get(name, {})}}])
             assert bound.op.text_key == "meta.caption"

@@ -22,6 +22,7 @@ class NaiveGrouper(Grouper):
     """Join all rows to one batch row, whose fields are lists; no rows stay no rows."""
 
     def groups(self, keys: Sequence[Any]) -> list[list[int]]:
+        """All places."""
         return [list(range(len(keys)))] if keys else []
 
 
@@ -43,6 +44,7 @@ class KeyValueGrouper(Grouper):
         return json.dumps(values, sort_keys=True, default=repr)
 
     def groups(self, keys: Sequence[Any]) -> list[list[int]]:
+        """The places of each key, in order of its first."""
         rows: dict[Any, list[int]] = {}
         for at, key in enumerate(keys):
             rows.setdefault(key, []).append(at)
@@ -97,7 +99,7 @@ def _apart(row: Row) -> Grown | Drop:
 
 
 def value_at(item: Item, dotted: str) -> Any:
-    """The field `a.b.0` of a row, an entry of a list by its number; None where a step is missing."""
+    """The field `a.b` of a row, `a.0` for an entry of a list; None where a step is missing."""
     if dotted in item.row:
         return item.row[dotted]
     value: Any = item.row

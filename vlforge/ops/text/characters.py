@@ -9,35 +9,50 @@ from typing import Any, ClassVar
 from vlforge.ops.base import Bounds, TextFilter
 from vlforge.ops.batch import Batch
 from vlforge.ops.text.classes import ALNUM, SPECIAL
-from vlforge.types import RecipeError
+from vlforge.ops.text.pieces import PYTHIA, token_counter, tokenizer_file
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlphanumericFilter(TextFilter):
     """Keep texts whose share of letters and digits is within bounds.
 
-    Letters and digits are those of `str.isalnum`; an empty text has 0.
+    Letters and digits are those of `str.isalnum`; an empty text has 0. With
+    `tokenization` letters (`str.isalpha`) per token of `hf_tokenizer` are
+    counted: `tokenizer.json`, a tokenizer's folder, a sentencepiece `.model`, or
+    the hub's name of one in its cache, by default the tokenizer of Data-Juicer.
     """
 
     tokenization: bool = False
     min_ratio: float = 0.25
     max_ratio: float = sys.maxsize
-
-    stats: ClassVar = ("alnum_ratio",)
+    hf_tokenizer: str = PYTHIA
 
     def __post_init__(self) -> None:
         if self.tokenization:
-            raise RecipeError(
-                "alphanumeric_filter.tokenization counts letters per token of a language model, "
-                "which is not there yet: set tokenization: false"
-            )
+            tokenizer_file(self.hf_tokenizer, "alphanumeric_filter.hf_tokenizer")
+
+    @property
+    def stats(self) -> tuple[str, ...]:  # type: ignore[override]
+        """By characters or by tokens."""
+        return ("alpha_token_ratio",) if self.tokenization else ("alnum_ratio",)
 
     def bounds(self) -> tuple[Bounds, ...]:
         """Of the share."""
         return ((self.min_ratio, self.max_ratio),)
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
+        if self.tokenization:
+            return (self._letters_per_token(batch),)
         return (batch.table(self.text_key, self.ignore_special_tokens).ratios(ALNUM),)
+
+    def _letters_per_token(self, batch: Batch) -> list[float]:
+        texts = batch.texts(self.text_key, self.ignore_special_tokens)
+        key = "alphanumeric_filter.hf_tokenizer"
+        counts = token_counter(tokenizer_file(self.hf_tokenizer, key), key)(texts)
+        return [
+            sum(map(str.isalpha, text)) / count if count else 0.0
+            for text, count in zip(texts, counts, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from vlforge.ops.base import Bounds, TextFilter
 from vlforge.ops.batch import Batch
+from vlforge.ops.text.pieces import refined_pieces, sentencepiece_file
 from vlforge.types import RecipeError
 
 
@@ -69,29 +70,36 @@ class WordsNumFilter(TextFilter):
     """Keep texts with a number of words within bounds.
 
     Words are parted by blanks, line feeds and tabs; what is nothing but special
-    characters (digits too) is no word.
+    characters (digits too) is no word. With `tokenization` words are the pieces
+    of the sentencepiece model `sp_model`, by default Data-Juicer's download for
+    the language `lang`.
     """
 
     lang: str = "en"
     tokenization: bool = False
     min_num: int = 10
     max_num: int = sys.maxsize
+    sp_model: str = ""
 
     stats: ClassVar = ("num_words",)
 
     def __post_init__(self) -> None:
-        refuse_tokenization("words_num_filter", self.tokenization)
+        if self.tokenization:
+            sentencepiece_file(self.sp_model, self.lang, "words_num_filter")
 
     def bounds(self) -> tuple[Bounds, ...]:
         """In words."""
         return ((self.min_num, self.max_num),)
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
+        if self.tokenization:
+            cut = refined_pieces(self.sp_model, self.lang, "words_num_filter", lower=False)
+            return ([len(cut(t)) for t in batch.texts(self.text_key, self.ignore_special_tokens)],)
         return (batch.table(self.text_key, self.ignore_special_tokens).word_counts(),)
 
 
 def refuse_tokenization(op: str, wanted: bool) -> None:
-    """Say that words cannot be found by a tokenizer's model yet."""
+    """Say that an operator's words cannot be found by a sentencepiece model."""
     if wanted:
         raise RecipeError(
             f"{op}.tokenization finds words by a sentencepiece model, which is not there yet: "

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from vlforge.ops.base import Bounds, TextFilter
 from vlforge.ops.batch import Batch
 from vlforge.ops.text.classes import PlainTable, parts_of, special_characters
-from vlforge.ops.text.lengths import refuse_tokenization
+from vlforge.ops.text.pieces import refined_pieces, sentencepiece_file
 from vlforge.types import RecipeError
 
 
@@ -50,7 +50,9 @@ class WordRepetitionFilter(TextFilter):
     """Keep texts whose share of repeated word n-grams is within bounds.
 
     Words are lower-cased and lose special characters at both ends; words of
-    nothing else vanish.
+    nothing else vanish. With `tokenization` words are the pieces of the
+    sentencepiece model `sp_model`, by default Data-Juicer's download for the
+    language `lang`.
     """
 
     lang: str = "en"
@@ -58,11 +60,13 @@ class WordRepetitionFilter(TextFilter):
     rep_len: int = 10
     min_ratio: float = 0.0
     max_ratio: float = 0.5
+    sp_model: str = ""
 
     stats: ClassVar = ("word_rep_ratio",)
 
     def __post_init__(self) -> None:
-        refuse_tokenization("word_repetition_filter", self.tokenization)
+        if self.tokenization:
+            sentencepiece_file(self.sp_model, self.lang, "word_repetition_filter")
         _check_length("word_repetition_filter", self.rep_len)
 
     def bounds(self) -> tuple[Bounds, ...]:
@@ -70,6 +74,10 @@ class WordRepetitionFilter(TextFilter):
         return ((self.min_ratio, self.max_ratio),)
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
+        if self.tokenization:
+            cut = refined_pieces(self.sp_model, self.lang, "word_repetition_filter")
+            texts = batch.texts(self.text_key, self.ignore_special_tokens)
+            return ([repeated_share(cut(text), self.rep_len) for text in texts],)
         table = batch.table(self.text_key, self.ignore_special_tokens)
         if isinstance(table, PlainTable):
             return ([word_repetition(text, self.rep_len) for text in table.texts],)
@@ -104,7 +112,11 @@ def word_repetition(text: str, length: int) -> float:
     """The share of word n-grams that occur more than once, of one text."""
     if text.count(" ") + text.count("\n") + text.count("\t") < length:
         return 0.0
-    words = words_of(text)
+    return repeated_share(words_of(text), length)
+
+
+def repeated_share(words: list[str], length: int) -> float:
+    """The share of n-grams of words that occur more than once."""
     # Each word of a repeated n-gram is a repeated word, so `length` of them at least.
     if len(words) - len(set(words)) < length:
         return 0.0
