@@ -103,14 +103,16 @@ def test_blank_and_enlarged_pictures_have_no_detail():
     assert contrast_and_sharpness(Image.new("L", (1, 1)))[1] == 0.0
 
 
-def test_detail_reports_a_truncated_file_and_dedup_hashes_it():
+def test_a_truncated_file_is_bad_unless_compat_asks_for_what_there_is():
     detail, dedup = op_of("image_detail_filter"), op_of("image_deduplicator")
-    batch = batch_of([[str(PICTURES / "truncated.jpg")]], detail, dedup)
-    found = detail.measure(batch)
-    assert isinstance(found[0][0], Drop)
-    assert found[0][0].reason == "truncated image"
-    assert "truncated.jpg" in found[0][0].value
-    (key,) = dedup.keys(batch)
+    theirs = op_of("image_deduplicator", compat="data_juicer")
+    for viewers in ((detail, dedup), (detail, dedup, theirs)):
+        batch = batch_of([[str(PICTURES / "truncated.jpg")]], *viewers)
+        for drop in (detail.measure(batch)[0][0], dedup.keys(batch)[0]):
+            assert isinstance(drop, Drop)
+            assert drop.reason == "truncated image"
+            assert "truncated.jpg" in drop.value
+    (key,) = theirs.keys(batch)
     assert isinstance(key, bytes)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
-from vlforge.data.headers import Size, begins_as_picture, size_from_header
+from vlforge.data.headers import BLOCK, Header, Size, begins_as_picture, read_header
 from vlforge.types import DataError
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ MAX_PIXELS = 178_956_970
 """Largest picture that is decoded: half a gigabyte of RGB, the bound at which Pillow refuses."""
 
 _EXIF_ORIENTATION = 0x0112
-_decoding = threading.Lock()
+_SIDEWAYS = (5, 6, 7, 8)
+_TO_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+_tolerating = threading.Lock()
 
 
 class ImageError(DataError):
@@ -33,13 +37,35 @@ class ImageError(DataError):
         self.reason = reason
 
 
+class Picture:
+    """A decoded picture: its pixels, and whether its file was cut off or damaged."""
+
+    __slots__ = ("_orientation", "_upright", "is_truncated", "stored")
+
+    def __init__(self, stored: Image, orientation: int, is_truncated: bool):
+        self.stored = stored
+        """As the file holds it, EXIF orientation not applied."""
+        self.is_truncated = is_truncated
+        self._orientation = orientation
+        self._upright: Image | None = None
+
+    @property
+    def upright(self) -> Image:
+        """In its own mode, EXIF orientation applied."""
+        if self._upright is None:
+            self._upright = _turned(self.stored, self._orientation)
+        return self._upright
+
+
 def header_size(source: Source) -> Size:
     """(width, height) in pixels with EXIF orientation applied; nothing is decoded.
 
     Raises:
         ImageError: the file is missing or no picture; names it.
     """
-    return _size(source, io.BytesIO(source) if isinstance(source, bytes) else None)
+    if isinstance(source, bytes):
+        return _upright_size(_header_of(source, "<bytes>"))
+    return ImageFile(str(source)).size()
 
 
 def load_upright(source: Source, *, truncated: Literal["error", "fill"] = "error") -> Image:
@@ -51,15 +77,9 @@ def load_upright(source: Source, *, truncated: Literal["error", "fill"] = "error
     Raises:
         ImageError: missing, no picture, cut off, or over `MAX_PIXELS`; names it.
     """
-    content = _content(source)
-    width, height = _size(source, io.BytesIO(content))
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            "image too large",
-            f"image {_name(source)} has {width} x {height} pixels, "
-            f"over the bound of {MAX_PIXELS}: shrink it",
-        )
-    return _decode(source, content, truncated)
+    if isinstance(source, bytes):
+        return _picture(source, "<bytes>", fills=truncated == "fill").upright
+    return ImageFile(str(source)).picture(fills=truncated == "fill").upright
 
 
 def load_rgb(source: Source, *, truncated: Literal["error", "fill"] = "error") -> Image:
@@ -88,199 +108,241 @@ def to_rgb(image: Image) -> Image:
 class ImageFile:
     """One picture of a batch: its file is opened at most once, its size found at most once.
 
-    `whole` says that pixels will be wanted, so that the first look reads all of it.
+    `whole` says that pixels will be wanted, so that the first look reads all of
+    it. `is_given` says that the row carried the content, which then stands for
+    the file.
     """
 
-    __slots__ = ("_byte_count", "_content", "_size", "path", "whole")
+    __slots__ = ("_byte_count", "_content", "_header", "is_given", "path", "whole")
 
     def __init__(self, path: str, content: bytes | None = None, *, whole: bool = False):
         self.path = path
         self.whole = whole
+        self.is_given = content is not None
         self._content = content
-        self._size: Size | ImageError | None = None
-        self._byte_count: int | None = None if content is None else len(content)
-
-    @property
-    def source(self) -> Source:
-        """What the loaders take: the content where it is here already, else the path."""
-        return self.path if self._content is None else self._content
+        self._header: Header | ImageError | None = None
+        self._byte_count: int | None = None
 
     def size(self) -> Size:
         """(width, height), EXIF applied, from the header."""
-        if self._size is None:
-            try:
-                self._size = self._read_size()
-            except ImageError as error:
-                self._size = error
-        if isinstance(self._size, ImageError):
-            raise self._size
-        return self._size
+        return _upright_size(self._header or self._find_header())
+
+    def stored_size(self) -> Size:
+        """(width, height) as the file holds them, EXIF orientation not applied."""
+        header = self._header or self._find_header()
+        if isinstance(header, ImageError):
+            raise header
+        return header[:2]
 
     def byte_count(self) -> int:
         """Bytes of the file; it is not opened for that."""
         if self._byte_count is None:
+            if self._content is not None:
+                return len(self._content)
             try:
                 self._byte_count = os.stat(self.path).st_size
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise _unreadable(self.path, error) from None
         return self._byte_count
 
-    def upright(self, *, truncated: Literal["error", "fill"] = "error") -> Image:
-        """As `load_upright`; the content is let go once decoded."""
-        self._read_whole()
-        content, self._content = self._content, None
-        assert content is not None
-        return load_upright(_Named(content, self.path), truncated=truncated)
+    def picture(self, *, fills: bool = False) -> Picture:
+        """The decoded picture; what was read of the file is let go.
 
-    def _read_whole(self) -> None:
+        Args:
+            fills: decode a cut-off or damaged file as far as it goes.
+
+        Raises:
+            ImageError: missing, no picture, over `MAX_PIXELS`, or cut off without `fills`.
+        """
+        content = self._read()
+        if not self.is_given:
+            self._content = None
+        return _picture(content, self.path, fills=fills)
+
+    def _find_header(self) -> Header | ImageError:
+        try:
+            if self.whole or self.is_given:
+                self._header = _header_of(self._read(), self.path)
+            else:
+                self._header, self._byte_count = _header_at(self.path)
+        except ImageError as error:
+            self._header = error
+        return self._header
+
+    def _read(self) -> bytes:
         if self._content is None:
-            self._content = _content(self.path)
+            try:
+                with open(self.path, "rb", buffering=0, opener=_open_to_read) as file:
+                    self._content = file.readall()
+            except (OSError, ValueError) as error:
+                raise _unreadable(self.path, error) from None
             self._byte_count = len(self._content)
-
-    def _read_size(self) -> Size:
-        if self.whole:
-            self._read_whole()
-        if self._content is not None:
-            return _size(self.path, io.BytesIO(self._content))
-        size, self._byte_count = _jpeg_size_and_bytes(self.path)
-        return size or _size(self.path, None)
+        return self._content
 
 
-class _Named(bytes):
-    """A file's content that still knows its name, for messages."""
-
-    name: str
-
-    def __new__(cls, content: bytes, name: str) -> _Named:
-        self = super().__new__(cls, content)
-        self.name = name
-        return self
+def _open_to_read(path: str, flags: int) -> int:
+    """Opening that does not wait at a pipe."""
+    return os.open(path, flags | _TO_OPEN)
 
 
-def _name(source: Source) -> str:
-    if isinstance(source, bytes):
-        return getattr(source, "name", "<bytes>")
-    return str(source)
+def _upright_size(header: Header | ImageError) -> Size:
+    if isinstance(header, ImageError):
+        raise header
+    width, height, is_sideways = header
+    return (height, width) if is_sideways else (width, height)
 
 
-def _content(source: Source) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    try:
-        with open(source, "rb", buffering=0) as file:
-            return file.readall()
-    except OSError as error:
-        raise _unreadable(str(source), error) from None
+def _header_of(content: bytes, name: str) -> Header:
+    found = read_header(content, len(content), lambda at, count: content[at : at + count])
+    return found or _header_by_pillow(name, content, io.BytesIO(content))
 
 
-def _size(source: Source, opened: io.BytesIO | None) -> Size:
-    try:
-        if opened is not None:
-            found = size_from_header(opened)
-        else:
-            assert not isinstance(source, bytes)
-            with open(source, "rb", buffering=4096) as file:
-                found = size_from_header(file)
-    except OSError as error:
-        raise _unreadable(_name(source), error) from None
-    return found or _size_by_pillow(source, opened)
+def _header_at(path: str) -> tuple[Header, int]:
+    """Header and length of a file, in four system calls where its first block is enough.
 
-
-def _jpeg_size_and_bytes(path: str) -> tuple[Size | None, int]:
-    """The size of a jpeg whose first 4 KB tell it, else None; and the file's length.
-
-    Three system calls instead of the eight of an opened file: most of the cost
-    of a pass over headers is here.
+    They are most of the cost of a pass over headers.
     """
     try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
-            head = os.read(number, 4096)
-            length = os.fstat(number).st_size
-        finally:
-            os.close(number)
+        number = os.open(path, _TO_OPEN)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    try:
+        head = os.read(number, BLOCK)
+        length = len(head) if len(head) < BLOCK else os.lseek(number, 0, os.SEEK_END)
+
+        def more(at: int, count: int) -> bytes:
+            os.lseek(number, at, os.SEEK_SET)
+            return os.read(number, count)
+
+        found = read_header(head, length, more)
+        if found is None:
+            with open(number, "rb", closefd=False) as file:
+                file.seek(0)
+                found = _header_by_pillow(path, head, file)
     except OSError as error:
         raise _unreadable(path, error) from None
-    is_jpeg = head.startswith(b"\xff\xd8\xff")
-    return (size_from_header(io.BytesIO(head)) if is_jpeg else None), length
+    finally:
+        os.close(number)
+    return found, length
 
 
-def _size_by_pillow(source: Source, opened: io.BytesIO | None) -> Size:
-    from PIL import Image, UnidentifiedImageError
+def _header_by_pillow(name: str, head: bytes, file: IO[bytes]) -> Header:
+    from PIL import Image
 
-    if opened is not None:
-        opened.seek(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(opened if opened is not None else str(source)) as image:
+    with _tolerance(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file) as image:
                 width, height = image.size
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except FileNotFoundError as error:
-        raise _unreadable(_name(source), error) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
-        raise _no_picture(source) from None
-    except Image.DecompressionBombError:
-        raise ImageError(
-            "image too large", f"image {_name(source)} is over {MAX_PIXELS} pixels: shrink it"
-        ) from None
-    return (height, width) if turned in (5, 6, 7, 8) else (width, height)
+                is_upright = image.format == "TIFF"  # Pillow exchanges its sides itself
+                turned = not is_upright and _orientation_of(image) in _SIDEWAYS
+        except Image.DecompressionBombError:
+            raise _too_large(name, "") from None
+        except Exception:  # whatever a parser stumbles over, the file is at fault
+            raise _no_picture(name, head) from None
+    return width, height, turned
 
 
-def _decode(source: Source, content: bytes, truncated: Literal["error", "fill"]) -> Image:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _orientation_of(image: Image) -> int:
+    """EXIF orientation, 1 where EXIF cannot be read."""
+    try:
+        found = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged block says nothing, the picture may still be good
+        return 1
+    return found if isinstance(found, int) else 1
 
+
+def _turned(image: Image, orientation: int) -> Image:
+    from PIL.Image import Transpose
+
+    how = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return image if how is None else image.transpose(how)
+
+
+def _picture(content: bytes, name: str, *, fills: bool) -> Picture:
+    """Decode a file's content, unless its header claims more than `MAX_PIXELS`."""
+    width, height, _ = _header_of(content, name)
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width} x {height} pixels")
+    fault = ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image: Image.Image = Image.open(io.BytesIO(content))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-            raise _no_picture(source, content) from None
-        except Image.DecompressionBombError as error:
-            raise ImageError("image too large", f"image {_name(source)}: {error}") from None
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-            if truncated == "error":
-                raise ImageError(
-                    "truncated image",
-                    f"image {_name(source)} is cut off or damaged ({error}): fetch it again",
-                ) from None
-            image = _decode_cut_off(source, content)
-        if image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1):
-            image = ImageOps.exif_transpose(image)
-    return image
+            return _decode(content, name, is_truncated=False)
+        except ImageError:
+            raise
+        except Exception as error:  # whatever a parser stumbles over, the file is at fault
+            fault = str(error)
+        if not fills:
+            raise _cut_off(name, fault)
+        with _tolerance():
+            try:
+                return _decode(content, name, is_truncated=True)
+            except ImageError:
+                raise
+            except Exception:
+                raise _no_picture(name, content) from None
 
 
-def _decode_cut_off(source: Source, content: bytes) -> Image:
-    """Decode as far as the file goes; Pillow's switch for that is global, so one at a time."""
+def _decode(content: bytes, name: str, *, is_truncated: bool) -> Picture:
     from PIL import Image
+
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content))
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error)) from None
+    return Picture(image, _orientation_of(image), is_truncated)
+
+
+@contextlib.contextmanager
+def _tolerance() -> Iterator[None]:
+    """Pillow reads cut-off files as far as they go; its switch is global, so one at a time."""
     from PIL import ImageFile as PillowFiles
 
-    with _decoding:
-        before = PillowFiles.LOAD_TRUNCATED_IMAGES
-        PillowFiles.LOAD_TRUNCATED_IMAGES = True
+    settings: Any = PillowFiles
+    with _tolerating:
+        before = settings.LOAD_TRUNCATED_IMAGES
+        settings.LOAD_TRUNCATED_IMAGES = True
         try:
-            image: Image.Image = Image.open(io.BytesIO(content))
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError):
-            raise _no_picture(source, content) from None
+            yield
         finally:
-            PillowFiles.LOAD_TRUNCATED_IMAGES = before
-    return image
+            settings.LOAD_TRUNCATED_IMAGES = before
 
 
-def _unreadable(name: str, error: OSError) -> ImageError:
+def _unreadable(name: str, error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ImageError("missing image", f"image {name} does not exist: check its path")
-    return ImageError("unreadable image", f"image {name} cannot be read: {error.strerror or error}")
+    what = getattr(error, "strerror", None) or error
+    return ImageError("unreadable image", f"image {name} cannot be read: {what}")
 
 
-def _no_picture(source: Source, content: bytes = b"") -> ImageError:
+def _no_picture(name: str, content: bytes) -> ImageError:
     if begins_as_picture(content):
         return ImageError(
-            "truncated image", f"image {_name(source)} is cut off in its header: fetch it again"
+            "truncated image", f"image {name} is cut off or damaged in its header: fetch it again"
         )
     return ImageError(
-        "unreadable image", f"image {_name(source)} is not a picture that can be read: replace it"
+        "unreadable image", f"image {name} is not a picture that can be read: replace it"
+    )
+
+
+def _cut_off(name: str, fault: str) -> ImageError:
+    return ImageError(
+        "truncated image", f"image {name} is cut off or damaged ({fault}): fetch it again"
+    )
+
+
+def _too_large(name: str, what: str) -> ImageError:
+    claim = f"has {what}, over" if what.endswith("pixels") else "is over"
+    return ImageError(
+        "image too large", f"image {name} {claim} the bound of {MAX_PIXELS} pixels: shrink it"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlforge.data.images import ImageError, ImageFile, load_upright, to_rgb
+from vlforge.data.images import ImageError, ImageFile, Picture, to_rgb
 from vlforge.ops.base import Operator, PixelOperator, look_up
 from vlforge.ops.text.classes import FEW_CHARACTERS, PlainTable
 from vlforge.types import (
@@ -93,66 +93,92 @@ class Files:
 
     def __init__(self, viewers: Sequence[PixelOperator] = ()):
         self.viewers = tuple(viewers)
-        self._files: dict[str, ImageFile] = {}
-        self._views: dict[str, list[Any]] = {}
-        self._decoded: dict[str, Image] = {}
+        self._fills = any(map(_is_theirs, viewers))
+        self._files: dict[Any, ImageFile] = {}
+        self._views: dict[ImageFile, list[Any]] = {}
+        self._decoded: dict[tuple[ImageFile, bool], Image] = {}
         self._decoded_bytes = 0
 
     def get(self, path: str, content: bytes | None = None) -> ImageFile:
         """The file at `path`; `content` stands for it where the row carries its bytes."""
-        key = path if content is None else f"{path}\0{id(content)}"
+        key = path if content is None else (path, content)
         file = self._files.get(key)
         if file is None:
             file = self._files[key] = ImageFile(path, content, whole=bool(self.viewers))
         return file
 
     def view(self, file: ImageFile, viewer: PixelOperator) -> Any:
-        """What `viewer` makes of the picture; all viewers look when it is decoded first.
+        """What `viewer` makes of the picture; when it is decoded all later viewers look too.
 
         Raises:
             ImageError: the picture cannot be decoded, or the viewer refuses it.
         """
-        views = self._views.get(file.path)
-        if views is None:
-            views = self._views[file.path] = self._look(file)
-        found = views[self.viewers.index(viewer)]
+        at = self.viewers.index(viewer)
+        views = self._views.get(file)
+        if views is None or views[at] is _UNSEEN:
+            views = self._views[file] = [_UNSEEN] * at + self._look(file, self.viewers[at:])
+        found = views[at]
         if isinstance(found, ImageError):
             raise found
         return found
 
-    def rgb(self, file: ImageFile) -> Image:
-        """The picture in RGB; a cut-off file raises. Decoded once while the cache lasts."""
-        image = self._decoded.get(file.path)
+    def rgb(self, file: ImageFile, compat: str = "") -> Image:
+        """The picture in RGB; a cut-off file raises unless `compat` is `data_juicer`.
+
+        Decoded once while the cache lasts.
+        """
+        is_theirs = compat == "data_juicer"
+        image = self._decoded.get((file, is_theirs))
         if image is None:
-            image = to_rgb(load_upright(file.source))
-            size = image.width * image.height * 3
-            if self._decoded_bytes + size <= CACHE_BYTES:
-                self._decoded[file.path] = image
-                self._decoded_bytes += size
+            image = self._kept(file, file.picture(fills=is_theirs), is_theirs)
         return image
 
-    def _look(self, file: ImageFile) -> list[Any]:
+    def _look(self, file: ImageFile, viewers: Sequence[PixelOperator]) -> list[Any]:
         try:
-            image, is_truncated = _decoded(file)
+            picture = file.picture(fills=self._fills)
         except ImageError as error:
-            return [error] * len(self.viewers)
+            return [error] * len(viewers)
         views: list[Any] = []
-        for viewer in self.viewers:
+        for viewer in viewers:
             try:
-                views.append(viewer.view(image, is_truncated))
+                image = _shown(file, picture, _is_theirs(viewer))
+                views.append(viewer.view(image, picture.is_truncated))
+                if getattr(viewer, "keeps_pictures", False):
+                    self._kept(file, picture, _is_theirs(viewer))
             except ImageError as error:
-                views.append(error)
+                views.append(_named(error, file))
         return views
 
+    def _kept(self, file: ImageFile, picture: Picture, is_theirs: bool) -> Image:
+        image = to_rgb(_shown(file, picture, is_theirs))
+        size = image.width * image.height * 3
+        if self._decoded_bytes + size <= CACHE_BYTES:
+            self._decoded[file, is_theirs] = image
+            self._decoded_bytes += size
+        return image
 
-def _decoded(file: ImageFile) -> tuple[Image, bool]:
-    source = file.source
-    try:
-        return file.upright(), False
-    except ImageError as error:
-        if error.reason != "truncated image":
-            raise
-    return load_upright(source, truncated="fill"), True
+
+_UNSEEN = object()
+
+
+def _is_theirs(viewer: Any) -> bool:
+    return getattr(viewer, "compat", "") == "data_juicer"
+
+
+def _shown(file: ImageFile, picture: Picture, is_theirs: bool) -> Image:
+    """The picture as an operator sees it: whole and upright.
+
+    By Data-Juicer's ways also a cut-off one, and one from a row's bytes as it is stored.
+    """
+    if picture.is_truncated and not is_theirs:
+        raise ImageError("truncated image", "is cut off or damaged: fetch it again")
+    return picture.stored if is_theirs and file.is_given else picture.upright
+
+
+def _named(error: ImageError, file: ImageFile) -> ImageError:
+    """The error of an operator that did not know the file's name."""
+    says_it = file.path in str(error)
+    return error if says_it else ImageError(error.reason, f"image {file.path} {error}")
 
 
 @dataclass
@@ -185,8 +211,10 @@ class Batch:
         for item in self.items:
             paths = item.row.get(op.image_key) or []
             content = item.row.get(op.image_bytes_key)
-            if isinstance(content, list) and len(content) == len(paths):
-                out.append([self.files.get(p, c) for p, c in zip(paths, content, strict=True)])
+            if isinstance(content, list) and content:
+                given = [c if isinstance(c, bytes) else None for c in content]
+                given += [None] * (len(paths) - len(given))
+                out.append(list(map(self.files.get, paths, given)))
             else:
                 out.append([self.files.get(path) for path in paths])
         return out

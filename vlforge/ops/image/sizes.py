@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from vlforge.data.images import ImageFile
 from vlforge.ops.base import Bounds, ImageFilter
-from vlforge.types import Need
+from vlforge.types import Need, RecipeError
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgtpezy]?)(?:i?b)?\s*", re.I)
 _POWERS = "kmgtpezy"
@@ -18,7 +18,14 @@ _POWERS = "kmgtpezy"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAspectRatioFilter(ImageFilter):
-    """Keep rows whose pictures have a width / height within bounds (EXIF applied)."""
+    """Keep rows whose pictures have a width / height within bounds.
+
+    From the header, EXIF orientation applied: nothing is decoded, so a file that
+    is cut off behind its header stays. `compat: data_juicer` does not apply the
+    orientation of pictures that the row carries as bytes.
+
+    Statistics: `aspect_ratios`, one per picture.
+    """
 
     min_ratio: float = 0.333
     max_ratio: float = 3.0
@@ -32,7 +39,7 @@ class ImageAspectRatioFilter(ImageFilter):
 
     def look(self, file: ImageFile) -> tuple[Any, ...]:
         """Width / height of one picture."""
-        width, height = file.size()
+        width, height = _size(self, file)
         return (width / height,)
 
 
@@ -40,7 +47,12 @@ class ImageAspectRatioFilter(ImageFilter):
 class ImageShapeFilter(ImageFilter):
     """Keep rows whose pictures have a width and height within bounds.
 
-    Pixels, from the header with EXIF orientation applied.
+    Both of the same picture, in pixels, from the header with EXIF orientation
+    applied: nothing is decoded, so a file that is cut off behind its header
+    stays. `compat: data_juicer` does not apply the orientation of pictures that
+    the row carries as bytes.
+
+    Statistics: `image_width` and `image_height`, one per picture.
     """
 
     min_width: int = 1
@@ -57,14 +69,18 @@ class ImageShapeFilter(ImageFilter):
 
     def look(self, file: ImageFile) -> tuple[Any, ...]:
         """Width and height of one picture."""
-        return file.size()
+        return _size(self, file)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSizeFilter(ImageFilter):
     """Keep rows whose picture files have a size within bounds, such as `1.5kb` or `10 MB`.
 
-    Units are powers of 1024. The files are not opened: a broken one has a size.
+    Units are powers of 1024; a bare number is bytes. The files are not opened: a
+    broken one has a size. `compat: data_juicer` reads the digits of a bound and
+    leaves its point and sign out: there `1.5kb` is 15 kb.
+
+    Statistics: `image_sizes`, bytes, one per picture.
     """
 
     min_size: str | int | float = "0"
@@ -78,11 +94,18 @@ class ImageSizeFilter(ImageFilter):
 
     def bounds(self) -> tuple[Bounds, ...]:
         """In bytes."""
-        return ((size_in_bytes(self.min_size), size_in_bytes(self.max_size)),)
+        read = digits_in_bytes if self.compat == "data_juicer" else size_in_bytes
+        return ((read(self.min_size), read(self.max_size)),)
 
     def look(self, file: ImageFile) -> tuple[Any, ...]:
         """Bytes of one file."""
         return (file.byte_count(),)
+
+
+def _size(op: ImageFilter, file: ImageFile) -> tuple[int, int]:
+    """Width and height; with `compat` those of bytes as Data-Juicer sees them, not turned."""
+    is_theirs = file.is_given and op.compat == "data_juicer"
+    return file.stored_size() if is_theirs else file.size()
 
 
 @functools.lru_cache(maxsize=64)
@@ -90,13 +113,29 @@ def size_in_bytes(size: str | int | float) -> float:
     """`1.5kb` -> 1536; a bare number is bytes.
 
     Raises:
-        ValueError: neither a number nor a number with a unit.
+        RecipeError: neither a number nor a number with a unit.
     """
     if isinstance(size, int | float):
         return size
     found = _SIZE.fullmatch(size)
     if found is None:
-        raise ValueError(f"{size!r} is no size: write 500, 10kb or 1.5MB")
+        raise RecipeError(f"image_size_filter: {size!r} is no size: write 500, 10kb or 1.5MB")
     number, unit = found.groups()
     value = float(number) * 1024 ** (1 + _POWERS.index(unit.lower()) if unit else 0)
     return int(value) if value.is_integer() else value
+
+
+def digits_in_bytes(size: str | int | float) -> float:
+    """A size as Data-Juicer reads it: all its digits, then all its letters as the unit.
+
+    Raises:
+        RecipeError: no digit, or letters that are no unit.
+    """
+    if isinstance(size, int | float):
+        return size
+    digits = "".join(filter(str.isdigit, size))
+    unit = "".join(filter(str.isalpha, size)).lower()
+    known = {"": 0} | {f"{p}{i}b": at for at, p in enumerate(_POWERS, 1) for i in ("", "i")}
+    if not digits or unit not in known:
+        raise RecipeError(f"image_size_filter: {size!r} is no size to Data-Juicer: write 10kb")
+    return int(float(digits)) * 1024 ** known[unit]
