@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/data.py`: made pictures and captions, recipes, measuring, comparing."""
