@@ -72,7 +72,6 @@ class ProcessConfig:
     op_list_to_trace: tuple[str, ...] = ()
     trace_num: int = 10
     trace_keys: tuple[str, ...] = ()
-    op_fusion: bool = True
     custom_operator_paths: tuple[str, ...] = ()
     executor_type: Literal["default", "ray", "ray_partitioned"] = "default"
     ray_address: str = "auto"

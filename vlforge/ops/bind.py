@@ -10,39 +10,40 @@ from vlforge.ops.base import Operator
 from vlforge.ops.index import find
 from vlforge.types import RecipeError
 
-WITHOUT_EFFECT = frozenset(
-    {
-        "accelerator",
-        "audio_key",
-        "auto_op_parallelism",
-        "batch_mode",
-        "batch_size",
-        "cpu_required",
-        "ctx",
-        "gpu_required",
-        "history_key",
-        "index_key",
-        "instruction_key",
-        "mem_required",
-        "memory",
-        "num_cpus",
-        "num_gpus",
-        "num_proc",
-        "prompt_field_key",
-        "query_key",
-        "ray_execution_mode",
-        "response_key",
-        "runtime_env",
-        "skip_op_error",
-        "stats_export_path",
-        "system_key",
-        "trust_remote_code",
-        "turbo",
-        "video_key",
-        "work_dir",
-    }
-)
-"""Data-Juicer's keys about how to run: accepted, and without effect on a result."""
+_ANY = object()
+NO_EFFECT: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        """accelerator adaptive_batching batch_mode cpu_required ctx gpu_required
+        input_columns mem_required memory num_cpus num_gpus output_columns ray_execution_mode
+        runtime_env use_actor""".split(),
+        (None, 0, 1),
+    ),
+    "audio_key": ("audios",),
+    "auto_op_parallelism": (True, False),
+    "batch_size": (None, 10, 1000),
+    "history_key": ("history",),
+    "instruction_key": ("instruction",),
+    "num_proc": (_ANY,),
+    "prompt_field_key": (_ANY,),
+    "prompt_key": (None, "prompt"),
+    "query_key": ("query",),
+    "response_key": ("response",),
+    "skip_op_error": (True,),
+    "system_key": ("system",),
+    "trust_remote_code": (_ANY,),
+    "turbo": (False,),
+    "video_key": ("videos",),
+    "work_dir": (_ANY,),
+}
+"""Data-Juicer's keys of every operator that are about how it runs, or other media.
+
+The values are those that stand there anyway; another one is worth a note.
+"""
+REFUSED: Mapping[str, str] = {
+    "index_key": "add the field before, e.g. with python_lambda_mapper",
+    "stats_export_path": "every row's statistics are in stats.jsonl and dropped.jsonl",
+}
+"""Keys of every operator that would write something else, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +96,46 @@ def bind(
     return bound
 
 
-def _bind(name: str, place: int, params: Any, shared: Mapping[str, str]) -> Bound:
-    cls = find(name)
+def effective(name: str, params: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+    """The parameters that an operator uses, and the other keys that ask for something.
+
+    Raises:
+        RecipeError: no such operator, no table of keys, or a key that is refused.
+    """
+    own = {field.name for field in fields(find(name))}
     if params is None:
         params = {}
     if not isinstance(params, Mapping):
         raise RecipeError(f"{name} is given {params!r}, not a table of keys")
+    used: dict[str, Any] = {}
+    idle: list[str] = []
+    for key, value in params.items():
+        if key not in own and key in REFUSED:
+            if value is not None:
+                raise RecipeError(f"{name}.{key} is {value!r}; remove it: {REFUSED[key]}")
+        elif key in own or key not in NO_EFFECT:
+            used[key] = value
+        elif not _stands_there_anyway(key, value):
+            idle.append(key)
+    return used, idle
+
+
+def _stands_there_anyway(key: str, value: Any) -> bool:
+    return any(known is _ANY or known == value for known in NO_EFFECT[key])
+
+
+def _bind(name: str, place: int, params: Any, shared: Mapping[str, str]) -> Bound:
+    values, idle = effective(name, params)
+    cls = find(name)
     own = {f.name for f in fields(cls)}
-    without_effect = [key for key in params if key in WITHOUT_EFFECT and key not in own]
-    values = {key: value for key, value in params.items() if key not in without_effect}
     for key in values:
         if key not in own:
             raise RecipeError(f"{name}: unknown key {key!r}{_nearest(key, own)}")
     defaults = {key: value for key, value in shared.items() if key in own}
-    op = _validated(name, cls, defaults | values)
-    notes = tuple(f"{name}.{key} has no effect here" for key in without_effect)
-    return Bound(name, place, dict(params), op, notes)
+    given = {key: value for key, value in values.items() if value is not None or key not in shared}
+    op = _validated(name, cls, defaults | given)
+    notes = (f"{name}: without effect here: {', '.join(idle)}",) if idle else ()
+    return Bound(name, place, dict(params or {}), op, notes)
 
 
 def _validated(name: str, cls: type[Any], values: dict[str, Any]) -> Operator:
