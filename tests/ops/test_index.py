@@ -63,10 +63,21 @@ def test_all_mistakes_are_told_at_once():
 def test_keys_of_how_to_run_are_taken_without_effect_and_noted():
     (bound,) = bind([{"text_length_filter": {"min_len": 3, "num_proc": 4, "accelerator": "cuda"}}])
     assert bound.op.min_len == 3
-    assert bound.notes == (
-        "text_length_filter.num_proc has no effect here",
-        "text_length_filter.accelerator has no effect here",
-    )
+    assert bound.notes == ("text_length_filter: without effect here: num_proc, accelerator",)
+
+
+def test_keys_of_how_to_run_that_say_what_is_anyway_so_are_not_noted():
+    idle = {"accelerator": None, "cpu_required": 1, "mem_required": 0, "batch_size": 1000,
+            "num_proc": -1, "audio_key": "audios", "skip_op_error": True}  # fmt: skip
+    (bound,) = bind([{"text_length_filter": idle}])
+    assert bound.notes == ()
+
+
+@pytest.mark.parametrize("key", ["index_key", "stats_export_path"])
+def test_a_key_that_would_write_something_else_is_refused_unless_empty(key):
+    bind([{"text_length_filter": {key: None}}])
+    with pytest.raises(RecipeError, match=f"text_length_filter.{key} is 'x'; remove it: "):
+        bind([{"text_length_filter": {key: "x"}}])
 
 
 def test_common_keys_are_taken_by_every_filter(tmp_path):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,14 +17,27 @@ from vlforge.cli.run import run_and_say
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import DataError, RecipeError
 
+if TYPE_CHECKING:
+    from vlforge.engine.config import ProcessConfig
+
 FREE_OPTIONS = {"ignore_unknown_options": True}
 EXAMPLES = """\b
 Examples:
   vlforge process clean.yaml
   vlforge process clean.yaml np=8 image_shape_filter.min_width=64
   vlforge process --config clean.yaml --np 8 --dataset_path in.jsonl --export_path out.jsonl
+  vlforge process clean.yaml --limit 1000                   a first look at the first rows
+  vlforge process clean.yaml --sample 1000                  … or at some of all rows
+  vlforge process clean.yaml "dataset_path=0.5 a.jsonl 2 b.parquet"
+  vlforge process clean.yaml export_path=kept.parquet strict=true
   vlforge process recipes/photos.yaml     up to the last `process` stage of a recipe
+
+Then:
+  vlforge why ID kept.process             one row's whole story
+  vlforge list keys                       every key of a recipe; `list ops` every operator
 """
+_MANY = "custom_operator_paths"
+"""The one option of Data-Juicer that several words may follow."""
 
 
 def process(
@@ -45,9 +58,20 @@ def process(
             help="Folder for statistics, dropped rows and trace.", show_default="beside the export"
         ),
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N rows.", metavar="N")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="N rows drawn from all, in order.", metavar="N")
+    ] = None,
 ) -> None:
-    """Clean and rewrite a dataset; no row is lost without a reason."""
+    """Clean and rewrite a dataset; no row is lost without a reason.
+
+    RECIPE is a Data-Juicer recipe or one of ours. Any of its keys may be changed
+    as key=value or --key value, those of an operator as operator.key=value.
+    """
     given, changes = split_words(words or [])
+    changes += [(k, str(v)) for k, v in (("limit", limit), ("sample", sample)) if v is not None]
     if given is not None and config is not None:
         raise RecipeError(f"two recipes given, {given} and {config}; name one")
     if given is None and config is None:
@@ -82,6 +106,8 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]
             waiting = key.replace("-", "_")
         elif equals:
             changes.append((key.replace("-", "_") if is_option else key, value))
+        elif changes and changes[-1][0] == _MANY and not word.endswith((".yaml", ".yml")):
+            changes[-1] = (_MANY, _appended(changes[-1][1], word))
         elif recipe is None:
             recipe = word
         else:
@@ -89,9 +115,18 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]
     return recipe, changes
 
 
+def _appended(words: str, word: str) -> str:
+    """One more word in a YAML list."""
+    held = words.removeprefix("[").removesuffix("]")
+    return f"[{held}, {word}]"
+
+
 def _is_ours(path: Path) -> bool:
+    from vlforge.recipe.adopt.printed_table import is_printed_table
     from vlforge.recipe.source import read_source
 
+    if is_printed_table(path):
+        return False
     tree = read_source(path).plain()
     return "stages" in tree or "kind" in tree
 
@@ -100,41 +135,79 @@ def _run_stages(path: Path, changes: Sequence[tuple[str, str]], out: Path | None
     from vlforge.recipe.graph import expand
     from vlforge.recipe.load import load_recipe
 
-    overrides = [f"{key}={value}" for key, value in changes]
+    first_look = [(key, value) for key, value in changes if key in ("limit", "sample")]
+    overrides = [f"{key}={value}" for key, value in changes if (key, value) not in first_look]
     nodes = expand(load_recipe(path, overrides))
     last = [node.stage for node in nodes if node.kind == "process"]
     if not last:
         raise RecipeError(f"{path}: no stage of kind process; try `vlforge run {path}`")
+    overrides += [f"stages.{last[0]}.{key}={value}" for key, value in first_look]
     run_and_say(path, choose(overrides, run_dir=out, until=last[-1]))
 
 
 def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> None:
-    from vlforge.recipe.adopt.data_juicer import read_data_juicer
+    from vlforge.recipe.adopt.data_juicer import adopt
 
-    config = read_data_juicer(path, changes)
-    config = replace(config, dataset_path=str(_dataset(config.dataset_path, path)))
+    adopted = adopt(path, changes)
+    config = _located(adopted.config, path)
+    if config.export_path:
+        config = replace(config, export_path=str(Path(config.export_path).absolute()))
     export = Path(config.export_path) if config.export_path else None
-    if export is not None:
-        _check_export(export, Path(config.dataset_path))
+    _check_export(export, config)
     work = out or _work_folder(export, path)
-    if config.extra:
-        note_line(f"without effect here: {', '.join(config.extra)}")
-    from vlforge.engine.export import export_stats
-    from vlforge.engine.local import run_process
-
+    for note in adopted.notes:
+        note_line(note)
+    _save_settings(config, work)
     with progress("process") as shown:
-        funnel = run_process(
-            replace(config, export_path=""),
+        funnel = _runner(config)(
+            replace(config, export_path="", extra={}),
             work,
             models=_models(config),
+            seed=config.seed,
             workers=config.np,
             progress=shown,
             log=_show_note,
         )
-    if export is not None:
-        _place(work / "data.jsonl", export)
-        export_stats(work / "stats.jsonl", export.with_name(f"{export.stem}_stats.jsonl"))
-    _say(funnel, export or work / "data.jsonl", work)
+    files = _exported(work, export, config)
+    if config.open_tracer is True:
+        from vlforge.engine.tracing import write_traces
+
+        write_traces(work, funnel, config)
+    _say(funnel, files, work)
+
+
+def _runner(config: ProcessConfig) -> Any:
+    """`run_process`, or the function that does the same on a cluster."""
+    if config.executor_type == "default":
+        from vlforge.engine.local import run_process
+
+        return run_process
+    from vlforge.engine.cluster import run_on_ray
+
+    return run_on_ray
+
+
+def _save_settings(config: ProcessConfig, work: Path) -> None:
+    from vlforge.cli.resolved import RECIPE, show_settings, write_settings
+    from vlforge.engine.outputs import cannot_write
+
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_settings(config, work / RECIPE)
+    except OSError as error:
+        raise cannot_write(work, error) from None
+    show_settings(config, shown_path(work / RECIPE))
+
+
+def _exported(work: Path, export: Path | None, config: ProcessConfig) -> list[Path]:
+    """Where the kept rows are."""
+    if export is None:
+        return [work / "data.jsonl"]
+    from vlforge.engine.export import export as write
+    from vlforge.engine.source import open_source
+
+    roots = [] if config.absolute_paths else open_source(config).roots()
+    return write(work, export, config, roots)
 
 
 def _show_note(event: Mapping[str, Any]) -> None:
@@ -142,21 +215,50 @@ def _show_note(event: Mapping[str, Any]) -> None:
         note_line(str(event["note"]))
 
 
-def _check_export(export: Path, dataset: Path) -> None:
+def _check_export(export: Path | None, config: ProcessConfig) -> None:
+    from vlforge.engine.export import export_type
+    from vlforge.engine.inputs import named_parts
+
+    if export is None:
+        if config.export_type not in ("", "jsonl"):
+            raise RecipeError(f"export_type is {config.export_type}: name the file by export_path")
+        return
     if export.is_dir():
-        raise DataError(f"{export}: export_path is a folder; name a file, e.g. {export}/kept.jsonl")
+        example = shown_path(export / "kept.jsonl")
+        raise DataError(
+            f"{shown_path(export)}: export_path is a folder; name a file, e.g. {example}"
+        )
     if export.exists() and not export.is_file():
         raise DataError(f"{export}: export_path is no regular file; name another")
-    if export.absolute() == dataset:
-        raise DataError(f"{export}: export_path is the dataset itself; name another file")
+    for part in map(Path, (part.path for part in named_parts(config))):
+        if export.absolute() == part:
+            raise DataError(f"{export}: export_path is the dataset itself; name another file")
+        if part.is_dir() and export.absolute().is_relative_to(part):
+            note_line(f"{export} lies in the dataset's folder: the next run would read it too")
+    export_type(config)
 
 
-def _dataset(given: str, recipe: Path) -> Path:
-    """The dataset from the working folder, as Data-Juicer finds it, else beside the recipe."""
-    for path in (Path(given), recipe.parent / given):
-        if path.exists():
-            return path.absolute()
-    raise DataError(f"{given}: no such dataset (dataset_path of {recipe}); give the jsonl file")
+def _located(config: ProcessConfig, recipe: Path) -> ProcessConfig:
+    """The recipe with its datasets' paths absolute."""
+    from vlforge.engine.inputs import named_parts
+
+    def place(given: str) -> str:
+        for path in (Path(given), recipe.parent / given):
+            if path.exists():
+                return str(path.absolute())
+        raise DataError(f"{given}: no such dataset (named in {recipe}); give the file or folder")
+
+    if config.dataset_path:
+        named = named_parts(config)
+        if len(named) == 1 and named[0].path == config.dataset_path:
+            return replace(config, dataset_path=place(config.dataset_path))
+        words = [f"{part.weight:g} {shlex.quote(place(part.path))}" for part in named]
+        return replace(config, dataset_path=" ".join(words))
+    mix = config.dataset
+    if mix is None or not mix.configs:
+        raise RecipeError(f"{recipe}: dataset_path is missing; name the file to read")
+    parts = tuple(replace(part, path=place(part.path)) for part in mix.configs)
+    return replace(config, dataset=replace(mix, configs=parts))
 
 
 def _work_folder(export: Path | None, recipe: Path) -> Path:
@@ -178,15 +280,7 @@ def _models(config: Any) -> Any:
     return LocalModels(device="auto", threads=os.cpu_count() or 1)
 
 
-def _place(source: Path, target: Path) -> None:
-    """A copy of `source` at `target`, there in whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, part)
-    os.replace(part, target)
-
-
-def _say(funnel: dict[str, Any], data: Path, work: Path) -> None:
+def _say(funnel: dict[str, Any], files: Sequence[Path], work: Path) -> None:
     from vlforge.reports.numbers import seconds
 
     rows = [
@@ -194,9 +288,11 @@ def _say(funnel: dict[str, Any], data: Path, work: Path) -> None:
         for op in funnel["ops"]
     ]
     table(("operator", "rows in", "dropped", "changed", "rows out"), rows, right=(1, 2, 3, 4))
-    bad = f", {funnel['bad_lines']} unreadable lines" if funnel.get("bad_lines") else ""
+    reasons = funnel.get("bad_reasons") or {}
+    bad = "".join(f", {count} {reason}" for reason, count in reasons.items())
     kept = f"{funnel['rows_out']} of {funnel['rows_in']} rows{bad}"
     plain_line(f"Kept    {kept}, {seconds(funnel['seconds'])}")
-    plain_line(f"Data    {shown_path(data)}")
+    shards = f" and {len(files) - 1} more shards" if len(files) > 1 else ""
+    plain_line(f"Data    {shown_path(files[0])}{shards}")
     plain_line(f"Dropped {shown_path(work / 'dropped.jsonl')}, each row with its reason")
     plain_line(f"Next    vlforge report {shown_path(work)}")

@@ -31,10 +31,12 @@ class ProcessConfig:
     `{operator: parameters}`. `dataset_path` is a file, a folder, or several with
     weights ("0.5 a.jsonl 2 b.parquet"); `dataset` names several in a table.
     `export_path` may be empty inside a run, where the stage folder is the place.
-    `limit` takes the first rows, `sample` that many rows drawn by `seed`, in
-    order. `strict` stops at the first bad row, `confine` refuses pictures outside
-    the dataset's folder, `compat: data_juicer` brings back what Data-Juicer does
-    where that is wrong. `seed` is of all that operators draw.
+    `open_tracer` writes Data-Juicer's trace files too; only false keeps the first
+    changed rows out of `changed.jsonl`. `limit` takes the first rows, `sample` that
+    many rows drawn by `seed`, in order. `strict` stops at the first bad row,
+    `confine` refuses pictures outside the dataset's folder, `compat: data_juicer`
+    brings back what Data-Juicer does where that is wrong. `seed` is of all that
+    operators draw.
     """
 
     dataset_path: str = ""
@@ -68,7 +70,7 @@ class ProcessConfig:
     export_extra_args: dict[str, Any] = field(default_factory=dict)
     keep_stats_in_res_ds: bool = False
     keep_hashes_in_res_ds: bool = False
-    open_tracer: bool = True
+    open_tracer: bool | Literal["auto"] = "auto"
     op_list_to_trace: tuple[str, ...] = ()
     trace_num: int = 10
     trace_keys: tuple[str, ...] = ()

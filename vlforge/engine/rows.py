@@ -67,7 +67,7 @@ class Reading:
         text = row.get(self.text_key) if self.text_key in row else look_up(row, self.text_key)
         if not isinstance(text, str):
             what = "no text" if text is None else "text is not a string"
-            return _bad(item, what, f"{self.text_key!r} is {text!r:.100}")
+            return _bad(item, what, _told(row, self.text_key, text))
         for key in self.needed_keys:
             if look_up(row, key) is None:
                 return _bad(item, "no text", f"{key!r} is missing or null")
@@ -146,6 +146,13 @@ def _not_a_row(uid: str, number: int, data: bytes, error: str, origin: Origin) -
         return _bad(item, "broken line", decode(data))
     reason = "broken line" if error.startswith("not JSON") else "not an object"
     return _bad(item, reason, f"{error}: {shown}")
+
+
+def _told(row: Row, key: str, value: Any) -> str:
+    if value is None and key not in row:
+        names = ", ".join(map(repr, list(row)[:8])) or "no fields"
+        return f"no field {key!r}; it has {names}"
+    return f"{key!r} is {value!r:.100}"
 
 
 def _bad(item: Item, reason: str, value: str) -> Track:

@@ -81,6 +81,10 @@ class Source:
             return told[0]
         return hashlib.blake2b(" ".join(told).encode(), digest_size=6).hexdigest()
 
+    def roots(self) -> list[str]:
+        """The folders that relative picture paths start from."""
+        return list(dict.fromkeys(part.origin.root for part in self.parts))
+
     def row_count(self) -> int | None:
         """Number of rows where that is quickly found, for progress."""
         counts = [part.reader.row_count() for part in self.parts]
@@ -215,11 +219,17 @@ def open_source(config: ProcessConfig, note: Callable[[str], None] = lambda _: N
             raise DataError(f"{name} is {number}; give the number of rows wanted, from 1")
     named = named_parts(config)
     units = [parts_of(Path(part.path), config, note) for part in named]
+    if config.validators:
+        from vlforge.engine.validators import check_datasets
+
+        check_datasets(units, config.validators)
     weights = [part.weight for part in named]
     budget = config.dataset.max_sample_num if config.dataset is not None else None
     if config.dataset_path:
         budget = None
     if budget is None and (config.compat == "data_juicer" or set(weights) == {1.0}):
+        if set(weights) != {1.0}:
+            note("compat: data_juicer reads all rows whatever the weights, as Data-Juicer 1.6.1")
         return Source([part for unit in units for part in unit], config)
     keys = tuple(dict.fromkeys((config.text_key, *config.text_keys)))
     return Source(_mixed(units, weights, budget, keys), config)

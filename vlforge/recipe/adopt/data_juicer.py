@@ -33,15 +33,10 @@ _PARQUET = {"compression", "row_group_size"}
 
 @dataclass(frozen=True)
 class Adopted:
-    """A recipe of Data-Juicer, read.
-
-    `notes` are worth telling its user; `wants_trace` is whether it asks for
-    Data-Juicer's trace files.
-    """
+    """A recipe of Data-Juicer, read; `notes` are worth telling its user."""
 
     config: ProcessConfig
     notes: tuple[str, ...] = ()
-    wants_trace: bool = False
 
 
 def read_data_juicer(path: Path, changes: Mapping[str, str]) -> ProcessConfig:
@@ -76,7 +71,7 @@ def adopt(path: Path, changes: Mapping[str, str]) -> Adopted:
     if len(config.text_keys) > 1:
         others = ", ".join(map(repr, config.text_keys[1:]))
         notes.append(f"{config.text_key!r} is the text; rows without {others} are dropped")
-    return Adopted(config, tuple(notes), bool(tree.get("open_tracer")))
+    return Adopted(config, tuple(notes))
 
 
 def _source(path: Path) -> Source:
@@ -272,6 +267,8 @@ def _operator(
         settings["strict"] = True
         without.remove("skip_op_error")
         notes.append(f"{name}.skip_op_error is false: the first bad row of any operator ends it")
+    if "num_proc" in without and params["num_proc"] == settings.get("np"):
+        without.remove("num_proc")
     try:
         bind([{name: used}])
     except RecipeError as error:
