@@ -154,7 +154,7 @@ class ImageFile:
         Raises:
             ImageError: missing, no picture, over `MAX_PIXELS`, or cut off without `fills`.
         """
-        content = self._read()
+        content = self.content()
         if not self.is_given:
             self._content = None
         return _picture(content, self.path, fills=fills)
@@ -162,14 +162,15 @@ class ImageFile:
     def _find_header(self) -> Header | ImageError:
         try:
             if self.whole or self.is_given:
-                self._header = _header_of(self._read(), self.path)
+                self._header = _header_of(self.content(), self.path)
             else:
                 self._header, self._byte_count = _header_at(self.path)
         except ImageError as error:
             self._header = error
         return self._header
 
-    def _read(self) -> bytes:
+    def content(self) -> bytes:
+        """All bytes of the file, kept until the picture is decoded."""
         if self._content is None:
             try:
                 with open(self.path, "rb", buffering=0, opener=_open_to_read) as file:
