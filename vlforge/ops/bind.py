@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vlforge.ops.base import Operator
+from vlforge.ops.exact import exactly
 from vlforge.ops.index import find
 from vlforge.types import RecipeError
 
@@ -139,6 +140,9 @@ def _bind(name: str, place: int, params: Any, shared: Mapping[str, str]) -> Boun
 
 
 def _validated(name: str, cls: type[Any], values: dict[str, Any]) -> Operator:
+    made: Operator | None = exactly(cls, values)
+    if made is not None:
+        return made
     from pydantic import TypeAdapter, ValidationError
 
     try:

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from vlforge.ops.exact import exactly
 from vlforge.recipe.nearest import nearest
 from vlforge.types import RecipeError
 
@@ -26,12 +27,15 @@ def build(cls: type[Any], settings: Mapping[str, Any], where: Where) -> Any:
         RecipeError: unknown keys (nearest known one, file and line) or wrong
             types, every one of them, a line each.
     """
-    from pydantic import ValidationError
-
     data = lift_short_names(cls, dict(settings))
     problems = list(_unknown(cls, data, (), where))
     if problems:
         raise RecipeError("\n".join(problems))
+    made = exactly(cls, data)
+    if made is not None:
+        return made
+    from pydantic import ValidationError
+
     try:
         adapter: Any = _adapter(cls)  # type: ignore[arg-type]
         return adapter.validate_python(data)
