@@ -155,8 +155,7 @@ class ImageFile:
             ImageError: missing, no picture, over `MAX_PIXELS`, or cut off without `fills`.
         """
         content = self.content()
-        if not self.is_given:
-            self._content = None
+        self.let_go()
         return _picture(content, self.path, fills=fills)
 
     def _find_header(self) -> Header | ImageError:
@@ -170,7 +169,7 @@ class ImageFile:
         return self._header
 
     def content(self) -> bytes:
-        """All bytes of the file, kept until the picture is decoded."""
+        """All bytes of the file, kept until they are let go."""
         if self._content is None:
             try:
                 with open(self.path, "rb", buffering=0, opener=_open_to_read) as file:
@@ -179,6 +178,11 @@ class ImageFile:
                 raise _unreadable(self.path, error) from None
             self._byte_count = len(self._content)
         return self._content
+
+    def let_go(self) -> None:
+        """Forget the bytes that were read; those that the row carried stay."""
+        if not self.is_given:
+            self._content = None
 
 
 def _open_to_read(path: str, flags: int) -> int:
