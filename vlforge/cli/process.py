@@ -79,7 +79,7 @@ def process(
             "no recipe given; e.g. vlforge process clean.yaml, or --config clean.yaml"
         )
     path = find_recipe(Path(config or given or ""))
-    if _is_ours(path):
+    if is_ours(path):
         _run_stages(path, changes, out)
     else:
         _process_plain(path, dict(changes), out)
@@ -121,7 +121,8 @@ def _appended(words: str, word: str) -> str:
     return f"[{held}, {word}]"
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether the file is a recipe of stages, and not one of Data-Juicer's."""
     from vlforge.recipe.adopt.printed_table import is_printed_table
     from vlforge.recipe.source import read_source
 
@@ -149,7 +150,7 @@ def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> Non
     from vlforge.recipe.adopt.data_juicer import adopt
 
     adopted = adopt(path, changes)
-    config = _located(adopted.config, path)
+    config = located(adopted.config, path)
     if config.export_path:
         config = replace(config, export_path=str(Path(config.export_path).absolute()))
     export = Path(config.export_path) if config.export_path else None
@@ -159,14 +160,14 @@ def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> Non
         note_line(note)
     _save_settings(config, work)
     with progress("process") as shown:
-        funnel = _runner(config)(
+        funnel = runner_of(config)(
             replace(config, export_path="", extra={}),
             work,
-            models=_models(config),
+            models=models_of(config),
             seed=config.seed,
             workers=config.np,
             progress=shown,
-            log=_show_note,
+            log=show_note,
         )
     files = _exported(work, export, config)
     if config.open_tracer is True:
@@ -176,7 +177,7 @@ def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> Non
     _say(funnel, files, work)
 
 
-def _runner(config: ProcessConfig) -> Any:
+def runner_of(config: ProcessConfig) -> Any:
     """`run_process`, or the function that does the same on a cluster."""
     if config.executor_type == "default":
         from vlforge.engine.local import run_process
@@ -210,7 +211,8 @@ def _exported(work: Path, export: Path | None, config: ProcessConfig) -> list[Pa
     return write(work, export, config, roots)
 
 
-def _show_note(event: Mapping[str, Any]) -> None:
+def show_note(event: Mapping[str, Any]) -> None:
+    """A `LogFn` that says what is worth a note."""
     if "note" in event:
         note_line(str(event["note"]))
 
@@ -238,7 +240,7 @@ def _check_export(export: Path | None, config: ProcessConfig) -> None:
     export_type(config)
 
 
-def _located(config: ProcessConfig, recipe: Path) -> ProcessConfig:
+def located(config: ProcessConfig, recipe: Path) -> ProcessConfig:
     """The recipe with its datasets' paths absolute."""
     from vlforge.engine.inputs import named_parts
 
@@ -267,7 +269,7 @@ def _work_folder(export: Path | None, recipe: Path) -> Path:
     return export.with_name(f"{export.stem}.process")
 
 
-def _models(config: Any) -> Any:
+def models_of(config: Any) -> Any:
     """The models' source, only where an operator asks for a model: torch is slow to start."""
     from vlforge import ops
     from vlforge.types import Need
