@@ -15,9 +15,10 @@ from vlforge.ops.index import find, places
 from vlforge.types import RecipeError, VLForgeError
 
 VALUES: tuple[Any, ...] = (
-    None, True, 0, 1, -3, 2.5, float("inf"), "", "any", "all", "1.5MB", [], [1], [1, "a"], ["a", "b"],
-    [[1, 2.0]], (), ("a",), (1, 2), {}, {"a": 1}, {"a": "b"}, {"a": [1]}, {1: 2}, {"path": "x"},
-    {"configs": [{"path": "a", "weight": 2}]}, {"configs": [{"path": "a", "share": 2}]},
+    None, True, 0, 1, -3, 2.5, float("inf"), "", "any", "all", "1.5MB", [], [1], [1, "a"],
+    ["a", "b"], [[1, 2.0]], (), ("a",), (1, 2), {}, {"a": 1}, {"a": "b"}, {"a": [1]}, {1: 2},
+    {"path": "x"}, {"configs": [{"path": "a", "weight": 2}]},
+    {"configs": [{"path": "a", "share": 2}]},
 )  # fmt: skip
 
 
