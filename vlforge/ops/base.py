@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from vlforge.types import Drop, Need, RecipeError, Row
@@ -170,11 +171,19 @@ class ImageFilter(Filter):
         return self.fit_any_or_all(list(zip(*values, strict=True)))
 
     def keep_all(self, columns: Sequence[Sequence[Any]]) -> list[bool]:
-        """`keep` for many rows at once; where each row has one picture, the short way."""
-        is_plain = type(self).keep is ImageFilter.keep
-        if not is_plain or any(len(values) != 1 for values in columns[0]):
+        """`keep` for many rows at once: the pictures of all rows are judged together."""
+        if type(self).keep is not ImageFilter.keep:
             return [self.keep(*values) for values in zip(*columns, strict=True)]
-        return self.within([[values[0] for values in column] for column in columns])
+        counts = list(map(len, columns[0]))
+        fits = self.within([list(chain.from_iterable(column)) for column in columns])
+        if counts.count(1) == len(counts):
+            return fits
+        join = any if self.any_or_all == "any" else all
+        ends = list(accumulate(counts))
+        return [
+            not count or join(fits[end - count : end])
+            for count, end in zip(counts, ends, strict=True)
+        ]
 
     def fit_any_or_all(self, images: Sequence[Sequence[Any]]) -> bool:
         """`images` holds the values of each image; True where there are none."""
