@@ -38,7 +38,7 @@ class Barrier:
 
         Returns:
             Rows dropped per reason, and how many rows there are more than those
-            that stay (below 0 where rows are joined).
+            that stay (below 0 where rows are joined, above where some are repeated).
         """
         op: Any = self.bound.op
         for name in ("work", "beside"):
@@ -56,7 +56,8 @@ class Barrier:
         assert isinstance(op, Selector)
         order = op.rank(self._keys())
         self._choose(order)
-        return self._drop_unselected(set(order)), 0
+        chosen = set(order)
+        return self._drop_unselected(chosen), len(order) - len(chosen)
 
     def learned(self) -> Any:
         """What a corpus mapper learned."""
