@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlforge.ops.base import CorpusMapper, Grouper, Grown
 from vlforge.ops.batch import Batch, Item
@@ -62,6 +62,8 @@ class NaiveReverseGrouper(CorpusMapper):
     """
 
     batch_meta_export_path: str | None = None
+
+    kind: ClassVar[str] = "grouper"
 
     def keys(self, batch: Batch) -> list[Any]:
         if self.batch_meta_export_path is None:
