@@ -57,6 +57,8 @@ bench: $(VENV)/.dev ## speed, as JSON on the terminal
 docs: $(VENV)/.dev ## write the generated pages anew and check every link and command
 	$(BIN)/vlforge list ops --markdown > $(VENV)/page && mv $(VENV)/page docs/operators.md
 	$(BIN)/vlforge list kinds --markdown > $(VENV)/page && mv $(VENV)/page docs/stages.md
+	$(BIN)/vlforge list keys --into docs/data-juicer.md
+	$(BIN)/vlforge list ops --data-juicer --into docs/data-juicer.md
 	$(PYTEST) tests/docs
 
 clean: ## drop caches and the environment; runs stay

@@ -45,6 +45,11 @@ def kept(folder, name="kept.jsonl"):
         (["a.yaml", "--debug"], "a.yaml", [("debug", "true")]),
         (["f.min=-1", "--f.max", "-0.5"], None, [("f.min", "-1"), ("f.max", "-0.5")]),
         (["--path", "a=b.jsonl"], None, [("path", "a=b.jsonl")]),
+        (
+            ["--custom-operator-paths", "a.py", "b", "c.yaml"],
+            "c.yaml",
+            [("custom_operator_paths", "[a.py, b]")],
+        ),
     ],
 )
 def test_options_and_assignments_mean_the_same(words, recipe, changes):
@@ -88,6 +93,87 @@ def test_changed_settings_are_not_answered_from_the_last_call(folder):
     assert kept(folder) == ["0"]
 
 
+def test_a_first_look_takes_some_rows(folder):
+    assert main(["process", "clean.yaml", "--limit", "1"]) == 0
+    assert kept(folder) == ["0"]
+    assert main(["process", "clean.yaml", "--sample", "3", "seed=5"]) == 0
+    funnel = json.loads((folder / "kept.process" / "funnel.json").read_text())
+    assert funnel["rows_in"] == 3
+
+
+def test_settings_are_shown_saved_and_run_again(folder, capsys):
+    words = ["export_path=a.json", "export_shard_size=60", "project_name=off", "open_tracer=true"]
+    assert main(["process", "clean.yaml", *words]) == 0
+    shown = capsys.readouterr()
+    assert "export_shard_size  60" in shown.out
+    assert "process 1          text_length_filter min_len 5" in shown.out
+    assert "text_keys" not in shown.out
+    assert "note: without effect here: use_cache" in shown.err
+    first = {path.name: path.read_bytes() for path in folder.glob("a-*.json")}
+    assert set(first) == {"a-00-of-02.json", "a-01-of-02.json"}
+    for path in folder.glob("a-*.json"):
+        path.unlink()
+    assert main(["process", "a.process/recipe.yaml"]) == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("a-*.json")} == first
+    assert (folder / "a.process/trace/sample_trace-text_length_filter.jsonl").exists()
+
+
+def test_several_datasets_and_formats_become_one(folder):
+    (folder / "more.csv").write_text("id,text\nx,a blue triangle\n")
+    words = ["dataset_path=1 rows.jsonl 2 more.csv", "export_path=all.parquet"]
+    assert main(["process", "clean.yaml", *words]) == 0
+    from pyarrow import parquet
+
+    rows = parquet.read_table(folder / "all.parquet").to_pylist()
+    assert [row["id"] for row in rows] == ["0", "3", "x", "x"]
+
+
+def test_paths_of_a_dataset_beside_the_recipe_are_found(folder, monkeypatch):
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert main(["process", "../clean.yaml"]) == 0
+    assert kept(folder / "elsewhere") == ["0", "3"]
+
+
+def test_relative_picture_paths_may_stay_as_they_are(folder):
+    row = {"id": "p", "text": "a picture of something", "images": ["p/1.jpg"]}
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["process", "clean.yaml", "absolute_paths=false"]) == 0
+    assert json.loads((folder / "kept.jsonl").read_text())["images"] == ["p/1.jpg"]
+    assert main(["process", "clean.yaml"]) == 0
+    absolute = [str(folder / "p/1.jpg")]
+    assert json.loads((folder / "kept.jsonl").read_text())["images"] == absolute
+
+
+@pytest.mark.parametrize("strict", ["strict=true", "skip_op_error=false"])
+def test_a_strict_run_ends_at_the_first_bad_row_in_one_line(folder, strict, capsys):
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write("{broken\n")
+    assert main(["process", "clean.yaml", strict]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("error: ") == 1
+    assert "broken line" in shown
+
+
+def test_a_wrong_text_field_names_the_fields_there_are(folder, capsys):
+    assert main(["process", "clean.yaml", "text_keys=caption"]) == 2
+    shown = capsys.readouterr().err
+    assert "no field 'caption'; it has 'id', 'text'" in shown
+    assert shown.count("error: ") == 1
+
+
+def test_an_export_into_the_datasets_folder_is_noted(folder, capsys):
+    (folder / "data").mkdir()
+    (folder / "rows.jsonl").rename(folder / "data" / "rows.jsonl")
+    assert main(["process", "clean.yaml", "dataset_path=data", "export_path=data/kept.jsonl"]) == 0
+    assert "the next run would read it too" in capsys.readouterr().err
+
+
+def test_help_shows_examples(capsys):
+    assert main(["process", "--help"]) == 0
+    assert "vlforge process clean.yaml --limit 1000" in capsys.readouterr().out
+
+
 def test_why_tells_what_happened_to_a_row(folder, capsys):
     main(["process", "clean.yaml"])
     capsys.readouterr()
@@ -106,7 +192,11 @@ def test_why_tells_what_happened_to_a_row(folder, capsys):
         (["np=many"], "np"),
         (["text_length_filter.min_lenn=3"], "min_len"),
         (["text_lenght_filter.min_len=3"], "did you mean 'text_length_filter'?"),
-        (["executor_type=ray"], "only 'default' works yet"),
+        (["executor_type=spark"], "executor_type"),
+        (["export_path=kept.txt"], "end it in .jsonl, .json or .parquet"),
+        (["export_type=lance"], "export_type is 'lance'"),
+        (["dataset_path=0.5 rows.jsonl 1 none.jsonl"], "none.jsonl: no such dataset"),
+        (["--limit", "0"], "limit"),
         (["export_path=."], "export_path is a folder"),
         (["export_path=rows.jsonl"], "export_path is the dataset itself"),
         (["export_path=/dev/null"], "no regular file"),

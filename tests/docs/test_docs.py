@@ -10,10 +10,14 @@ import pytest
 import typer
 
 from tests.structure.tree import ROOT, shown, source_files
+from vlforge.cli.pages import part_of, write_part
 from vlforge.cli.start import build_app
+from vlforge.types import DataError
 
 PAGES = [p for p in source_files() if p.suffix == ".md"]
 GENERATED = {"docs/operators.md": ["list", "ops"], "docs/stages.md": ["list", "kinds"]}
+PARTS = {"keys": ["list", "keys", "--markdown"], "operators": ["list", "ops", "--data-juicer"]}
+"""Parts of docs/data-juicer.md, and the commands that write them."""
 
 
 def headings(text: str) -> set[str]:
@@ -88,6 +92,24 @@ def test_generated_pages_are_fresh(page, capsys):
     assert main([*GENERATED[page], "--markdown"]) == 0
     written = (ROOT / page).read_text(encoding="utf-8")
     assert written == capsys.readouterr().out, f"{page} is old: run `make docs`"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_generated_parts_of_the_data_juicer_page_are_fresh(name, capsys):
+    from vlforge.cli import main
+
+    assert main(PARTS[name]) == 0
+    page = (ROOT / "docs/data-juicer.md").read_text(encoding="utf-8")
+    assert part_of(page, name) == capsys.readouterr().out.strip("\n"), "run `make docs`"
+
+
+def test_a_part_is_written_between_its_marks_and_nowhere_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- keys: x -->\nold\n<!-- end keys -->\nb\n")
+    write_part(page, "keys", "new\nlines")
+    assert page.read_text() == "a\n<!-- keys: x -->\n\nnew\nlines\n\n<!-- end keys -->\nb\n"
+    with pytest.raises(DataError, match="has no part"):
+        write_part(page, "operators", "x")
 
 
 def test_every_page_is_reached_from_the_readme():

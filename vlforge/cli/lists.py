@@ -1,4 +1,4 @@
-"""`vlforge list`: the operators and stage kinds that a recipe can name."""
+"""`vlforge list`: the operators, keys and stage kinds that a recipe can name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,14 @@ OPS_EXAMPLES = """\b
 Examples:
   vlforge list ops
   vlforge list ops image                  those whose name or line says "image"
+  vlforge list ops text_length_filter     the documentation of one
+  vlforge list ops --data-juicer          Data-Juicer's: same, different, not there, and why
   vlforge list ops --markdown             with every parameter, as docs/operators.md
+"""
+KEYS_EXAMPLES = """\b
+Examples:
+  vlforge list keys                       every key of a Data-Juicer recipe
+  vlforge list keys export                those whose name or remark says "export"
 """
 KINDS_EXAMPLES = """\b
 Examples:
@@ -26,12 +34,16 @@ Examples:
 _PLAINER = {str(sys.maxsize): "no limit", "": "must be given"}
 """Defaults that a reader knows by another name."""
 Markdown = Annotated[bool, typer.Option("--markdown", help="Every parameter, as Markdown.")]
+Into = Annotated[
+    Path | None, typer.Option(metavar="PAGE", help="Write the Markdown into its part of a page.")
+]
 
 
 def build_app() -> typer.Typer:
-    """`list ops` and `list kinds`."""
+    """`list ops`, `list keys` and `list kinds`."""
     app = typer.Typer(help="What a recipe can name.", no_args_is_help=True)
     app.command("ops", epilog=OPS_EXAMPLES)(list_operators)
+    app.command("keys", epilog=KEYS_EXAMPLES)(list_keys)
     app.command("kinds", epilog=KINDS_EXAMPLES)(list_kinds)
     return app
 
@@ -41,16 +53,75 @@ def list_operators(
         str, typer.Argument(help="Only operators that mention it.", show_default=False)
     ] = "",
     markdown: Markdown = False,
+    data_juicer: Annotated[
+        bool, typer.Option("--data-juicer", help="Data-Juicer's operators and what becomes of them")
+    ] = False,
+    into: Into = None,
 ) -> None:
-    """The operators of a `process` list."""
+    """The operators of a `process` list, or the documentation of one."""
     from vlforge import ops
 
-    found = [op for op in ops.names() if word.lower() in f"{op.name} {op.doc}".lower()]
+    if data_juicer:
+        _say_page(_data_juicer_operators(), "operators", into)
+        return
+    everything = ops.names()
+    exact = [op for op in everything if op.name == word]
+    if exact and not markdown:
+        plain_line(operator_help(exact[0]))
+        return
+    found = [op for op in everything if word.lower() in f"{op.name} {op.doc}".lower()]
     if markdown:
         plain_line(operators_page(found))
         return
     table(("operator", "kind", "what it does"), [(op.name, op.kind, op.doc) for op in found])
-    plain_line(f"{len(found)} operators; their parameters: vlforge list ops --markdown")
+    plain_line(f"{len(found)} operators; one in full: vlforge list ops NAME")
+
+
+def list_keys(
+    word: Annotated[
+        str, typer.Argument(help="Only keys that mention it.", show_default=False)
+    ] = "",
+    markdown: Markdown = False,
+    into: Into = None,
+) -> None:
+    """The keys of a Data-Juicer recipe: same, different, without effect or refused, and why."""
+    from vlforge.recipe.adopt.data_juicer_keys import KEYS, keys_page
+
+    if markdown or into:
+        _say_page(keys_page(), "keys", into)
+        return
+    found = [k for k in KEYS.values() if word.lower() in f"{k.name} {k.remark}".lower()]
+    table(("key", "here", "remark"), [(k.name, k.status, k.remark) for k in found])
+
+
+def _say_page(text: str, name: str, into: Path | None) -> None:
+    if into is None:
+        plain_line(text)
+        return
+    from vlforge.cli.pages import write_part
+
+    write_part(into, name, text)
+
+
+def _data_juicer_operators() -> str:
+    from vlforge.recipe.adopt.data_juicer_operators import operators_page as page
+
+    return page()
+
+
+def operator_help(op: Any) -> str:
+    """One operator's documentation, statistics, and parameters with type and default."""
+    from vlforge.ops.index import find
+
+    cls = find(op.name)
+    stats = ", ".join(getattr(cls, "stats", ()))
+    lines = [f"{op.name} ({op.kind})", "", inspect.getdoc(cls) or "", ""]
+    lines += [f"statistics: {stats}", ""] if stats else []
+    width = max((len(field.name) for field in dataclasses.fields(cls)), default=0)
+    for field in dataclasses.fields(cls):
+        default = _PLAINER.get(_default_of(field), _default_of(field))
+        lines.append(f"  {field.name:{width}}  {field.type} = {default}")
+    return "\n".join(lines)
 
 
 def list_kinds(markdown: Markdown = False) -> None:
@@ -107,13 +178,15 @@ def _parameters(fields: Iterable[tuple[str, str]]) -> list[str]:
 
 def _fields(config: type) -> Iterator[tuple[str, str, str]]:
     for field in dataclasses.fields(config):
-        if field.default is not dataclasses.MISSING:
-            default = _short(field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            default = _short(field.default_factory())
-        else:
-            default = ""
-        yield field.name, str(field.type), default
+        yield field.name, str(field.type), _default_of(field)
+
+
+def _default_of(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return _short(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return _short(field.default_factory())
+    return ""
 
 
 def _short(value: Any) -> str:

@@ -206,9 +206,7 @@ class TextFiles:
             paths = [self.paths[number - 1] for number in chunk.numbers]
             root = str(self.root.absolute())
             origins = [
-                Origin(
-                    str(path), root, hashlib.blake2b(data, digest_size=6).hexdigest(), path.suffix
-                )
+                Origin(str(path), root, self._name(path, data), path.suffix.lower())
                 for path, data in zip(paths, chunk.lines, strict=True)
             ]
             yield chunk._replace(numbers=[1] * len(paths), origins=origins)

@@ -92,8 +92,10 @@ def _arrow() -> Any:
 
 def _input_types(config: ProcessConfig) -> dict[str, Any]:
     """The columns of the first parquet file of the input, if there is one."""
-    for named in named_parts(config):
-        for part in parts_of(Path(named.path), config, lambda _: None):
+    for path in (Path(named.path) for named in named_parts(config)):
+        if path.suffix.lower() != ".parquet" and not path.is_dir():
+            continue
+        for part in parts_of(path, config, lambda _: None):
             if isinstance(part.reader, ParquetFile):
                 return {field.name: field.type for field in part.reader.schema()}
     return {}

@@ -62,12 +62,9 @@ def _check(wanted: Mapping[str, Any]) -> Callable[[Mapping[str, Any], list[Row]]
 
 
 def _rows(parts: Sequence[Part]) -> Iterator[Row]:
-    for part in parts:
-        for chunk in part.reader.chunks(100, 1, 0):
-            for line in chunk.lines:
-                row = _row(line)
-                if row is not None:
-                    yield row
+    chunks = (chunk for part in parts for chunk in part.reader.chunks(100, 1, 0))
+    rows = (_row(line) for chunk in chunks for line in chunk.lines)
+    return (row for row in rows if row is not None)
 
 
 def _row(line: bytes) -> Row | None:

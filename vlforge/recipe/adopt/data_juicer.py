@@ -60,8 +60,9 @@ def adopt(path: Path, changes: Mapping[str, str]) -> Adopted:
     """
     source = _source(path)
     tree = _grouped(source.plain())
+    words = {field.name for field in dataclasses.fields(ProcessConfig) if field.type == "str"}
     for key, text in changes.items():
-        _change(tree, key, parse_value(text, "1.1"))
+        _change(tree, key, text if key in words else parse_value(text, "1.1"))
     settings, extra, notes = _sorted_out(tree, source)
     settings = {**_renamed(settings, source, notes), "extra": extra}
     _refuse_parts(settings, source)

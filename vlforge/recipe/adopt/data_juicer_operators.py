@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 _FREE = """
@@ -116,7 +116,9 @@ def operators_page() -> str:
     there = places()
     rows = {}
     for name in sorted({*_FREE.split(), *_MODELS.split(), *_SERVICES.split()} & set(there)):
-        rows[name] = ("different", remark) if (remark := _remark(find(name))) else ("same", "")
+        remarks = _remarks(find(name))
+        is_different = any(map(_differs, remarks))
+        rows[name] = ("different" if is_different else "same", " ".join(remarks))
     for name, (twin, _) in RUN_AS.items():
         if twin in there:
             rows[name] = ("same", f"runs as `{twin}`; the first row stays")
@@ -143,12 +145,22 @@ def _absent() -> dict[str, str]:
     return {name: why for name, why in groups.items() if name not in places()}
 
 
-def _remark(operator: Any) -> str:
+def _remarks(operator: Any) -> list[str]:
     """The sentences of an operator's documentation that name Data-Juicer or `compat`."""
-    text = " ".join((inspect.getdoc(operator) or "").split())
-    told = [s for s in _sentences(text) if "Data-Juicer" in s or "compat" in s]
-    return " ".join(told).replace("|", "\\|")
+    text = " ".join((inspect.getdoc(operator) or "").split()).replace("|", "\\|")
+    told: list[str] = []
+    before = ""
+    for sentence in re.split(r"(?<=[.])\s+(?=[A-Z`])", text):
+        if "Data-Juicer" in sentence or "compat" in sentence:
+            # "They" and "It" mean nothing without the sentence before.
+            if re.match(r"(?:They|It|This|That)\b", sentence) and before not in told:
+                told.append(before)
+            told.append(sentence)
+        before = sentence
+    return told
 
 
-def _sentences(text: str) -> Iterator[str]:
-    yield from re.split(r"(?<=[.])\s+(?=[A-Z`])", text)
+def _differs(remark: str) -> bool:
+    """Whether a remark tells a difference: "as in Data-Juicer" tells none."""
+    alike = r"(?:[Aa]s in|[Aa]s|of|like|by|with|in) Data-Juicer(?:'s)?|Data-Juicer's"
+    return "compat" in remark or "Data-Juicer" in re.sub(alike, "", remark)
