@@ -131,7 +131,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         run_process(config(path, *OPS), path / "out")
 
 
-@pytest.mark.parametrize(("name", "said"), [("gone.jsonl", "does not exist"), (".", "holds no file")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("gone.jsonl", "does not exist"), (".", "holds no file")]
+)
 def test_a_dataset_that_cannot_be_read_is_named(tmp_path, name, said):
     with pytest.raises(DataError, match=said) as raised:
         run_process(config(tmp_path / name, *OPS), tmp_path / "out")
