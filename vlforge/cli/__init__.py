@@ -1,5 +1,23 @@
 """The command line: verbs call functions, nothing heavy is imported before a verb runs."""
 
-from vlforge.cli.start import main
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["process"]:
+        from vlforge.cli.quick import clean_at_once
+
+        code = clean_at_once(given)
+        if code is not None:
+            return code
+    from vlforge.cli.start import main as read_and_run
+
+    return read_and_run(given)
+
 
 __all__ = ["main"]
