@@ -1,6 +1,6 @@
 """Perceptual hashes of pictures: 64 bits that change little when a picture changes little.
 
-All start from the picture in RGB, shrunk by Lanczos, then grey.
+All start from a small grey picture: the RGB one shrunk by Lanczos, then grey.
 
 Source: imagededup 0.3.3, whose bits these are (Data-Juicer's image hashes).
 """
@@ -18,14 +18,36 @@ if TYPE_CHECKING:
 
 Method = Literal["phash", "dhash", "whash", "ahash"]
 
+_AT_ONCE = 32
+"""Pictures whose frequencies are worked out together; more fall out of the cache."""
+
+
+def grey_size(method: Method) -> tuple[int, int]:
+    """(width, height) of the small grey picture that a hash is made of."""
+    return _METHODS[method][0]
+
+
+def fast_grey_size(method: Method) -> tuple[int, int]:
+    """The same for pictures that are decoded in small; their blocks are averaged afterwards."""
+    return (64, 64) if method == "whash" else grey_size(method)
+
 
 def image_hash(image: Image, method: Method) -> bytes:
-    """8 bytes of an RGB picture."""
-    size, bits_of = _METHODS[method]
+    """8 bytes of an RGB picture, shrunk by Pillow; what the quicker ways must agree with."""
     from PIL.Image import Resampling
 
-    grey = np.asarray(image.resize(size, Resampling.LANCZOS).convert("L"))
-    return np.packbits(bits_of(grey)).tobytes()
+    grey = np.asarray(image.resize(grey_size(method), Resampling.LANCZOS).convert("L"))
+    return hashes_of(grey[None], method)[0]
+
+
+def hashes_of(greys: Any, method: Method) -> list[bytes]:
+    """8 bytes of each of `greys` [pictures, height, width] uint8.
+
+    For `whash` both sides may be any multiple of 8.
+    """
+    bits = _METHODS[method][1](greys).reshape(len(greys), 64)
+    packed = np.packbits(bits, axis=1).tobytes()
+    return [packed[at : at + 8] for at in range(0, len(packed), 8)]
 
 
 def distance(first: bytes, second: bytes) -> int:
@@ -33,14 +55,23 @@ def distance(first: bytes, second: bytes) -> int:
     return (int.from_bytes(first) ^ int.from_bytes(second)).bit_count()
 
 
-def _phash(grey: Any) -> Any:
-    """[8, 8] low frequencies at or above their median, the mean brightness left out of it."""
-    low = _dct(_dct(grey.T).T)[:8, :8]
-    return low >= np.median(low.ravel()[1:])
+def _phash(greys: Any) -> Any:
+    """Low frequencies at or above their median, the mean brightness left out of it."""
+    return np.concatenate(
+        [_phash_of_some(greys[at : at + _AT_ONCE]) for at in range(0, len(greys), _AT_ONCE)]
+    )
 
 
-def _dct(rows: Any) -> Any:
-    """Unnormalised DCT-II of each row [R, N], N even, by one real Fourier transform.
+def _phash_of_some(greys: Any) -> Any:
+    count, height, width = greys.shape
+    down = _low_dct(greys.transpose(0, 2, 1).reshape(-1, height))
+    rows = down.reshape(count, width, 8).transpose(0, 2, 1).reshape(-1, width)
+    low = _low_dct(rows).reshape(count, 64)
+    return low >= np.partition(low[:, 1:], 31, axis=1)[:, 31:32]
+
+
+def _low_dct(rows: Any) -> Any:
+    """[R, 8], the first frequencies of the unnormalised DCT-II of each row [R, N], N even.
 
     Symmetric and flat pictures have frequencies that are exactly zero; whether
     they come out as zero or as rounding noise decides bits of the hash. So the
@@ -53,19 +84,17 @@ def _dct(rows: Any) -> Any:
     half = size // 2
     values = rows.astype(np.float64)
     values[:, [0, -1]] *= 2
-    odd, even = values[:, 1:-1:2].copy(), values[:, 2::2].copy()
+    odd, even = values[:, 1:-1:2], values[:, 2::2]
     spectrum = np.empty((len(values), half + 1), dtype=np.complex128)
     spectrum[:, 0], spectrum[:, half] = values[:, 0], values[:, -1]
-    spectrum[:, 1:half] = (odd + even) + 1j * (even - odd)
+    np.add(odd, even, out=spectrum.real[:, 1:half])
+    np.subtract(even, odd, out=spectrum.imag[:, 1:half])
     out = np.fft.irfft(spectrum, n=size, norm="forward")
-    front = np.arange(1, half)
-    back = size - front
-    here, there = _twiddles(size)[front - 1], _twiddles(size)[back - 1]
-    first, last = out[:, front], out[:, back]
-    sums, differences = here * last + there * first, here * first - there * last
-    out[:, front], out[:, back] = 0.5 * (sums + differences), 0.5 * (sums - differences)
-    out[:, half] *= _twiddles(size)[half - 1]
-    return out
+    here, there = _twiddles(size)[:7], _twiddles(size)[:-8:-1]
+    first, last = out[:, 1:8], out[:, :-8:-1]
+    low = out[:, :8].copy()
+    low[:, 1:] = 0.5 * ((here * last + there * first) + (here * first - there * last))
+    return low
 
 
 @functools.cache
@@ -75,20 +104,22 @@ def _twiddles(size: int) -> Any:
     return np.cos(pi * np.arange(1, size) / np.longdouble(2 * size)).astype(np.float64)
 
 
-def _dhash(grey: Any) -> Any:
-    """[8, 8] brighter than the pixel to the left."""
-    return grey[:, 1:] > grey[:, :-1]
+def _dhash(greys: Any) -> Any:
+    """Brighter than the pixel to the left."""
+    return greys[:, :, 1:] > greys[:, :, :-1]
 
 
-def _ahash(grey: Any) -> Any:
-    """[8, 8] at least as bright as the mean."""
-    return grey >= grey.mean()
+def _ahash(greys: Any) -> Any:
+    """At least as bright as the mean."""
+    return greys >= greys.mean(axis=(1, 2), keepdims=True)
 
 
-def _whash(grey: Any) -> Any:
-    """[8, 8] five Haar steps down, at least as bright as the median."""
-    blocks = grey.reshape(8, 32, 8, 32).sum(axis=(1, 3), dtype=np.int64)
-    return blocks >= np.median(blocks)
+def _whash(greys: Any) -> Any:
+    """Haar steps down to 8 x 8, each at least as bright as the median."""
+    count, height, width = greys.shape
+    rows = greys.reshape(count, 8, height // 8, width).sum(axis=2, dtype=np.int32)
+    levels = rows.reshape(count, 8, 8, width // 8).sum(axis=3).reshape(count, 64)
+    return levels >= np.median(levels, axis=1, keepdims=True)
 
 
 _METHODS: dict[str, tuple[tuple[int, int], Callable[[Any], Any]]] = {

@@ -5,19 +5,40 @@ Source: Charikar 2002; bits as simhash-py computes them from MD5.
 
 from __future__ import annotations
 
-import hashlib
+from typing import TYPE_CHECKING, Any
+
+from vlforge.ops.dedup.documents import md5
+
+if TYPE_CHECKING:
+    from vlforge.ops.dedup.shingles import Shingles
 
 
 def simhash(tokens: list[bytes]) -> int:
     """The bits that most tokens' hashes have set; 0 without tokens."""
-    hashes = [
-        int.from_bytes(hashlib.md5(token, usedforsecurity=False).digest()[:8]) for token in tokens
-    ]
+    hashes = [int.from_bytes(md5(token).digest()[:8]) for token in tokens]
     result = 0
     for bit in range(64):
         if 2 * sum(found >> bit & 1 for found in hashes) > len(hashes):
             result |= 1 << bit
     return result
+
+
+def fingerprints(shingles: Shingles) -> Any:
+    """[texts] uint64: `simhash` of each text's shingles."""
+    import numpy as np
+
+    digests = b"".join(
+        b"".join([md5(shingle).digest() for shingle in some]) for some in shingles.slices()
+    )
+    halves = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 16)[:, :8]
+    marks = np.unpackbits(halves, axis=1)
+    out = np.zeros((len(shingles.counts), 64), dtype=bool)
+    filled = np.flatnonzero(shingles.counts)
+    if len(filled):
+        counts = shingles.counts[filled]
+        sums = np.add.reduceat(marks, np.cumsum(counts) - counts, axis=0, dtype=np.int64)
+        out[filled] = 2 * sums > counts[:, None]
+    return np.packbits(out, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
 def word_windows(text: str, size: int) -> list[bytes]:

@@ -1,0 +1,68 @@
+"""Small grey pictures for hashes, decoded no further than a hash needs.
+
+A jpeg's blocks are transforms already: libjpeg gives the picture at a half, a
+quarter or an eighth of its size, and grey, for a third of the work. The hashes
+are near the exact ones, not equal to them.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlforge.data.images import MAX_PIXELS, ImageFile
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LEAST = 64
+"""Pixels that each side of a scaled picture keeps at least, where it has them."""
+_ORIENTATION = 0x0112
+
+
+def scaled_grey(file: ImageFile, size: tuple[int, int], *, is_theirs: bool = False) -> Any:
+    """[height, width] uint8 of an upright picture.
+
+    Args:
+        file: jpegs are decoded in small, other formats whole.
+        size: (width, height).
+        is_theirs: as Data-Juicer sees pictures: cut-off ones as far as they go, those
+            from a row's bytes not turned upright.
+
+    Raises:
+        ImageError: missing, no picture, too large or cut off.
+    """
+    from PIL.Image import Resampling
+
+    turns = not (is_theirs and file.is_given)
+    grey = _grey_of_jpeg(file.content(), turns, max(_LEAST, *size))
+    file.let_go()
+    if grey is None:
+        picture = file.picture(fills=is_theirs)
+        image = picture.upright if turns else picture.stored
+        grey = (image if image.mode in ("L", "RGB") else image.convert("RGB")).convert("L")
+    reduced = [max(1, side // (2 * max(_LEAST, *size))) for side in grey.size]
+    if max(reduced) > 1:
+        grey = grey.reduce((reduced[0], reduced[1]))
+    return np.asarray(grey.resize(size, Resampling.LANCZOS))
+
+
+def _grey_of_jpeg(content: bytes, turns: bool, least: int) -> Image | None:
+    """None for what is no plain jpeg, or a damaged one: that takes the common way."""
+    from PIL import Image, ImageOps
+
+    if not content.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=("JPEG",))
+        if image.mode not in ("L", "RGB") or image.width * image.height > MAX_PIXELS:
+            return None
+        image.draft("L", (least, least))
+        image.load()
+        if turns and image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    except Exception:  # whatever is wrong with the file, the common way says it
+        return None
+    return image.convert("L")

@@ -1,0 +1,171 @@
+"""Pillow's Lanczos thumbnails in grey, to the bit, by matrix products.
+
+Pillow shrinks along one axis and then along the other, with weights of 22 bits
+and sums of whole numbers. Such sums are exact in double precision too, so a
+product of matrices gives the same bytes, and a good deal sooner: each block of
+output columns is one small product with the pixels that it covers.
+
+Source: Pillow's Resample.c and Convert.c, whose numbers these are.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_UNIT = 1 << 22
+"""What Pillow's weights of one output pixel add up to."""
+_LOBES = 3.0
+_TOGETHER = 4
+"""Output columns per product: more would multiply zeros, fewer would leave the processor idle."""
+_PIXELS_AT_ONCE = 1 << 17
+_ALONE = 1 << 18
+"""Multiplications up to which OpenBLAS stays on one thread: the other cores have other pictures."""
+_RED, _GREEN, _BLUE = 19595, 38470, 7471
+"""Shares of the grey of ITU-R BT.601, in 65536ths."""
+
+_Block = tuple[int, int, Any]
+"""First and past-the-last pixel, and their weights [pixels, columns] as whole numbers."""
+
+
+def shrunk_grey(image: Image, size: tuple[int, int]) -> Any:
+    """[height, width] uint8, equal to `image.resize(size, LANCZOS).convert("L")`.
+
+    `image` is RGB or L; `size` is (width, height).
+    """
+    width, height = size
+    bands = len(image.getbands())
+    # The sums of the first pass are rounded, so the order of the passes shows.
+    if image.height - height > max(0, 2 * (image.width - width)):
+        low = np.empty((height, bands, image.width))
+        for begin, end, pixels in _strips(image, 1, image.height):
+            flat = pixels.reshape(image.height, -1)
+            low[:, :, begin:end] = _columns_shrunk(flat, height).reshape(height, bands, -1)
+        out = _rows_shrunk(low.reshape(-1, image.width), width)
+    else:
+        wide = np.empty((image.height, bands * width))
+        for begin, end, pixels in _strips(image, image.width, 1):
+            flat = pixels.reshape(-1, image.width)
+            wide[begin:end] = _rows_shrunk(flat, width).reshape(end - begin, -1)
+        out = _columns_shrunk(wide, height)
+    levels = out.reshape(height, bands, width).astype(np.uint32)
+    if bands == 1:
+        return levels[:, 0].astype(np.uint8)
+    grey = _RED * levels[:, 0] + _GREEN * levels[:, 1] + _BLUE * levels[:, 2]
+    return ((grey + 0x8000) >> 16).astype(np.uint8)
+
+
+def _strips(image: Image, across: int, down: int) -> Iterator[tuple[int, int, Any]]:
+    """First and past-the-last line, and the pixels [rows, bands, columns] between them.
+
+    Lines are rows of `across` pixels, or columns of `down` pixels; the other one is 1.
+    """
+    is_rows = down == 1
+    lines = image.height if is_rows else image.width
+    some = max(1, _PIXELS_AT_ONCE // (across * down))
+    mode = "RGB;L" if image.mode == "RGB" else "L"
+    for begin in range(0, lines, some):
+        end = min(begin + some, lines)
+        box = (0, begin, image.width, end) if is_rows else (begin, 0, end, image.height)
+        strip = image if end - begin == lines else image.crop(box)
+        packed = np.frombuffer(strip.tobytes("raw", mode), dtype=np.uint8)
+        yield begin, end, packed.astype(np.float64).reshape(strip.height, -1, strip.width)
+
+
+def _rows_shrunk(pixels: Any, width: int) -> Any:
+    """[rows, width] whole numbers 0..255, of `pixels` [rows, columns]."""
+    out = np.empty((len(pixels), width))
+    for at, (low, high, weights) in enumerate(_blocks(pixels.shape[1], width)):
+        columns = slice(at * _TOGETHER, at * _TOGETHER + weights.shape[1])
+        step = _step(weights)
+        for begin in range(0, len(pixels), step):
+            cut = slice(begin, begin + step)
+            np.matmul(pixels[cut, low:high], weights, out=out[cut, columns])
+    return _rounded(out)
+
+
+def _columns_shrunk(pixels: Any, height: int) -> Any:
+    """[height, columns] whole numbers 0..255, of `pixels` [rows, columns]."""
+    out = np.empty((height, pixels.shape[1]))
+    for at, (low, high, weights) in enumerate(_blocks(len(pixels), height)):
+        rows = slice(at * _TOGETHER, at * _TOGETHER + weights.shape[1])
+        step = _step(weights)
+        for begin in range(0, pixels.shape[1], step):
+            cut = slice(begin, begin + step)
+            np.matmul(weights.T, pixels[low:high, cut], out=out[rows, cut])
+    return _rounded(out)
+
+
+def _step(weights: Any) -> int:
+    return max(1, _ALONE // weights.size)
+
+
+def _rounded(sums: Any) -> Any:
+    """Sums of weighted pixels as pixels, halves up, in place."""
+    sums += _UNIT // 2
+    sums *= 1 / _UNIT
+    np.floor(sums, out=sums)
+    return np.clip(sums, 0, 255, out=sums)
+
+
+@functools.lru_cache(maxsize=512)
+def _blocks(source: int, target: int) -> list[_Block]:
+    """The weights that shrink `source` pixels to `target`, some output pixels at a time."""
+    lows, counts, weights = _weights(source, target)
+    blocks = []
+    for begin in range(0, target, _TOGETHER):
+        columns = range(begin, min(begin + _TOGETHER, target))
+        low = int(lows[begin])
+        high = max(int(lows[c] + counts[c]) for c in columns)
+        block = np.zeros((high - low, len(columns)))
+        for c in columns:
+            start = int(lows[c]) - low
+            block[start : start + counts[c], c - begin] = weights[c, : counts[c]]
+        blocks.append((low, high, block))
+    return blocks
+
+
+def _weights(source: int, target: int) -> tuple[Any, Any, Any]:
+    """First pixel [target], number of pixels [target], weights [target, most pixels]."""
+    scale = source / target
+    stretch = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale
+    reach = _LOBES * stretch
+    lows = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    counts = np.minimum((centres + reach + 0.5).astype(np.int64), source) - lows
+    places = np.arange(int(counts.max()))
+    x = (places + lows[:, None] - centres[:, None] + 0.5) * (1.0 / stretch)
+    kernel = np.where((x >= -_LOBES) & (x < _LOBES), np.sinc(x) * np.sinc(x / _LOBES), 0.0)
+    kernel[places >= counts[:, None]] = 0.0
+    parts = kernel / kernel.sum(axis=1, keepdims=True) * _UNIT
+    weights = np.trunc(parts + np.copysign(0.5, parts))
+    is_doubtful = np.abs(np.abs(parts) % 1 - 0.5) < 1e-5
+    for column in np.flatnonzero(is_doubtful.any(axis=1)):
+        count = int(counts[column])
+        weights[column, :count] = _exact_weights(x[column, :count].tolist())
+    return lows, counts, weights
+
+
+def _exact_weights(x: list[float]) -> list[int]:
+    """As the C library's sine and Pillow's order of additions round them.
+
+    NumPy's own sine may differ in the last bit, which counts where a weight
+    lies half-way between two whole numbers.
+    """
+    kernel = [_sinc(v) * _sinc(v / _LOBES) if -_LOBES <= v < _LOBES else 0.0 for v in x]
+    total = 0.0
+    for value in kernel:
+        total += value
+    parts = [value / total * _UNIT for value in kernel]
+    return [int(part - 0.5) if part < 0 else int(part + 0.5) for part in parts]
+
+
+def _sinc(x: float) -> float:
+    return math.sin(math.pi * x) / (math.pi * x) if x else 1.0
