@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from tests.engine.made import config
 from tests.engine.test_source import tracks_of
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.export import export
+from vlforge.engine.local import run_process
 from vlforge.types import DataError
 
 
@@ -37,6 +39,16 @@ def test_columns_of_a_text_table_are_what_all_their_cells_are(tmp_path):
     assert rows[1]["images"] == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
     assert rows[2] == {"text": "x", "whole": None, "real": 1000.0, "truth": None, "zip": None,
                        "word": "null", "big": 2.0, "images": None}  # fmt: skip
+
+
+def test_by_compat_a_text_table_is_what_pandas_makes_of_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,zip,n,word\nNA,007,1,null\nsome text,012,,x\n")
+    tracks = tracks_of(ProcessConfig(str(path), compat="data_juicer"))
+    assert [track.drop is None for track in tracks] == [False, True]
+    assert tracks[1].item.row == {"text": "some text", "zip": 12, "n": None, "word": "x"}
+    assert tracks[0].item.row["n"] == 1.0
+    assert isinstance(tracks[0].item.row["n"], float)
 
 
 def test_a_cell_that_no_longer_fits_its_column_stays_text(tmp_path):
@@ -93,33 +105,33 @@ def test_what_json_cannot_hold_comes_as_text(tmp_path):
     assert json.dumps(row)
 
 
-def exported(tmp_path, config, rows):
+def exported(tmp_path, keys, rows):
     """The parquet file that rows of a run become."""
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
     (work / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (work / "stats.jsonl").write_text('{"uid": "x-0", "stats": {}}\n' * len(rows))
     target = tmp_path / "out.parquet"
-    export(work, target, config, [])
+    export(work, target, keys, [])
     return parquet.read_table(target)
 
 
 def test_columns_of_a_parquet_input_keep_their_types_when_written_again(tmp_path):
     parquet.write_table(SPECIAL, tmp_path / "a.parquet")
-    config = ProcessConfig(str(tmp_path / "a.parquet"), export_path="out.parquet")
-    table = exported(tmp_path, config, rows_of(tmp_path / "a.parquet"))
+    keys = ProcessConfig(str(tmp_path / "a.parquet"), export_path="out.parquet")
+    table = exported(tmp_path, keys, rows_of(tmp_path / "a.parquet"))
     assert table.schema.types == SPECIAL.schema.types
     assert table.equals(SPECIAL)
 
 
 def test_a_column_that_was_rewritten_gets_the_type_that_fits(tmp_path):
     parquet.write_table(SPECIAL.select(["text", "day", "small"]), tmp_path / "a.parquet")
-    config = ProcessConfig(str(tmp_path / "a.parquet"), export_path="out.parquet")
+    keys = ProcessConfig(str(tmp_path / "a.parquet"), export_path="out.parquet")
     rows = [
         {"text": "a", "day": "2020-01-02", "small": 1, "n": 1},
         {"text": "b", "day": "yesterday", "small": 1000, "n": 1.5},
     ]
-    table = exported(tmp_path, config, rows)
+    table = exported(tmp_path, keys, rows)
     assert table.to_pylist() == rows
     assert table.schema.field("day").type == pa.string()
 
@@ -127,18 +139,41 @@ def test_a_column_that_was_rewritten_gets_the_type_that_fits(tmp_path):
 def test_nested_fields_grow_with_the_rows(tmp_path):
     rows = [{"text": "a", "meta": {"x": 1}}] * 1500 + [{"text": "b", "meta": {"y": ["z"]}}]
     (tmp_path / "a.jsonl").write_text("")
-    config = ProcessConfig(str(tmp_path / "a.jsonl"), export_path="out.parquet")
-    table = exported(tmp_path, config, rows)
+    keys = ProcessConfig(str(tmp_path / "a.jsonl"), export_path="out.parquet")
+    table = exported(tmp_path, keys, rows)
     assert table.to_pylist()[-1] == {"text": "b", "meta": {"x": None, "y": ["z"]}}
     assert len(table) == 1501
 
 
 def test_a_field_of_several_kinds_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text("")
-    config = ProcessConfig(str(tmp_path / "a.jsonl"), export_path="out.parquet")
+    keys = ProcessConfig(str(tmp_path / "a.jsonl"), export_path="out.parquet")
     with pytest.raises(DataError, match="field 'n' holds values of several kinds"):
-        exported(tmp_path, config, [{"text": "a", "n": 1}, {"text": "b", "n": "one"}])
+        exported(tmp_path, keys, [{"text": "a", "n": 1}, {"text": "b", "n": "one"}])
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_pictures_that_a_row_carries_are_seen_in_every_pass(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    columns = {"text": ["x", "y"], "images": [["gone.png"]] * 2, "image_bytes": [[content]] * 2}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    recipe = config(
+        tmp_path / "a.parquet",
+        {"image_shape_filter": {"max_width": 30}},
+        {"random_selector": {"select_num": 1}},
+        {"image_shape_filter": {"min_width": 30}},
+        {"image_detail_filter": {"min_contrast": 0}},
+    )
+    assert run_process(recipe, tmp_path / "out")["rows_out"] == 1
+
+
+def test_an_empty_result_keeps_the_columns_of_the_input(tmp_path):
+    parquet.write_table(SPECIAL, tmp_path / "a.parquet")
+    keys = ProcessConfig(str(tmp_path / "a.parquet"), export_path="out.parquet")
+    assert exported(tmp_path, keys, []).schema.types == SPECIAL.schema.types
 
 
 def test_columns_may_be_chosen_and_a_wrong_one_is_named(tmp_path):

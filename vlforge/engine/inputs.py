@@ -144,7 +144,9 @@ def _readers(files: Sequence[Path], root: Path, kind: str, config: ProcessConfig
             reader = json_file(file)
         else:
             delimiter = options.get("delimiter") or options.get("sep")
-            reader = TextTable(file, delimiter or ("," if kind == "csv" else "\t"), keys)
+            delimiter = delimiter or ("," if kind == "csv" else "\t")
+            by_pandas = config.compat == "data_juicer"
+            reader = TextTable(file, delimiter, keys, by_pandas=by_pandas)
         origin = Origin(str(file), str(root.absolute()), fingerprint_of(file), suffix_of(file))
         found.append(Part(origin, reader))
     return found

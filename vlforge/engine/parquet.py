@@ -38,7 +38,7 @@ def schema_of(rows: Callable[[], Iterable[Row]], config: ProcessConfig) -> Any:
         found: dict[str, Any] = {}
         misfit = _look_through(rows(), known, found)
         if misfit is None:
-            return _arrow().schema(list(found.items()))
+            return _arrow().schema(list((found or known).items()))
         del known[misfit]
 
 

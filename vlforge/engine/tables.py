@@ -19,9 +19,15 @@ JUDGED_ROWS = 10_000
 """Rows at the head of a text table that decide what its columns hold."""
 MAX_CELL = 64 << 20
 _integer = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,17})").fullmatch
+_digits = re.compile(r"[+-]?[0-9]{1,18}").fullmatch
 _number = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?").fullmatch
 _leading_zero = re.compile(r"[+-]?0[0-9]").match
 _not_utf8 = re.compile(r"[\udc80-\udcff]").search
+_NULLS = frozenset(
+    """#N/A #NA -1.#IND -1.#QNAN -NaN -nan 1.#IND 1.#QNAN <NA> N/A NA NULL NaN None n/a
+    nan null""".split()
+) | {"#N/A N/A"}
+"""Words that pandas takes for no value."""
 _truth = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
@@ -32,11 +38,16 @@ class TextTable:
     the first 10,000 rows are; an empty cell is null. Text columns, numbers with
     leading zeros and words such as `NA` stay text. A cell that does not fit its
     column stays text, and a record of another length than the head costs its row.
+    `by_pandas` reads as pandas does for Data-Juicer: such words are null, leading
+    zeros go, and whole numbers with gaps become floats.
     """
 
-    def __init__(self, path: Path, delimiter: str, text_keys: Sequence[str] = ()):
+    def __init__(
+        self, path: Path, delimiter: str, text_keys: Sequence[str] = (), *, by_pandas: bool = False
+    ):
         self.path, self.delimiter = path, delimiter
         self.text_keys = frozenset(text_keys)
+        self.by_pandas = by_pandas
 
     def row_count(self) -> int | None:
         """Not known before it is read."""
@@ -70,9 +81,12 @@ class TextTable:
                 yield record
 
     def _kind(self, name: str, at: int, head: Sequence[Sequence[str]]) -> Callable[[str], Any]:
-        cells = [record[at] for record in head if len(record) > at and record[at] != ""]
-        if name in self.text_keys or not cells:
+        given = [record[at] if len(record) > at else "" for record in head]
+        cells = [cell for cell in given if not self._is_null(cell)]
+        if (name in self.text_keys and not self.by_pandas) or not cells:
             return str
+        if self.by_pandas and all(map(_digits, cells)):
+            return int if len(cells) == len(given) else float
         if all(map(_integer, cells)):
             return int
         if all(map(_number, cells)) and not any(map(_leading_zero, cells)):
@@ -86,13 +100,14 @@ class TextTable:
             return bad_record(f"{len(cells)} cells where the head has {len(names)}")
         row: dict[str, Any] = dict.fromkeys(names)
         for name, kind, cell in zip(names, kinds, cells, strict=False):
-            row[name] = _cell(cell, kind)
+            row[name] = None if self._is_null(cell) else _cell(cell, kind)
         return encode(row)
+
+    def _is_null(self, cell: str) -> bool:
+        return cell == "" or (self.by_pandas and cell in _NULLS)
 
 
 def _cell(cell: str, kind: Callable[[str], Any]) -> Any:
-    if kind is str or cell == "":
-        return cell or None
     try:
         return kind(cell)
     except (ValueError, KeyError):
