@@ -94,6 +94,14 @@ def test_paths_are_as_the_dataset_has_them_on_demand(work, tmp_path):
     assert lines(target)[0]["images"] == ["p/1.jpg", "/elsewhere/2.jpg", "3.jpg"]
 
 
+def test_hashes_of_deduplicators_are_fields_on_demand(work, tmp_path):
+    keys = config(keep_hashes_in_res_ds=True, process=({"document_deduplicator": {}},))
+    target = tmp_path / "out.jsonl"
+    export(work([{"text": "row 28 text with some words"}]), target, keys, [])
+    # As Data-Juicer 1.6.1 has it.
+    assert lines(target)[0]["__dj__hash"] == "fd4819b42baa4b451fd73e6760235cf7"
+
+
 @pytest.mark.parametrize("name", ["out.txt", "out", "out.csv"])
 def test_a_path_that_says_no_kind_is_refused(work, tmp_path, name):
     with pytest.raises(RecipeError, match=r"end it in \.jsonl, \.json or \.parquet"):

@@ -66,7 +66,8 @@ def export(work: Path, target: Path, config: ProcessConfig, roots: Sequence[str]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         files = _shards(data, target, kind, config)
-        if kind == "jsonl" and len(files) == 1 and shape.is_plain:
+        is_plain = shape.is_plain and not config.keep_hashes_in_res_ds
+        if kind == "jsonl" and len(files) == 1 and is_plain:
             _copy(data, files[0][0])
         else:
             _write(data, files, kind, shape, config)
@@ -147,8 +148,8 @@ def _write(
         if kind == "parquet":
             from vlforge.engine.parquet import schema_of
 
-            schema = schema_of(lambda: map(shape, _rows(data)), config)
-        rows = map(shape, _rows(data))
+            schema = schema_of(lambda: _shaped(data, shape, config), config)
+        rows = _shaped(data, shape, config)
         for path, count in files:
             part = path.with_name(f".{path.name}.part")
             parts.append((part, path))
@@ -159,6 +160,16 @@ def _write(
         for part, _ in parts:
             part.unlink(missing_ok=True)
         raise
+
+
+def _shaped(data: Path, shape: _Shape, config: ProcessConfig) -> Iterator[Row]:
+    rows = _rows(data)
+    if config.keep_hashes_in_res_ds:
+        # Before paths are cut: hashes of pictures need the files.
+        from vlforge.engine.hashes import with_hashes
+
+        rows = with_hashes(rows, config)
+    return map(shape, rows)
 
 
 def _write_one(

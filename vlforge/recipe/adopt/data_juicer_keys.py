@@ -53,7 +53,8 @@ _USED = [
     Key("export_extra_args", "differs", "for parquet `compression` and `row_group_size`; others "
         "are refused"),
     Key("keep_stats_in_res_ds", "same"),
-    Key("keep_hashes_in_res_ds", "differs", "the same fields; the hashes are VLForge's own"),
+    Key("keep_hashes_in_res_ds", "differs", "the same fields, of the rows as they are exported; "
+        "the hash of a text is Data-Juicer's, the others are VLForge's keys in hex"),
     Key("np", "same", "worker processes; never more blocks than there are"),
     Key("text_keys", "same", "the first is read; a row in which another is missing is dropped"),
     *_keys("same", "", "image_key image_bytes_key audio_key video_key image_special_token "
