@@ -305,3 +305,9 @@ def test_sound_and_film_paths_become_absolute_like_pictures(tmp_path):
     row = {"text": "x", "audios": ["s/1.wav"], "videos": None}
     (track,) = tracks_of(ProcessConfig(str(write_rows(tmp_path / "a.jsonl", [row]))))
     assert track.item.row == {"text": "x", "audios": [str(tmp_path / "s/1.wav")], "videos": None}
+
+
+def test_a_document_that_is_no_text_says_what_to_do(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
+    with pytest.raises(DataError, match=r"a\.pdf is no text; convert it to \.txt first"):
+        open_source(ProcessConfig(str(tmp_path / "a.pdf")))

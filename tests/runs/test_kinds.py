@@ -2,9 +2,14 @@
 
 import json
 
+import pytest
+
 from vlforge.data.detect import read_samples
 from vlforge.data.roots import set_moved
-from vlforge.runs.kinds.process import make_relative
+from vlforge.engine.config import ProcessConfig
+from vlforge.runs.job import Job
+from vlforge.runs.kinds.process import make_relative, run
+from vlforge.types import RecipeError
 
 
 def test_pictures_of_other_stages_move_with_the_store(tmp_path):
@@ -33,3 +38,13 @@ def test_a_mapped_folder_is_found_where_a_data_file_names_the_old_one(tmp_path):
     finally:
         set_moved({})
     assert sample.images == (f"{tmp_path}/photos/a.png",)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"export_type": "parquet"}, {"export_shard_size": 9}, {"keep_hashes_in_res_ds": True}]
+)
+def test_a_stage_refuses_what_is_about_an_export(tmp_path, keys):
+    config = ProcessConfig("rows.jsonl", **keys)
+    with pytest.raises(RecipeError, match=f"{next(iter(keys))} is .* a stage leaves data.jsonl"):
+        run(config, Job("clean", tmp_path / "out", tmp_path))
+    assert not (tmp_path / "out").exists()

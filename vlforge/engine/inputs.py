@@ -14,6 +14,7 @@ from vlforge.engine.tables import ParquetFile, TextTable
 from vlforge.types import DataError
 
 _PACKED = (".gz", ".zst")
+_DOCUMENTS = (".docx", ".pdf")
 _KINDS: dict[str, frozenset[str]] = {
     "csv": frozenset({".csv", ".csv.gz", ".csv.zst"}),
     "json": frozenset(
@@ -98,6 +99,8 @@ def parts_of(path: Path, config: ProcessConfig, note: Callable[[str], None]) -> 
     if not path.exists():
         raise DataError(f"dataset {path} does not exist: check the path")
     if path.is_file():
+        if path.suffix.lower() in _DOCUMENTS:
+            raise DataError(f"dataset {path} is no text; convert it to .txt first")
         return _readers([path], path.absolute().parent, _kind(path) or "json", config)
     files = _below(path, config.suffixes)
     kinds = Counter(kind for file in files if (kind := _kind(file)))

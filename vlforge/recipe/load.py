@@ -127,6 +127,10 @@ def _check_operators(name: str, settings: Mapping[str, Any], source: Source) -> 
         return
     from vlforge.ops.bind import bind
 
+    if settings.get("custom_operator_paths"):
+        from vlforge.ops.foreign import load_custom
+
+        load_custom(settings["custom_operator_paths"])
     for number, entry in enumerate(operators):
         try:
             bind([entry])

@@ -11,6 +11,7 @@ from typing import Any
 from vlforge.engine.config import ProcessConfig
 from vlforge.runs.job import Cost, Job, Upstream
 from vlforge.runs.kinds.sizes import count_rows
+from vlforge.types import RecipeError
 
 _MODEL_SECONDS_A_ROW = 0.004
 _SECONDS_A_ROW = 0.0003
@@ -18,10 +19,10 @@ _SECONDS_A_ROW = 0.0003
 
 def run(config: ProcessConfig, job: Job) -> None:
     """Process into the stage folder."""
-    from vlforge.engine.local import run_process
     from vlforge.inference.local import LocalModels
 
-    run_process(
+    _refuse_exports(config)
+    funnel = _runner(config)(
         replace(config, export_path=""),
         job.out,
         models=LocalModels(device=job.device, threads=job.threads),
@@ -30,7 +31,33 @@ def run(config: ProcessConfig, job: Job) -> None:
         progress=job.progress,
         log=job.log,
     )
+    if config.open_tracer is True:
+        from vlforge.engine.tracing import write_traces
+
+        write_traces(job.out, funnel, config)
     make_relative(job.out / "data.jsonl", job.out.parent)
+
+
+def _runner(config: ProcessConfig) -> Any:
+    if config.executor_type == "default":
+        from vlforge.engine.local import run_process
+
+        return run_process
+    from vlforge.engine.cluster import run_on_ray
+
+    return run_on_ray
+
+
+def _refuse_exports(config: ProcessConfig) -> None:
+    """Refuse what is about an export: a stage leaves `data.jsonl` for the stages after it."""
+    plain = ProcessConfig()
+    for key in ("export_type", "export_shard_size", "export_extra_args", "keep_hashes_in_res_ds"):
+        value = getattr(config, key)
+        if value not in (getattr(plain, key), "jsonl"):
+            raise RecipeError(
+                f"{key} is {value!r}: a stage leaves data.jsonl; "
+                "export by a recipe of its own: vlforge process"
+            )
 
 
 def make_relative(data: Path, store: Path) -> None:
