@@ -142,14 +142,10 @@ def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> Non
 
 
 def runner_of(config: ProcessConfig) -> Any:
-    """`run_process`, or the function that does the same on a cluster."""
-    if config.executor_type == "default":
-        from vlforge.engine.local import run_process
+    """What runs the recipe: `run_process`, here or on a cluster as `executor_type` says."""
+    from vlforge.engine.local import run_process
 
-        return run_process
-    from vlforge.engine.cluster import run_on_ray
-
-    return run_on_ray
+    return run_process
 
 
 def _save_settings(config: ProcessConfig, work: Path) -> None:

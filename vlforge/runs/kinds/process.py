@@ -19,10 +19,11 @@ _SECONDS_A_ROW = 0.0003
 
 def run(config: ProcessConfig, job: Job) -> None:
     """Process into the stage folder."""
+    from vlforge.engine.local import run_process
     from vlforge.inference.local import LocalModels
 
     _refuse_exports(config)
-    funnel = _runner(config)(
+    funnel = run_process(
         replace(config, export_path=""),
         job.out,
         models=LocalModels(device=job.device, threads=job.threads),
@@ -36,16 +37,6 @@ def run(config: ProcessConfig, job: Job) -> None:
 
         write_traces(job.out, funnel, config)
     make_relative(job.out / "data.jsonl", job.out.parent)
-
-
-def _runner(config: ProcessConfig) -> Any:
-    if config.executor_type == "default":
-        from vlforge.engine.local import run_process
-
-        return run_process
-    from vlforge.engine.cluster import run_on_ray
-
-    return run_on_ray
 
 
 def _refuse_exports(config: ProcessConfig) -> None:
