@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from importlib.resources import files
+from pathlib import Path
 
 ALNUM, SPECIAL, GAP = 1, 2, 4
 """Bits of a character's class: `str.isalnum`, in the special table, parts words."""
@@ -21,8 +21,7 @@ def special_characters() -> str:
 
     Source: Data-Juicer 1.6.1, single code points of its table.
     """
-    text = files(__package__).joinpath("special_characters.txt").read_bytes()
-    return text.decode("utf-8")
+    return Path(__file__).with_name("special_characters.txt").read_bytes().decode("utf-8")
 
 
 @functools.cache

@@ -25,7 +25,10 @@ def _classes() -> Any:
 
 def _learn(codes: Any) -> None:
     table = _classes()
-    for code in np.unique(codes).tolist():
+    # `np.unique` would import numpy.ma, which takes longer than all of this.
+    is_there = np.zeros(len(table), dtype=bool)
+    is_there[codes] = True
+    for code in np.flatnonzero(is_there).tolist():
         table[code] = class_of(chr(code))
 
 
