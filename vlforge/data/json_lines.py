@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -11,6 +12,8 @@ import msgspec
 
 from vlforge.types import DataError
 
+READ_FAULTS: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+"""What reading a file that was opened may end in."""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _LINE_ENDS = (
@@ -96,7 +99,7 @@ def is_array(path: Path) -> bool:
     with open_data(path) as file:
         try:
             head = file.read(4096)
-        except (OSError, EOFError) as error:
+        except READ_FAULTS as error:
             raise DataError(f"dataset {path} cannot be read: {error}") from None
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from vlforge.data.json_lines import encode, is_array, open_data
+from vlforge.data.json_lines import READ_FAULTS, encode, is_array, open_data
 from vlforge.types import DataError
 
 CHUNK_BYTES = 8 << 20
@@ -99,7 +99,7 @@ class LinesFile:
                 size += len(data)
                 if len(lines) == rows or size >= CHUNK_BYTES:
                     break
-        except (OSError, EOFError) as error:
+        except READ_FAULTS as error:
             raise breaks_off(self.path, line + len(lines) - 1, error) from None
         return lines
 
@@ -175,7 +175,7 @@ class _Text:
         left = self._buffer[self._at :]
         try:
             data = self._file.read(max(1 << 16, len(left)))
-        except (OSError, EOFError) as error:
+        except READ_FAULTS as error:
             raise DataError(f"dataset {self._path} cannot be read to its end: {error}") from None
         self._ended = not data
         self._buffer, self._at = left + self._decode(data, final=not data), 0
@@ -249,7 +249,8 @@ def bad_record(what: str) -> bytes:
 
 def breaks_off(path: Path, line: int, error: Exception) -> DataError:
     """One line that says how far a file could be read."""
-    return DataError(f"dataset {path} cannot be read beyond line {line}: {error}")
+    reason = " ".join(str(error).split())
+    return DataError(f"dataset {path} cannot be read beyond line {line}: {reason}")
 
 
 def _go_to(file: BinaryIO, offset: int) -> None:

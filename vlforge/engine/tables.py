@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vlforge.data.json_lines import encode, open_data
+from vlforge.data.json_lines import READ_FAULTS, encode, open_data
 from vlforge.engine.files import Chunk, bad_record, breaks_off, collected
 from vlforge.types import DataError
 
@@ -75,7 +75,7 @@ class TextTable:
                 return
             except csv.Error as error:
                 record = [f"\udc80{error}"]
-            except (OSError, EOFError) as error:
+            except READ_FAULTS as error:
                 raise breaks_off(self.path, reader.line_num, error) from None
             if record:
                 yield record
