@@ -41,6 +41,7 @@ Examples:
   vlforge process clean.yaml export_path=kept.parquet strict=true
   vlforge process recipes/photos.yaml     up to the last `process` stage of a recipe
 
+\b
 Then:
   vlforge why ID kept.process             one row's whole story
   vlforge list keys                       every key of a recipe; `list ops` every operator

@@ -163,6 +163,8 @@ def _renamed(settings: dict[str, Any], source: Source, notes: list[str]) -> dict
         del out["dataset"]
     if not out.get("dataset_path") and "dataset" not in out:
         raise RecipeError(f"{source.path}: dataset_path is missing; name the file to read")
+    if isinstance(out.get("export_type"), str):
+        out["export_type"] = out["export_type"].lower()
     if "export_path" in out:
         out["export_path"] = _filled(str(out["export_path"]), settings, source)
     for key in ("export_shard_size", "limit", "sample"):
