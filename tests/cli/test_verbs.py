@@ -9,8 +9,8 @@ import pytest
 
 from vlforge.cli import main
 
-VERBS = ["quickstart", "run", "plan", "check", "process", "train", "chat", "report", "why",
-         "eval run", "eval score", "eval export", "list ops", "list kinds"]  # fmt: skip
+VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "train", "chat", "report",
+         "why", "eval run", "eval score", "eval export", "list ops", "list kinds"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ import typer
 
 from vlforge import __version__
 from vlforge.cli import (
+    analyze,
     chat,
     check,
     evaluate,
@@ -50,6 +51,7 @@ Examples:
   vlforge quickstart                                  the whole loop in small
   vlforge plan recipes/photos.yaml                    what it will cost
   vlforge run recipes/photos.yaml stages.align.lr=5e-4
+  vlforge analyze rows.jsonl                          what is in a dataset
   vlforge process --config clean.yaml --np 8          a Data-Juicer recipe
   vlforge chat runs/quickstart/instruct --image cat.jpg
 """
@@ -86,6 +88,9 @@ def build_app() -> typer.Typer:
     app.command("check", epilog=check.EXAMPLES)(check.check)
     app.command("process", epilog=process.EXAMPLES, context_settings=process.FREE_OPTIONS)(
         process.process
+    )
+    app.command("analyze", epilog=analyze.EXAMPLES, context_settings=process.FREE_OPTIONS)(
+        analyze.analyze
     )
     app.command("train", epilog=train.EXAMPLES)(train.train)
     app.add_typer(evaluate.build_app(), name="eval")
