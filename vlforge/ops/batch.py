@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -122,15 +123,24 @@ class Files:
             raise found
         return found
 
-    def rgb(self, file: ImageFile, compat: str = "") -> Image:
-        """The picture in RGB; a cut-off file raises unless `compat` is `data_juicer`.
-
-        Decoded once while the cache lasts.
-        """
-        is_theirs = compat == "data_juicer"
-        image = self._decoded.get((file, is_theirs))
+    def rgb(self, file: ImageFile) -> Image:
+        """The picture in RGB; a cut-off file raises. Decoded once while the cache lasts."""
+        image = self._decoded.get((file, False))
         if image is None:
-            image = self._kept(file, file.picture(fills=is_theirs), is_theirs)
+            image = file.picture().upright
+            self._keep(file, False, image)
+        return to_rgb(image)
+
+    def take(self, file: ImageFile, viewer: PixelOperator) -> Image:
+        """The picture that `viewer` has just looked at, to be changed; it is not kept longer.
+
+        Not decoded again while the cache lasts, if the viewer `keeps_pictures`.
+        """
+        is_theirs = _is_theirs(viewer)
+        image = self._decoded.pop((file, is_theirs), None)
+        if image is None:
+            return _shown(file, file.picture(fills=is_theirs), is_theirs)
+        self._decoded_bytes -= _bytes(image)
         return image
 
     def _look(self, file: ImageFile, viewers: Sequence[PixelOperator]) -> list[Any]:
@@ -140,25 +150,30 @@ class Files:
             return [error] * len(viewers)
         views: list[Any] = []
         for viewer in viewers:
+            is_theirs = _is_theirs(viewer)
             try:
-                image = _shown(file, picture, _is_theirs(viewer))
-                views.append(viewer.view(image, picture.is_truncated))
-                if getattr(viewer, "keeps_pictures", False):
-                    self._kept(file, picture, _is_theirs(viewer))
+                image = _shown(file, picture, is_theirs)
+                seen = viewer.view(image, picture.is_truncated)
             except ImageError as error:
-                views.append(_named(error, file))
+                seen = _named(error, file)
+            else:
+                if getattr(viewer, "keeps_pictures", False) and seen:
+                    self._keep(file, is_theirs, image)
+            views.append(seen)
         return views
 
-    def _kept(self, file: ImageFile, picture: Picture, is_theirs: bool) -> Image:
-        image = to_rgb(_shown(file, picture, is_theirs))
-        size = image.width * image.height * 3
-        if self._decoded_bytes + size <= CACHE_BYTES:
+    def _keep(self, file: ImageFile, is_theirs: bool, image: Image) -> None:
+        size = _bytes(image)
+        if (file, is_theirs) not in self._decoded and self._decoded_bytes + size <= CACHE_BYTES:
             self._decoded[file, is_theirs] = image
             self._decoded_bytes += size
-        return image
 
 
 _UNSEEN = object()
+
+
+def _bytes(image: Image) -> int:
+    return image.width * image.height * len(image.getbands())
 
 
 def _is_theirs(viewer: Any) -> bool:
@@ -212,7 +227,7 @@ class Batch:
             paths = item.row.get(op.image_key) or []
             content = item.row.get(op.image_bytes_key)
             if isinstance(content, list) and content:
-                given = [c if isinstance(c, bytes) else None for c in content]
+                given = [_bytes_of(value) for value in content]
                 given += [None] * (len(paths) - len(given))
                 out.append(list(map(self.files.get, paths, given)))
             else:
@@ -262,3 +277,13 @@ def needs_pixels(op: Operator) -> bool:
 def _text(row: Row, key: str) -> str:
     value = row[key] if key in row else look_up(row, key)
     return value if isinstance(value, str) else ""
+
+
+def _bytes_of(value: Any) -> bytes | None:
+    """A picture's bytes: as they are, or as the base64 text that JSON holds in their place."""
+    if not isinstance(value, str):
+        return value if isinstance(value, bytes) else None
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        return None
