@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 Method = Literal["phash", "dhash", "whash", "ahash"]
 
-_AT_ONCE = 32
-"""Pictures whose frequencies are worked out together; more fall out of the cache."""
+_HAAR = 2**-0.5
+_PIXELS_AT_ONCE = 1 << 16
+"""Small pictures that are hashed together have so many pixels; more fall out of the cache."""
 
 
 def grey_size(method: Method) -> tuple[int, int]:
@@ -43,10 +44,13 @@ def image_hash(image: Image, method: Method) -> bytes:
 def hashes_of(greys: Any, method: Method) -> list[bytes]:
     """8 bytes of each of `greys` [pictures, height, width] uint8.
 
-    For `whash` both sides may be any multiple of 8.
+    For `whash` both sides may be 8 times any power of 2.
     """
-    bits = _METHODS[method][1](greys).reshape(len(greys), 64)
-    packed = np.packbits(bits, axis=1).tobytes()
+    count, height, width = greys.shape
+    some = max(1, _PIXELS_AT_ONCE // (height * width))
+    bits_of = _METHODS[method][1]
+    bits = [bits_of(greys[at : at + some]).reshape(-1, 64) for at in range(0, count, some)]
+    packed = np.packbits(np.concatenate(bits), axis=1).tobytes()
     return [packed[at : at + 8] for at in range(0, len(packed), 8)]
 
 
@@ -57,12 +61,6 @@ def distance(first: bytes, second: bytes) -> int:
 
 def _phash(greys: Any) -> Any:
     """Low frequencies at or above their median, the mean brightness left out of it."""
-    return np.concatenate(
-        [_phash_of_some(greys[at : at + _AT_ONCE]) for at in range(0, len(greys), _AT_ONCE)]
-    )
-
-
-def _phash_of_some(greys: Any) -> Any:
     count, height, width = greys.shape
     down = _low_dct(greys.transpose(0, 2, 1).reshape(-1, height))
     rows = down.reshape(count, width, 8).transpose(0, 2, 1).reshape(-1, width)
@@ -115,11 +113,19 @@ def _ahash(greys: Any) -> Any:
 
 
 def _whash(greys: Any) -> Any:
-    """Haar steps down to 8 x 8, each at least as bright as the median."""
-    count, height, width = greys.shape
-    rows = greys.reshape(count, 8, height // 8, width).sum(axis=2, dtype=np.int32)
-    levels = rows.reshape(count, 8, 8, width // 8).sum(axis=3).reshape(count, 64)
-    return levels >= np.median(levels, axis=1, keepdims=True)
+    """Haar steps down to 8 x 8, each at least as bright as the median.
+
+    Equal blocks tie, and rounding decides their bits; so the steps are taken
+    one by one, rows before columns, as PyWavelets takes them.
+    """
+    levels = (np.arange(256) / 255)[greys]
+    while levels.shape[1] > 8:
+        levels *= _HAAR
+        levels = levels[:, 1::2] + levels[:, ::2]
+        levels *= _HAAR
+        levels = levels[:, :, 1::2] + levels[:, :, ::2]
+    flat = levels.reshape(len(levels), 64)
+    return flat >= np.median(flat, axis=1, keepdims=True)
 
 
 _METHODS: dict[str, tuple[tuple[int, int], Callable[[Any], Any]]] = {

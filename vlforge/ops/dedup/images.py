@@ -36,10 +36,10 @@ class ImageDeduplicator(Dedup):
     pair of them).
 
     `hash: exact` gives the bits of imagededup, Data-Juicer's library. `hash:
-    fast` decodes jpegs in small and grey, for a third of the time or less; its
-    bits are its own, so one data set needs one way throughout. Of 10,000 made
-    jpegs with 668 repeats (exact, re-encoded, shrunk) it decided about NN
-    otherwise than `exact`.
+    fast` decodes jpegs in small and grey, in less than half the time; its bits
+    are its own. Of 10,000 made jpegs, 7 % of them repeats (exact, re-encoded or
+    shrunk), it kept 56 that `exact` drops and dropped 14 that `exact` keeps; a
+    `max_distance` of 2 finds 53 of the 56.
 
     A cut-off or damaged file costs its row. With `compat: data_juicer` it
     counts with what can be decoded of it, and pictures from a row's bytes are
