@@ -206,15 +206,12 @@ def test_one_operator_that_must_not_skip_errors_makes_the_run_strict(recipe):
     assert "text_length_filter.skip_op_error is false" in adopted.notes[0]
 
 
-def test_twins_of_ray_run_as_the_operator_itself(recipe):
+def test_names_of_ray_are_operators_and_its_repartition_is_passed_over(recipe):
     adopted = adopt(recipe("process:\n"
-                           "  - ray_document_deduplicator: {backend: redis, lowercase: true}\n"
+                           "  - ray_document_deduplicator: {lowercase: true}\n"
                            "  - ray_repartition_pipeline: {num_blocks: 4}\n"), {})  # fmt: skip
-    assert adopted.config.process == ({"document_deduplicator": {"lowercase": True}},)
-    assert adopted.notes == (
-        "ray_document_deduplicator runs as document_deduplicator",
-        "ray_repartition_pipeline has no effect: Ray Data cuts blocks itself",
-    )
+    assert adopted.config.process == ({"ray_document_deduplicator": {"lowercase": True}},)
+    assert adopted.notes == ("ray_repartition_pipeline has no effect: Ray Data cuts blocks itself",)
 
 
 def test_every_wrong_operator_is_named_with_its_line(recipe):

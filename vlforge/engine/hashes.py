@@ -17,6 +17,10 @@ FIELDS = {
     "document_minhash_deduplicator": "__dj__minhash",
     "document_simhash_deduplicator": "__dj__simhash",
     "image_deduplicator": "__dj__imagehash",
+    "ray_document_deduplicator": "__dj__hash",
+    "ray_image_deduplicator": "__dj__imagehash",
+    "ray_bts_minhash_deduplicator": "__dj__minhash",
+    "ray_bts_minhash_cpp_deduplicator": "__dj__minhash",
 }
 """Data-Juicer's fields."""
 _AT_ONCE = 256

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlforge.engine.config import ProcessConfig
 from vlforge.recipe.adopt.data_juicer_keys import KEYS, asks_for_nothing
-from vlforge.recipe.adopt.data_juicer_operators import PASSED_OVER, RUN_AS, why_not
+from vlforge.recipe.adopt.data_juicer_operators import PASSED_OVER, why_not
 from vlforge.recipe.adopt.printed_table import is_printed_table, read_printed_table
 from vlforge.recipe.nearest import nearest
 from vlforge.recipe.source import Source, parse_value, read_source
@@ -258,10 +258,6 @@ def _operator(
     if name in PASSED_OVER:
         notes.append(f"{name} has no effect: {PASSED_OVER[name]}")
         return []
-    if name in RUN_AS:
-        twin, passed = RUN_AS[name]
-        notes.append(f"{name} runs as {twin}")
-        name, params = twin, {k: v for k, v in params.items() if k not in passed}
     why = why_not(str(name))
     if why is not None:
         raise RecipeError(why)

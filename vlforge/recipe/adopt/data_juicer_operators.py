@@ -1,4 +1,4 @@
-"""Data-Juicer's operators and what becomes of each: there, run as another, or why not.
+"""Data-Juicer's operators and what becomes of each: there, passed over, or why not.
 
 Operators that are there speak for themselves: where their documentation names
 Data-Juicer or `compat`, those sentences are the remark in the table.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
 from typing import Any
 
 _FREE = """
@@ -36,6 +35,8 @@ document_line_deduplicator document_minhash_deduplicator
 document_simhash_deduplicator image_deduplicator frequency_specified_field_selector
 random_selector range_specified_field_selector tags_specified_field_selector
 topk_specified_field_selector key_value_grouper naive_grouper naive_reverse_grouper
+ray_document_deduplicator ray_image_deduplicator ray_bts_minhash_deduplicator
+ray_bts_minhash_cpp_deduplicator
 """
 _MODELS = """
 detect_character_attributes_mapper detect_character_locations_mapper
@@ -75,30 +76,8 @@ _FAMILIES = ("agent_", "audio_", "dialog_", "video_")
 NEEDS_MODEL = "runs a model; those operators come later"
 NEEDS_SERVICE = "asks a language model or a service; those operators come later"
 
-RUN_AS: Mapping[str, tuple[str, frozenset[str]]] = {
-    "ray_document_deduplicator": (
-        "document_deduplicator",
-        frozenset({"backend", "redis_address", "dedup_set_num"}),
-    ),
-    "ray_image_deduplicator": (
-        "image_deduplicator",
-        frozenset({"backend", "redis_address", "dedup_set_num"}),
-    ),
-    **dict.fromkeys(
-        ("ray_bts_minhash_deduplicator", "ray_bts_minhash_cpp_deduplicator"),
-        (
-            "document_minhash_deduplicator",
-            frozenset(
-                """union_find_parallel_num union_threshold max_pending_edge_buffer_task
-                num_edge_buffer_task_returns max_pending_filter_tasks num_filter_task_returns
-                merge_batch_size minhash_batch_size memory_per_sample actor_memory
-                task_memory""".split()
-            ),
-        ),
-    ),
-}
-"""Ray's twins of an operator -> the operator, and the twin's keys about how it runs."""
 PASSED_OVER = {"ray_repartition_pipeline": "Ray Data cuts blocks itself"}
+"""Operators that change no row."""
 
 
 def why_not(name: str) -> str | None:
@@ -119,9 +98,6 @@ def operators_page() -> str:
         remarks = _remarks(find(name))
         is_different = any(map(_differs, remarks))
         rows[name] = ("different" if is_different else "same", " ".join(remarks))
-    for name, (twin, _) in RUN_AS.items():
-        if twin in there:
-            rows[name] = ("same", f"runs as `{twin}`; the first row stays")
     for name, why in PASSED_OVER.items():
         rows[name] = ("no effect", why)
     for name, why in _absent().items():
