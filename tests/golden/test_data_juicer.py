@@ -266,6 +266,8 @@ def test_operator_is_right_where_data_juicer_is_wrong(wrong, root):
         again = run_case(flat, root)
         assert (out.kept, out.stats) == (again.kept, again.stats)
         assert [r["meta"]["caption"] for r in out.rows] == [r["caption"] for r in again.rows]
+    elif "right_texts_any_of" in wrong:
+        assert [row["text"] for row in out.rows] in wrong["right_texts_any_of"]
     elif wrong["op"] == "image_captioning_mapper":
         assert_right_captions(wrong, root, out)
     elif wrong["op"] == "image_shape_filter":
