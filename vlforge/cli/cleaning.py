@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlforge.cli.dropped import say_dropped
 from vlforge.cli.recipes import find_recipe
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import DataError, RecipeError
@@ -250,6 +251,7 @@ def _say(funnel: dict[str, Any], files: Sequence[Path], work: Path) -> None:
         for op in funnel["ops"]
     ]
     table(("operator", "rows in", "dropped", "changed", "rows out"), rows, right=(1, 2, 3, 4))
+    say_dropped(funnel, work / "dropped.jsonl")
     reasons = funnel.get("bad_reasons") or {}
     bad = "".join(f", {count} {reason}" for reason, count in reasons.items())
     kept = f"{funnel['rows_out']} of {funnel['rows_in']} rows{bad}"
