@@ -169,6 +169,26 @@ def test_an_export_into_the_datasets_folder_is_noted(folder, capsys):
     assert "the next run would read it too" in capsys.readouterr().err
 
 
+OWN_OPERATOR = """\
+from data_juicer.ops.base_op import OPERATORS, Mapper
+
+
+@OPERATORS.register_module("shout_mapper")
+class ShoutMapper(Mapper):
+    def process_single(self, sample):
+        sample[self.text_key] = sample[self.text_key].upper()
+        return sample
+"""
+
+
+def test_an_operator_of_ones_own_runs_unchanged(folder):
+    (folder / "own.py").write_text(OWN_OPERATOR)
+    (folder / "own.yaml").write_text(RECIPE + "  - shout_mapper:\n")
+    words = ["--config", "own.yaml", "--custom-operator-paths", "own.py"]
+    assert main(["process", *words]) == 0
+    assert json.loads((folder / "kept.jsonl").read_text().splitlines()[0])["text"].isupper()
+
+
 def test_help_shows_examples(capsys):
     assert main(["process", "--help"]) == 0
     assert "vlforge process clean.yaml --limit 1000" in capsys.readouterr().out

@@ -55,8 +55,6 @@ class ProcessConfig:
     audio_key: str = "audios"
     video_key: str = "videos"
     image_special_token: str = "<__dj__image>"
-    audio_special_token: str = "<__dj__audio>"
-    video_special_token: str = "<__dj__video>"
     eoc_special_token: str = "<|__dj__eoc|>"
     validators: tuple[dict[str, Any], ...] = ()
     add_suffix: bool = False

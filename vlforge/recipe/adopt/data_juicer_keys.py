@@ -58,7 +58,7 @@ _USED = [
     Key("np", "same", "worker processes; never more blocks than there are"),
     Key("text_keys", "same", "the first is read; a row in which another is missing is dropped"),
     *_keys("same", "", "image_key image_bytes_key audio_key video_key image_special_token "
-           "audio_special_token video_special_token eoc_special_token process project_name"),
+           "eoc_special_token process project_name"),
     Key("custom_operator_paths", "same", "files or folders with operators of your own"),
     Key("skip_op_error", "differs", "true: a bad row costs itself, not its batch; false is "
         "`strict: true`, the first bad row ends the run"),
@@ -80,6 +80,8 @@ _NO_EFFECT = [
            "use_cache ds_cache_dir cache_compress temp_dir", True, None),
     *_keys("no effect", "a killed run always continues when the same command is given again",
            "use_checkpoint checkpoint checkpoint_dir resume job_id", *_NOTHING),
+    *_keys("no effect", "no operator here looks at sound or film",
+           "audio_special_token video_special_token", "<__dj__audio>", "<__dj__video>"),
     *_keys("no effect", "seconds, memory and counts of every operator are in `funnel.json`",
            "open_monitor event_logging event_log_dir open_insight_mining op_list_to_mine "
            "use_dag max_log_size_mb backup_count", *_NOTHING),
