@@ -88,9 +88,11 @@ $(VENV)/.torch: $(VENV)/.made
 $(VENV)/.product: pyproject.toml $(VENV)/.torch
 	@echo "Installing VLForge into $(VENV)"
 	@$(PIP) install -q -c $(VENV)/torch.txt -e '.[train,report]'
+	@$(BIN)/python -m compileall -q vlforge
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	@echo "Installing VLForge and its checks into $(VENV)"
 	@$(PIP) install -q -c $(VENV)/torch.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -q vlforge
 	@touch $@ $(VENV)/.product
