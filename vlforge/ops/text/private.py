@@ -38,15 +38,23 @@ _LAST_LINE = re.compile(f"{_END}[A-Z0-9 -]+{_ARMOUR}")
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of find: one of `hints` is in every text that has one, `kept` in a match stays."""
+    """One kind of find: one of `hints` is in every text that has one, `kept` in a match stays.
+
+    In an ASCII text in small letters one of `words` is there too.
+    """
 
     pattern: re.Pattern[str]
-    hints: tuple[str, ...] = ("",)
+    hints: tuple[str, ...]
+    words: tuple[str, ...] = ("",)
 
     def redacted(self, text: str, repl: str) -> str:
         """The text with every find replaced."""
         if not any(hint in text for hint in self.hints):
             return text
+        if text.isascii():
+            small = text.lower()
+            if not any(word in small for word in self.words):
+                return text
         kept = r"\g<kept>" if "kept" in self.pattern.groupindex else ""
         return self.pattern.sub(kept + repl, text)
 
@@ -54,7 +62,11 @@ class Rule:
 RULES: dict[str, tuple[Rule, ...]] = {
     "urls": (Rule(re.compile(r"https?://[^\s\"'<>]+"), ("://",)),),
     "ips": (
-        Rule(re.compile(rf"(?<![0-9.])(?:{_OCTET}\.){{3}}{_OCTET}(?![0-9])"), (".",)),
+        Rule(
+            re.compile(rf"(?<![0-9.])(?:{_OCTET}\.){{3}}{_OCTET}(?![0-9])"),
+            (".",),
+            tuple(f"{digit}." for digit in range(10)),
+        ),
         Rule(re.compile(r"\[[0-9a-fA-F:.]{3,}\](?::\d{1,5})?\b"), ("]",)),
     ),
     "macs": (
@@ -64,6 +76,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             re.compile(rf"{_BEFORE_PATH}/(?:Users?|home|tmp|etc|var|opt|Applications){_IN_PATH}*"),
             ("/",),
+            ("/user", "/home", "/tmp", "/etc", "/var", "/opt", "/applications"),
         ),
         Rule(re.compile(rf"{_BEFORE_PATH}[A-Za-z]:\\{_IN_PATH}*"), (":\\",)),
         Rule(re.compile(rf"{_BEFORE_PATH}\\\\{_IN_PATH}+"), ("\\\\",)),
@@ -76,6 +89,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 re.IGNORECASE,
             ),
             (":", "="),
+            ("key", "secret", "passw", "token", "auth", "credential"),
         ),
     ),
     "ids": (
@@ -85,6 +99,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 re.IGNORECASE,
             ),
             (":", "="),
+            ("session", "user", "request", "trace"),
         ),
     ),
     "channels": (
@@ -95,6 +110,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 re.IGNORECASE,
             ),
             (":", "=", "："),
+            ("channel",),
         ),
     ),
     "open ids": (

@@ -83,6 +83,8 @@ class PiiRedactionMapper(RowMapper):
         walk = _Walk(self.redacted, is_exact=bool(self.compat))
         new = row
         for key in self._keys:
+            if key not in new and "." not in key:
+                continue
             value = look_up(new, key)
             found = self._redacted_field(key, value, walk)
             if found != value:
