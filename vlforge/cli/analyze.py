@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlforge.cli.process import is_ours, located, models_of, runner_of, show_note, split_words
+from vlforge.cli.cleaning import is_ours, located, models_of, runner_of, show_note, split_words
 from vlforge.cli.recipes import find_recipe
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import DataError, RecipeError, VLForgeError
@@ -30,6 +30,7 @@ Examples:
   vlforge analyze rows.jsonl --pictures                   near pictures too: decodes them all
   vlforge analyze --config clean.yaml --percentiles "[0.05, 0.95]"
 
+\b
 Then:
   vlforge process clean.yaml text_length_filter.min_len=12
 """

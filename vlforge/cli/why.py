@@ -28,7 +28,9 @@ def why(
 ) -> None:
     """Tell what happened to one row of the data.
 
-    Which operator dropped or changed it, what it saw, and the bound it broke.
+    Operator by operator: what it measured and its bound, what it changed, and
+    which one dropped the row and why. The row is taken through the recipe again
+    where the dataset is still there; else the run's records speak.
     """
     from vlforge.runs.why import tell
 

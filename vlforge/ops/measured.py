@@ -47,14 +47,13 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
     try:
-        return _keeping_all(name)
+        return _keeping_all(name, find(name))
     except RecipeError as error:
         raise AttributeError(str(error)) from None
 
 
 @functools.cache
-def _keeping_all(name: str) -> type[Filter]:
-    cls = find(name)
+def _keeping_all(name: str, cls: type[Any]) -> type[Filter]:
     if not issubclass(cls, Filter):
         raise RecipeError(f"{name} is no filter")
 

@@ -12,7 +12,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +116,6 @@ class Numbers:
         """How many lie below a value; inclusive: or on it."""
         side: Any = "right" if inclusive else "left"
         return sum(int(run.searchsorted(value, side)) for run in self.runs)
-
-    def counts(self, edges: Sequence[float]) -> list[int]:
-        """How many lie in each bin: its left edge counts, and the right one of the last bin."""
-        under = [self.below(edge, inclusive=False) for edge in edges[:-1]]
-        under.append(self.below(edges[-1], inclusive=True))
-        return [b - a for a, b in pairwise(under)]
 
 
 class Labels:

@@ -45,8 +45,6 @@ class FilterCount:
     """What one filter would do: rows it drops at all, rows that no other filter drops."""
 
     only: int = 0
-    first: int = 0
-    """Rows that it is the first to drop, in the order in which a run asks."""
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -283,7 +281,6 @@ class _Reader:
             self._kept.offer(Example(place, stats))
             return
         first, drop = against[0]
-        found.filters[first].first += 1
         found.filters[first].only += len(against) == 1
         why = (first, drop["reason"])
         if why not in self._lost:

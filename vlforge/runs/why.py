@@ -1,18 +1,21 @@
-"""Tells one row's story from what the `process` stages wrote down."""
+"""Tells one row's story: what the `process` stages wrote down of it, and what they saw."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vlforge.types import DataError
+from vlforge.runs.replay import Told, config_of, replay
+from vlforge.types import DataError, VLForgeError
+
+_MARKS = {"dropped": "✕", "changed": "~", "": " "}
 
 
 def tell(folder: Path, row: str) -> list[str]:
-    """What each processed dataset under `folder` did with the row, a line each.
+    """What each processed dataset under `folder` did with the row, operator by operator.
 
     Args:
         folder: a run, or one folder that `process` wrote.
@@ -34,18 +37,81 @@ def tell(folder: Path, row: str) -> list[str]:
 
 
 def _in_stage(stage: Path, row: str) -> Iterator[str]:
-    for record in _records(stage / "changed.jsonl", row):
-        yield f"{stage.name}: changed by {record['op']}"
-        yield f"  before: {_short(record.get('before'))}"
-        yield f"  after:  {_short(record.get('after'))}"
-    for record in _records(stage / "dropped.jsonl", row):
-        yield f"{stage.name}: dropped by {record['op']}: {record['reason']}"
-        if record.get("stat"):
-            yield f"  {record['stat']} = {_short(record.get('value'))}, bound {record.get('bound')}"
-    for record in _records(stage / "stats.jsonl", row):
-        yield f"{stage.name}: kept ({record['uid']})"
+    dropped = list(_records(stage / "dropped.jsonl", row))
+    kept = list(_records(stage / "stats.jsonl", row))
+    changed = list(_records(stage / "changed.jsonl", row))
+    config = config_of(stage) if dropped or kept else None
+    for record in (*dropped, *kept):
+        is_dropped = "reason" in record
+        steps: list[Told] = []
+        if config is not None and record.get("op") != "read":
+            steps = _steps(config, record, is_dropped)
+        if steps:
+            yield from _told(stage, record, steps)
+        else:
+            mine = [c for c in changed if c.get("uid") == record.get("uid")]
+            yield from _from_records(stage, record, mine, is_dropped)
+        yield from _ending(stage, record, is_dropped)
+    seen = {record.get("uid") for record in (*dropped, *kept)}
+    for record in changed:
+        # A row that others followed from has no line of its own elsewhere.
+        if record.get("uid") not in seen:
+            yield from _change(stage, record)
+
+
+def _steps(config: Any, record: Mapping[str, Any], is_dropped: bool) -> list[Told]:
+    try:
+        return replay(config, str(record["uid"]), record if is_dropped else None)
+    except (VLForgeError, OSError):
+        return []
+
+
+def _told(stage: Path, record: Mapping[str, Any], steps: Sequence[Told]) -> Iterator[str]:
+    where = f", line {record['line']}" if record.get("line") else ""
+    yield f"{stage.name}: row {_name(record)}{where}, operator by operator"
+    width = max(len(step.op) for step in steps)
+    for step in steps:
+        yield f"  {_MARKS[step.mark]} {step.op:<{width}}  {step.words}"
+        if step.mark == "changed":
+            yield f"      before: {_short(step.before)}"
+            yield f"      after:  {_short(step.after)}"
+    last = steps[-1]
+    if last.mark == "dropped" and last.op != record.get("op"):
+        yield "  the data, its pictures or an operator have changed since: the run saw otherwise"
+
+
+def _from_records(
+    stage: Path, record: Mapping[str, Any], changed: Sequence[Mapping[str, Any]], is_dropped: bool
+) -> Iterator[str]:
+    """What is on record, where the row cannot be taken through again."""
+    for change in changed:
+        yield from _change(stage, change)
+    if not is_dropped:
         for name, value in (record.get("stats") or {}).items():
             yield f"  {name} = {_short(value)}"
+
+
+def _change(stage: Path, record: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{stage.name}: changed by {record['op']}"
+    yield f"  before: {_short(record.get('before'))}"
+    yield f"  after:  {_short(record.get('after'))}"
+
+
+def _ending(stage: Path, record: Mapping[str, Any], is_dropped: bool) -> Iterator[str]:
+    if not is_dropped:
+        yield f"{stage.name}: kept ({record['uid']})"
+        return
+    yield f"{stage.name}: dropped by {record['op']}: {record['reason']}"
+    if record.get("stat"):
+        bound = f", bound {record['bound']}" if record.get("bound") else ""
+        yield f"  {record['stat']} = {_short(record.get('value'))}{bound}"
+    elif record.get("value"):
+        yield f"  {_short(record['value'])}"
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    name, uid = record.get("id"), record["uid"]
+    return f"{uid}" if name is None else f"{name} ({uid})"
 
 
 def _records(path: Path, row: str) -> Iterator[Mapping[str, Any]]:
