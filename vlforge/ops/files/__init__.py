@@ -1,0 +1,1 @@
+"""Mappers that read, fetch or send the files that rows name."""

@@ -1,0 +1,1 @@
+"""Mappers that work on whole rows."""
