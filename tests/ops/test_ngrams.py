@@ -11,14 +11,13 @@ from vlforge.ops.bind import bind
 from vlforge.ops.text.classes import FEW_CHARACTERS
 from vlforge.ops.text.ngrams import (
     LONG,
-    SLICE,
     character_ratios,
     character_repeats,
     word_ratios,
     word_repeats,
 )
 from vlforge.ops.text.repetition import character_repetition, word_repetition
-from vlforge.ops.text.table import TextTable
+from vlforge.ops.text.table import SLICE, TextTable
 from vlforge.types import RecipeError
 
 NASTY = "aAbBcC 09.,!-\n\t\r\x00\x85\u2028\u3000ßẞİıΣσςǅﬁé中文۵🌌👩\u200d🚀\ud800\udfff\U0010ffff"

@@ -11,18 +11,16 @@ hash decides about speed only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlforge.ops.text.table import TextTable, Words
+from vlforge.ops.text.table import SLICE, TextTable, Words, slices
 
 Plain = Callable[[str, int], float]
 """The same share of one text, counted without numpy."""
 
-SLICE = 1 << 15
-"""Characters worked on at a time: their arrays stay in a core's cache and the peak low."""
 LONG = 1 << 18
 """A text with more characters has its words counted by the plain way."""
 _HALF = 1 << 16
@@ -78,24 +76,12 @@ def _by_slices(
     plain: Callable[[str], float],
 ) -> list[float]:
     found: list[float] = []
-    for some in _slices(texts):
+    for some in slices(texts):
         ratios, doubtful = measure(TextTable(some))
         for row in doubtful:
             ratios[row] = plain(some[row])
         found += ratios.tolist()
     return found
-
-
-def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Texts that follow each other and hold `SLICE` characters, or one that holds more."""
-    first = size = 0
-    for at, text in enumerate(texts):
-        if size and size + len(text) > SLICE:
-            yield texts[first:at]
-            first, size = at, 0
-        size += len(text)
-    if first < len(texts):
-        yield texts[first:]
 
 
 def _share(part: Any, total: Any) -> Any:

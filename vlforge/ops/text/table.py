@@ -7,13 +7,15 @@ same as a loop over strings costs ten times that.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlforge.ops.text.classes import GAP, SPECIAL, class_of
 
+SLICE = 1 << 15
+"""Characters worked on at a time: their arrays stay in a core's cache and the peak low."""
 _UNKNOWN = 128
 
 
@@ -23,13 +25,35 @@ def _classes() -> Any:
     return np.full(0x110000, _UNKNOWN, dtype=np.uint8)
 
 
-def _learn(codes: Any) -> None:
+def _classes_of(codes: Any) -> Any:
+    """Class bits of code points, worked out for characters that were not met before."""
     table = _classes()
-    # `np.unique` would import numpy.ma, which takes longer than all of this.
-    is_there = np.zeros(len(table), dtype=bool)
-    is_there[codes] = True
-    for code in np.flatnonzero(is_there).tolist():
-        table[code] = class_of(chr(code))
+    found = table[codes]
+    unknown = found == _UNKNOWN
+    if unknown.any():
+        # `np.unique` would import numpy.ma, which takes longer than all of this.
+        is_new = np.zeros(len(table), dtype=bool)
+        is_new[codes[unknown]] = True
+        for code in np.flatnonzero(is_new).tolist():
+            table[code] = class_of(chr(code))
+        found = table[codes]
+    return found
+
+
+def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts that follow each other and hold `SLICE` characters, or one that holds more."""
+    first = size = 0
+    for at, text in enumerate(texts):
+        if size and size + len(text) > SLICE:
+            yield texts[first:at]
+            first, size = at, 0
+        size += len(text)
+    if first < len(texts):
+        yield texts[first:]
+
+
+def _codes_of(texts: Sequence[str]) -> Any:
+    return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 class Words(NamedTuple):
@@ -52,25 +76,30 @@ class TextTable:
     Attributes:
         texts: the texts.
         lengths: [R] characters per text.
-        starts: [R] where each text begins in `codes`.
-        codes: [C] uint32 code points of all texts.
+        starts: [R] where each text begins, end to end.
     """
 
     def __init__(self, texts: Sequence[str]):
         self.texts = texts
         self.lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         self.starts = np.concatenate(([0], np.cumsum(self.lengths)[:-1])).astype(np.int64)
-        joined = "".join(texts).encode("utf-32-le", "surrogatepass")
-        self.codes = np.frombuffer(joined, dtype=np.uint32)
+
+    @functools.cached_property
+    def codes(self) -> Any:
+        """[C] uint32 code points of all texts."""
+        return _codes_of(self.texts)
 
     @functools.cached_property
     def classes(self) -> Any:
         """[C] uint8 class bits."""
-        found = _classes()[self.codes]
-        unknown = found == _UNKNOWN
-        if unknown.any():
-            _learn(self.codes[unknown])
-            found = _classes()[self.codes]
+        found = np.empty(int(self.lengths.sum()), dtype=np.uint8)
+        at = 0
+        for some in slices(self.texts):
+            codes = _codes_of(some)
+            for begin in range(0, len(codes), SLICE):
+                part = codes[begin : begin + SLICE]
+                found[at : at + len(part)] = _classes_of(part)
+                at += len(part)
         return found
 
     def count(self, bit: int) -> Any:
