@@ -100,6 +100,19 @@ def test_what_has_changed_since_the_run_is_said(folder):
     said = story(folder, "first")
     assert "have changed since" in said
     assert said.splitlines()[-1].startswith("kept.process: kept")
+    write_picture(folder.parent / "30.png", (90, 90))
+    assert "have changed since" in story(folder, "small")
+    assert "have changed since" not in story(folder, "short")
+
+
+def test_a_model_is_not_asked_again(folder):
+    recipe = folder / "recipe.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("process:", "process:\n- image_text_similarity_filter: {}"))
+    said = story(folder, "again")
+    assert "? image_text_similarity_filter asks a model: not run again" in said
+    assert "have changed since" not in said
+    assert "dropped by word_repetition_filter: word_rep_ratio too high" in said
 
 
 @pytest.mark.parametrize("lost", ["rows.jsonl", "kept.process/recipe.yaml"])

@@ -32,7 +32,8 @@ _ROWS = 1000
 class Told:
     """What one operator did with the row: in words, and whether it dropped or changed it.
 
-    `before` and `after` are what a mapper changed.
+    `mark` is "dropped", "changed", "unknown" or nothing; `before` and `after` are what a
+    mapper changed.
     """
 
     op: str
@@ -108,7 +109,7 @@ def _walk(
         op = bound.op
         if op.needs >= Need.EMBEDDING or isinstance(op, CorpusMapper):
             why = "asks a model" if op.needs >= Need.EMBEDDING else "rewrites by what all rows say"
-            yield Told(bound.name, f"{why}: not run again, nor what follows it")
+            yield Told(bound.name, f"{why}: not run again, nor what follows it", "unknown")
             return
         if isinstance(op, Dedup | NearDedup | Selector | Grouper):
             told = _decided(bound, record)

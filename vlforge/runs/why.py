@@ -11,7 +11,7 @@ import msgspec
 from vlforge.runs.replay import Told, config_of, replay
 from vlforge.types import DataError, VLForgeError
 
-_MARKS = {"dropped": "✕", "changed": "~", "": " "}
+_MARKS = {"dropped": "✕", "changed": "~", "unknown": "?", "": " "}
 
 
 def tell(folder: Path, row: str) -> list[str]:
@@ -76,7 +76,8 @@ def _told(stage: Path, record: Mapping[str, Any], steps: Sequence[Told]) -> Iter
             yield f"      before: {_short(step.before)}"
             yield f"      after:  {_short(step.after)}"
     last = steps[-1]
-    if last.mark == "dropped" and last.op != record.get("op"):
+    dropped_by = last.op if last.mark == "dropped" else None
+    if last.mark != "unknown" and dropped_by != record.get("op"):
         yield "  the data, its pictures or an operator have changed since: the run saw otherwise"
 
 
