@@ -153,6 +153,15 @@ def test_pictures_that_look_alike_are_found_on_demand(tmp_path):
     assert "Pictures that look alike 1 row repeats an earlier one" in page.text
 
 
+def test_samples_come_from_all_of_the_data(tmp_path):
+    page = page_of(tmp_path, [{"id": k, "text": f"row {k} of many rows"} for k in range(500)],
+                   FILTERS[0])  # fmt: skip
+    places = [int(name.removeprefix("sample-")) for name in page.ids if name.startswith("sample-")]
+    assert len(places) == 12
+    assert min(places) < 150
+    assert max(places) > 350
+
+
 def test_one_row_is_enough(tmp_path):
     rows = [{"text": "just one", "images": [str(write_picture(tmp_path / "a.png"))]}]
     assert "1 row with 1 picture, nothing broken or repeated" in page_of(tmp_path, rows).text

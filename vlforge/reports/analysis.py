@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from vlforge.reports.analysis_bounds import Interval, Rule, Suggestion, beyond, 
 from vlforge.reports.analysis_columns import Numbers
 from vlforge.reports.analysis_examples import CardMaker, bad_lines
 from vlforge.reports.analysis_plan import AnalysisPlan
-from vlforge.reports.analysis_reading import NEAR_BITS, Findings, rows_at
+from vlforge.reports.analysis_reading import NEAR_BITS, Example, Findings, rows_at
 from vlforge.reports.analysis_tables import describe, percent_name
 from vlforge.reports.page import Anchors, write_page
 from vlforge.reports.pictures import Thumbnails
@@ -157,8 +157,8 @@ def _examples(
 ) -> dict[str, list[Any]]:
     """Cards and lists, fewer where the page has to shrink."""
     cut = lambda n: max(1, int(n * scale))  # noqa: E731
-    lost = findings.dropped_examples[: cut(24)] if plan.is_recipe else []
-    kept = findings.kept_examples[: cut(12)]
+    lost = _some(findings.dropped_examples, cut(24)) if plan.is_recipe else []
+    kept = _some(findings.kept_examples, cut(12))
     edges = {} if plan.is_recipe else _edge_places(plan, findings, cut(24))
     repeats = (findings.texts, findings.files, findings.looks)
     wanted = {e.place for e in (*lost, *kept)} | set(edges)
@@ -172,6 +172,12 @@ def _examples(
         "repeats": make.repeats(findings, cut(4)),
         "bad_rows": bad_lines(findings.bad_rows[: cut(48)], make.anchors),
     }
+
+
+def _some(examples: Sequence[Example], most: int) -> list[Example]:
+    """Examples at even distances, so that a cut takes no end away."""
+    step = max(1.0, len(examples) / most)
+    return [examples[int(k * step)] for k in range(min(most, len(examples)))]
 
 
 def _edge_places(plan: AnalysisPlan, findings: Findings, most: int) -> dict[int, list[str]]:
