@@ -67,7 +67,7 @@ def test_operators_with_the_same_keys_search_once(monkeypatch):
 
 def test_a_huge_picture_is_searched_at_half_its_size(monkeypatch):
     op, theirs = (op_of("image_face_ratio_filter", compat=c) for c in ("", "data_juicer"))
-    monkeypatch.setattr(faces, "MOST_PIXELS", 120 * 120 / 3)
+    monkeypatch.setitem(faces.MOST_PIXELS, "", 120 * 120 // 3)
     batch = batch_of([[ONE]], op, theirs)
     assert op.measure(batch)[0] == [[pytest.approx(0.525625, rel=0.15)]]
     assert theirs.measure(batch)[0] == [[0.525625]]
@@ -82,11 +82,24 @@ def test_what_opencv_cannot_search_costs_the_row(monkeypatch):
         def detectMultiScale(self, *args, **kwargs):
             raise cv2.error("Insufficient memory")
 
-    monkeypatch.setattr(faces, "_finder", lambda path: Failing())
     op = op_of("image_face_count_filter")
-    (drop,) = op.measure(batch_of([[ONE]], op))[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(faces._finder(op._path), "_cascade", Failing())
+        (drop,) = op.measure(batch_of([[ONE]], op))[0]
     assert drop.reason == "faces cannot be searched"
     assert drop.value == f"image {ONE} is 120 x 120 pixels: OpenCV gave up on it"
+    assert op.measure(batch_of([[ONE]], op)) == ([[1]],)
+
+
+def test_a_strip_and_a_tower_do_not_add_up(monkeypatch):
+    made = []
+    cv2 = faces.load_opencv()
+    really_make = cv2.CascadeClassifier
+    monkeypatch.setattr(cv2, "CascadeClassifier", lambda path: made.append(1) or really_make(path))
+    finder = faces._Finder(op_of("image_face_count_filter")._path)
+    for size in ((60_000, 30), (30_000, 30), (30, 60_000), (30, 50_000), (40_000, 30)):
+        assert len(finder.find(np.zeros(size[::-1], np.uint8))) == 0
+    assert len(made) == 3
 
 
 def test_faces_are_blurred_and_the_rest_stays(tmp_path):

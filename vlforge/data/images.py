@@ -63,9 +63,8 @@ def header_size(source: Source) -> Size:
     Raises:
         ImageError: the file is missing or no picture; names it.
     """
-    if isinstance(source, bytes):
-        return _upright_size(_header_of(source, "<bytes>"))
-    return ImageFile(str(source)).size()
+    file = ImageFile("<bytes>", source) if isinstance(source, bytes) else ImageFile(str(source))
+    return file.size()
 
 
 def load_upright(source: Source, *, truncated: Literal["error", "fill"] = "error") -> Image:
@@ -77,9 +76,8 @@ def load_upright(source: Source, *, truncated: Literal["error", "fill"] = "error
     Raises:
         ImageError: missing, no picture, cut off, or over `MAX_PIXELS`; names it.
     """
-    if isinstance(source, bytes):
-        return _picture(source, "<bytes>", fills=truncated == "fill").upright
-    return ImageFile(str(source)).picture(fills=truncated == "fill").upright
+    file = ImageFile("<bytes>", source) if isinstance(source, bytes) else ImageFile(str(source))
+    return file.picture(fills=truncated == "fill").upright
 
 
 def load_rgb(source: Source, *, truncated: Literal["error", "fill"] = "error") -> Image:
@@ -125,7 +123,11 @@ class ImageFile:
 
     def size(self) -> Size:
         """(width, height), EXIF applied, from the header."""
-        return _upright_size(self._header or self._find_header())
+        header = self._header or self._find_header()
+        if isinstance(header, ImageError):
+            raise header
+        width, height, is_sideways = header
+        return (height, width) if is_sideways else (width, height)
 
     def stored_size(self) -> Size:
         """(width, height) as the file holds them, EXIF orientation not applied."""
@@ -188,13 +190,6 @@ class ImageFile:
 def _open_to_read(path: str, flags: int) -> int:
     """Opening that does not wait at a pipe."""
     return os.open(path, flags | _TO_OPEN)
-
-
-def _upright_size(header: Header | ImageError) -> Size:
-    if isinstance(header, ImageError):
-        raise header
-    width, height, is_sideways = header
-    return (height, width) if is_sideways else (width, height)
 
 
 def _header_of(content: bytes, name: str) -> Header:

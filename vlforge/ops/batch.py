@@ -222,33 +222,41 @@ class Batch:
 
     def image_files(self, op: Operator) -> list[list[ImageFile]]:
         """The pictures of each row, from the row's bytes where it carries them."""
-        out = []
-        for item in self.items:
-            paths = item.row.get(op.image_key) or []
-            content = item.row.get(op.image_bytes_key)
-            if isinstance(content, list) and content:
-                given = [_bytes_of(value) for value in content]
-                given += [None] * (len(paths) - len(given))
-                out.append(list(map(self.files.get, paths, given)))
-            else:
-                out.append([self.files.get(path) for path in paths])
-        return out
+        keys = (op.image_key, op.image_bytes_key)
+        if keys not in self._listed:
+            paths, contents = keys
+            get, rows = self.files.get, [item.row for item in self.items]
+            self._listed[keys] = [
+                [get(path) for path in row.get(paths) or ()]
+                if not row.get(contents)
+                else self._given_files(row.get(paths) or [], row[contents])
+                for row in rows
+            ]
+        return self._listed[keys]
+
+    @cached_property
+    def _listed(self) -> dict[tuple[str, str], list[list[ImageFile]]]:
+        return {}
+
+    def _given_files(self, paths: Sequence[str], contents: Any) -> list[ImageFile]:
+        given = [_bytes_of(value) for value in contents] if isinstance(contents, list) else []
+        given += [None] * (len(paths) - len(given))
+        return list(map(self.files.get, paths, given))
 
     def per_image(
         self, op: Operator, look: Callable[[ImageFile], tuple[Any, ...]], width: int
     ) -> tuple[list[Any], ...]:
         """`look` at each picture; `width` columns with one list of values per row, or a `Drop`."""
-        columns: tuple[list[Any], ...] = tuple([] for _ in range(width))
+        found: list[Any] = []
         for files in self.image_files(op):
             try:
-                values = [look(file) for file in files]
+                found.append([look(file) for file in files])
             except ImageError as error:
-                for column in columns:
-                    column.append(drop_of(error))
-                continue
-            for at, column in enumerate(columns):
-                column.append([value[at] for value in values])
-        return columns
+                found.append(drop_of(error))
+        return tuple(
+            [row if isinstance(row, Drop) else [value[at] for value in row] for row in found]
+            for at in range(width)
+        )
 
     def views(self, op: Any) -> list[Any]:
         """What `op` makes of each picture: a list per row, or a `Drop`."""

@@ -17,8 +17,9 @@ from vlforge.types import RecipeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_PIXELS = 16_000_000
-"""Pictures with more are searched at half their size or less: OpenCV takes 60 bytes a pixel."""
+MOST_PIXELS = {"": 16_000_000, "data_juicer": 64_000_000}
+"""Pictures with more, by `compat`, are searched at half their size or less: OpenCV takes 60
+bytes a pixel, and crashes where its counts of bytes overflow."""
 
 Face = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
@@ -60,8 +61,7 @@ class FaceSearch(Operator):
         settings = (self.scaleFactor, self.minNeighbors, self.minSize, self.maxSize)
         key = (self._path, settings, self.compat)
         if not _last or _last[0].picture() is not image or _last[0].key != key:
-            most_pixels = math.inf if self.compat == "data_juicer" else MOST_PIXELS
-            found = _search(rgb_of(image, self), self._path, settings, most_pixels)
+            found = _search(rgb_of(image, self), self._path, settings, MOST_PIXELS[self.compat])
             _last[:] = [_Found(weakref.ref(image), key, found)]
         return _last[0].faces
 
@@ -71,14 +71,41 @@ class FaceSearch(Operator):
 
 
 @functools.cache
-def _finder(path: str) -> Any:
-    return load_opencv().CascadeClassifier(path)
+def _finder(path: str) -> _Finder:
+    return _Finder(path)
+
+
+class _Finder:
+    """A cascade that forgets before its memory grows too large.
+
+    OpenCV keeps room for the widest and the tallest picture it has met, at once:
+    after a strip and a tower that would be gigabytes.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self._cascade: Any = None
+        self._sides = (0, 0)
+
+    def find(self, grey: Any, **keys: Any) -> Any:
+        """Boxes of faces in a grey picture."""
+        height, width = grey.shape
+        sides = (max(width, self._sides[0]), max(height, self._sides[1]))
+        is_new = self._cascade is None or sides[0] * sides[1] > 2 * MOST_PIXELS[""]
+        if is_new:
+            self._cascade, sides = load_opencv().CascadeClassifier(self._path), (width, height)
+        self._sides = sides
+        return self._cascade.detectMultiScale(grey, **keys)
+
+    def forget(self) -> None:
+        """Start anew: after a failed allocation the cascade would fail for ever."""
+        self._cascade = None
 
 
 def _is_cascade(path: str) -> bool:
     cv2 = load_opencv()
     try:
-        return not _finder(path).empty()
+        return not cv2.CascadeClassifier(path).empty()
     except (cv2.error, SystemError):  # which of the two depends on the file
         return False
 
@@ -95,7 +122,7 @@ class _Found:
 _last: list[_Found] = []
 
 
-def _search(rgb: Image, path: str, settings: tuple[Any, ...], most_pixels: float) -> list[Face]:
+def _search(rgb: Image, path: str, settings: tuple[Any, ...], most_pixels: int) -> list[Face]:
     import numpy as np
 
     scale, neighbours, *extremes = settings
@@ -105,10 +132,11 @@ def _search(rgb: Image, path: str, settings: tuple[Any, ...], most_pixels: float
     bounds = [None if size is None else [side // factor for side in size] for size in extremes]
     grey = cv2.cvtColor(np.asarray(small), cv2.COLOR_RGB2GRAY)
     try:
-        found = _finder(path).detectMultiScale(
+        found = _finder(path).find(
             grey, scaleFactor=scale, minNeighbors=neighbours, minSize=bounds[0], maxSize=bounds[1]
         )
     except cv2.error:
+        _finder(path).forget()
         size = f"{rgb.width} x {rgb.height} pixels"
         raise ImageError("faces cannot be searched", f"is {size}: OpenCV gave up on it") from None
     return [_cut(rgb, *(int(side) * factor for side in box)) for box in found]
@@ -127,8 +155,8 @@ class ImageFaceCountFilter(FaceSearch, PictureJudge):
     the version of OpenCV. A file that is cut off drops its row; `compat:
     data_juicer` searches what there is of it, and does not turn a picture that
     the row carries as bytes. 16-bit grey is scaled; by `compat` it is clipped.
-    Pictures over 16 megapixels are searched at half their size or less; by
-    `compat` as they are, which takes 60 bytes of memory a pixel.
+    Pictures over 16 megapixels, by `compat` over 64, are searched at half their
+    size or less: the search takes 60 bytes of memory a pixel.
 
     `cv_classifier` is the path of another cascade; `scaleFactor`, `minNeighbors`,
     `minSize` and `maxSize` ([width, height]) go to OpenCV as they are.

@@ -39,7 +39,7 @@ class ImageAspectRatioFilter(ImageFilter):
 
     def look(self, file: ImageFile) -> tuple[Any, ...]:
         """Width / height of one picture."""
-        width, height = _size(self, file)
+        width, height = file.size() if not self.compat else _size_as_theirs(file)
         return (width / height,)
 
 
@@ -69,7 +69,7 @@ class ImageShapeFilter(ImageFilter):
 
     def look(self, file: ImageFile) -> tuple[Any, ...]:
         """Width and height of one picture."""
-        return _size(self, file)
+        return file.size() if not self.compat else _size_as_theirs(file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +102,9 @@ class ImageSizeFilter(ImageFilter):
         return (file.byte_count(),)
 
 
-def _size(op: ImageFilter, file: ImageFile) -> tuple[int, int]:
-    """Width and height; with `compat` those of bytes as Data-Juicer sees them, not turned."""
-    is_theirs = file.is_given and op.compat == "data_juicer"
-    return file.stored_size() if is_theirs else file.size()
+def _size_as_theirs(file: ImageFile) -> tuple[int, int]:
+    """Width and height as Data-Juicer sees them: of a row's bytes not turned."""
+    return file.stored_size() if file.is_given else file.size()
 
 
 @functools.lru_cache(maxsize=64)
