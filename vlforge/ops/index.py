@@ -1,7 +1,8 @@
 """The operators, found by their names in this folder's files; none is imported to be found.
 
 `image_shape_filter` is the class `ImageShapeFilter`, wherever under `ops/` it
-is written. A dotted path `package.module:Class` names one outside VLForge.
+is written. A dotted path `package.module:Class` names one outside VLForge, and
+`ops.foreign.load_custom` adds those of a user's own files.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vlforge.types import RecipeError
 
-_CLASS = re.compile(r"^class (\w+(?:Filter|Mapper|Dedup|Deduplicator|Selector|Grouper|Aggregator))\(", re.M)
+_KINDS = "Filter|Mapper|Dedup|Deduplicator|Selector|Grouper|Aggregator"
+_CLASS = re.compile(rf"^class (\w+(?:{_KINDS}))\(", re.M)
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_BASES = frozenset({"base.py", "batch.py", "index.py", "bind.py"})
+_BASES = frozenset({"base.py", "batch.py", "index.py", "bind.py", "foreign.py", "custom"})
+_custom: dict[str, type[Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,28 @@ def places() -> dict[str, tuple[str, str]]:
     root = Path(__file__).parent
     found = {}
     for file in root.rglob("*.py"):
-        if file.name in _BASES and file.parent == root:
+        if file.relative_to(root).parts[0] in _BASES:
             continue
         module = ".".join(("vlforge", "ops", *file.relative_to(root).with_suffix("").parts))
         for name in _CLASS.findall(file.read_text(encoding="utf-8")):
-            found[_WORD.sub("_", name).lower()] = (module, name)
+            found[name_of(name)] = (module, name)
     return dict(sorted(found.items()))
+
+
+def name_of(class_name: str) -> str:
+    """The name in recipes of a class: `FooBarFilter` is `foo_bar_filter`."""
+    return _WORD.sub("_", class_name).lower()
+
+
+def is_operator_name(class_name: str) -> bool:
+    """Whether a class of that name is an operator, and not what some of them are built on."""
+    return re.fullmatch(rf"[^_]\w*(?:{_KINDS})", class_name) is not None
+
+
+def use_custom(found: Mapping[str, type[Any]]) -> None:
+    """Let `find` see these operators of a user's, and no other ones; they go before ours."""
+    _custom.clear()
+    _custom.update(found)
 
 
 def find(name: str) -> type[Any]:
@@ -53,11 +73,13 @@ def find(name: str) -> type[Any]:
     """
     if ":" in name:
         return _outside(name)
+    if name in _custom:
+        return _custom[name]
     place = places().get(name)
     if place is None:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, places(), n=1, cutoff=0.5)
+        near = get_close_matches(name, [*places(), *_custom], n=1, cutoff=0.5)
         hint = f": did you mean {near[0]!r}?" if near else ""
         raise RecipeError(f"unknown operator {name!r}{hint or ': see `vlforge list ops`'}")
     module, cls = place
@@ -67,7 +89,7 @@ def find(name: str) -> type[Any]:
 
 def names() -> list[OpInfo]:
     """All operators with their kind, first line of documentation and own keys."""
-    return [_info(name) for name in places()]
+    return [_info(name) for name in sorted({*places(), *_custom})]
 
 
 def _info(name: str) -> OpInfo:
@@ -75,6 +97,7 @@ def _info(name: str) -> OpInfo:
 
     cls = find(name)
     shared = {f.name for f in (*fields(Operator), *fields(Filter))}
+    shared |= set(getattr(cls, "common_keys", ()))
     own = tuple((f.name, _default(f)) for f in fields(cls) if f.name not in shared)
     doc = (cls.__doc__ or "").strip().splitlines()[0]
     return OpInfo(name, cls.kind, doc, own)

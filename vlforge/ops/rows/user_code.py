@@ -22,7 +22,8 @@ STATS = "__dj__stats__"
 """Data-Juicer's key for a row's statistics."""
 Function = Callable[[Any], Any]
 Result = Grown | Row | Drop
-_SCALARS = (str, int, float, bool, bytes, type(None))
+_SCALARS = frozenset((str, int, float, bool, bytes, type(None)))
+_HOLDERS = frozenset((dict, list))
 
 
 class Sample(dict[str, Any]):
@@ -64,7 +65,7 @@ class UserCode:
         """A copy of the row with all of the fields `names`."""
         sample = Sample(names)
         for name, value in item.row.items():
-            sample[name] = copied(value)
+            sample[name] = copied(value) if type(value) in _HOLDERS else value
         for name in self.extra:
             if sample.get(name) is None:
                 sample[name] = {}
@@ -188,13 +189,16 @@ def laid_over(item: Item, given: Mapping[str, Any], lent: Collection[str]) -> Ro
     Raises:
         UneditableError: a value that no row can hold; names the field.
     """
-    row = dict(item.row)
+    row = old = item.row
     for name, value in given.items():
         if name == STATS:
             note_stats(item, value)
-        elif name not in lent or not (value is None or value == {}):
-            row = _with(row, name, plain(value, name))
-    return item.row if is_same(row, item.row) else row
+            continue
+        if name in old and is_same(old[name], value):
+            continue
+        if name not in lent or not (value is None or value == {}):
+            row = _with(row if row is not old else dict(old), name, plain(value, name))
+    return row if row is not old and not is_same(row, old) else old
 
 
 def new_row(item: Item, given: Mapping[str, Any]) -> Row:

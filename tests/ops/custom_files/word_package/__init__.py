@@ -1,0 +1,3 @@
+"""A package of operators, as Data-Juicer wants it."""
+
+from . import mappers  # noqa: F401

@@ -1,0 +1,1 @@
+"""What runs operators that were written for Data-Juicer: its classes' stand-ins, and adapters."""
