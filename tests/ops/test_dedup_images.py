@@ -14,7 +14,7 @@ from vlforge.ops.batch import Batch, Context, Files, Item, needs_pixels
 from vlforge.ops.bind import bind
 from vlforge.ops.dedup import shrink
 from vlforge.ops.dedup.hashes import distance, grey_size, hashes_of, image_hash
-from vlforge.ops.dedup.hashes_fast import scaled_grey
+from vlforge.ops.dedup.hashes_fast import plain_pixels, scaled_grey
 from vlforge.ops.dedup.images import METHODS, NearMatcher
 from vlforge.ops.dedup.shrink import shrunk_grey
 from vlforge.types import Drop, Need
@@ -145,6 +145,56 @@ def test_fast_hashes_take_all_modes(mode, tmp_path):
     (exact,) = keys_of(op_of(), [{"images": [file]}])
     (fast,) = keys_of(op_of(hash="fast"), [{"images": [file]}])
     assert distance(exact, fast) <= 6
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(64, 48), (33, 17), (1, 1)])
+@pytest.mark.parametrize(
+    "keys",
+    [{"quality": 30}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True},
+     {"restart_marker_blocks": 2}],
+)  # fmt: skip
+def test_plain_pixels_are_those_that_pillow_decodes(mode, size, keys):
+    pytest.importorskip("simplejpeg")
+    for image in (noise(*size), scene(*size)):
+        content = jpeg(image.convert(mode), **keys)
+        wanted = np.asarray(Image.open(io.BytesIO(content))).reshape(size[1], size[0], -1)
+        assert np.array_equal(plain_pixels(content), wanted)
+        assert plain_pixels(content[:-20]) is None
+
+
+def test_what_is_no_plain_jpeg_is_left_to_the_common_way():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    png = io.BytesIO()
+    scene(40, 30).save(png, "PNG")
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    image = scene(40, 30)
+    others = [
+        jpeg(image.convert("CMYK")),
+        jpeg(image, keep_rgb=True),
+        jpeg(image, exif=exif),
+        jpeg(image, xmp=xmp),
+        png.getvalue(),
+        b"",
+    ]
+    assert [plain_pixels(content) for content in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_hash_is_the_same_whoever_decodes(method, tmp_path):
+    images = [scene(130, 90), scene(90, 300, 1), scene(50, 40, 2).convert("L")]
+    for n, image in enumerate(images):
+        (tmp_path / f"{n}.jpg").write_bytes(jpeg(image))
+    op, other = op_of(method=method), op_of("image_detail_filter")
+    rows = [{"text": "", "images": [str(tmp_path / f"{n}.jpg")]} for n in range(3)]
+    items = [Item(str(n), n, row) for n, row in enumerate(rows)]
+    alone = op.keys(Batch(items, Context(), Files([op])))
+    assert alone == op.keys(Batch(items, Context(), Files([op, other])))
+    assert alone == [
+        b"\1" + image_hash(Image.open(tmp_path / f"{n}.jpg").convert("RGB"), method)
+        for n in range(3)
+    ]
 
 
 def test_a_fast_hash_leaves_decoding_to_itself():

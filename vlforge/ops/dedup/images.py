@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlforge.data.images import ImageFile
-    from vlforge.ops.batch import Batch
+    from vlforge.ops.batch import Batch, Files
     from vlforge.ops.dedup.hashes import Method
 
 METHODS = ("phash", "dhash", "whash", "ahash")
@@ -65,11 +65,7 @@ class ImageDeduplicator(Dedup):
 
     def view(self, image: Image, is_truncated: bool) -> bytes:
         """The small grey picture that the hash is made of, a byte per pixel."""
-        from vlforge.ops.dedup.shrink import shrunk_grey
-
-        plain = image if image.mode in ("RGB", "L") else image.convert("RGB")
-        grey: bytes = shrunk_grey(plain, self._grey_size()).tobytes()
-        return grey
+        return self._shrunk(image if image.mode in ("RGB", "L") else image.convert("RGB"))
 
     def keys(self, batch: Batch) -> list[bytes | Drop | None]:
         texts = batch.texts(self.text_key)
@@ -94,12 +90,15 @@ class ImageDeduplicator(Dedup):
 
     def _greys(self, batch: Batch) -> list[list[bytes] | Drop]:
         """Per row one small grey picture of each file it names."""
+        seen: dict[ImageFile, bytes] = {}
+
+        def look(file: ImageFile) -> tuple[bytes]:
+            if file not in seen:
+                seen[file] = self._grey(file, batch.files)
+            return (seen[file],)
+
         files = batch.image_files(self)
-        if self.hash == "fast":
-            seen: dict[ImageFile, bytes] = {}
-            (greys,) = batch.per_image(self, lambda file: (self._scaled(file, seen),), 1)
-        else:
-            greys = batch.views(self)
+        (greys,) = batch.per_image(self, look, 1)
         return [
             found
             if isinstance(found, Drop)
@@ -107,13 +106,25 @@ class ImageDeduplicator(Dedup):
             for row, found in zip(files, greys, strict=True)
         ]
 
-    def _scaled(self, file: ImageFile, seen: dict[ImageFile, bytes]) -> bytes:
-        from vlforge.ops.dedup.hashes_fast import scaled_grey
+    def _grey(self, file: ImageFile, files: Files) -> bytes:
+        from vlforge.ops.dedup import hashes_fast
 
-        if file not in seen:
+        if self.hash == "fast":
             is_theirs = self.compat == "data_juicer"
-            seen[file] = scaled_grey(file, self._grey_size(), is_theirs=is_theirs).tobytes()
-        return seen[file]
+            grey = hashes_fast.scaled_grey(file, self._grey_size(), is_theirs=is_theirs)
+            return bytes(grey.tobytes())
+        if files.viewers == (self,):  # no one else wants it decoded
+            pixels = hashes_fast.plain_pixels(file.content())
+            if pixels is not None:
+                file.let_go()
+                return self._shrunk(pixels)
+        found: bytes = files.view(file, self)  # type: ignore[arg-type]
+        return found
+
+    def _shrunk(self, picture: Image | Any) -> bytes:
+        from vlforge.ops.dedup.shrink import shrunk_grey
+
+        return bytes(shrunk_grey(picture, self._grey_size()).tobytes())
 
     def _hashes(self, rows: Sequence[list[bytes] | Drop]) -> list[bytes]:
         """Of all pictures of all rows, in order."""

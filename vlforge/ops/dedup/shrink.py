@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,25 +34,30 @@ _Block = tuple[int, int, Any]
 """First and past-the-last pixel, and their weights [pixels, columns] as whole numbers."""
 
 
-def shrunk_grey(image: Image, size: tuple[int, int]) -> Any:
+def shrunk_grey(picture: Image | Any, size: tuple[int, int]) -> Any:
     """[height, width] uint8, equal to `image.resize(size, LANCZOS).convert("L")`.
 
-    `image` is RGB or L; `size` is (width, height).
+    `picture` is an image, RGB or L, or its pixels [rows, columns, bands] uint8;
+    `size` is (width, height).
     """
     width, height = size
-    bands = len(image.getbands())
+    rows, columns, bands = _shape(picture)
     # The sums of the first pass are rounded, so the order of the passes shows.
-    if image.height - height > max(0, 2 * (image.width - width)):
-        low = np.empty((height, bands, image.width))
-        for begin, end, pixels in _strips(image, 1, image.height):
-            flat = pixels.reshape(image.height, -1)
-            low[:, :, begin:end] = _columns_shrunk(flat, height).reshape(height, bands, -1)
-        out = _rows_shrunk(low.reshape(-1, image.width), width)
+    if rows - height > max(0, 2 * (columns - width)):
+        low = np.empty((height, bands, columns))
+        some = max(1, _PIXELS_AT_ONCE // rows)
+        for left in range(0, columns, some):
+            right = min(left + some, columns)
+            flat = _planes(picture, (left, 0, right, rows)).reshape(rows, -1)
+            low[:, :, left:right] = _columns_shrunk(flat, height).reshape(height, bands, -1)
+        out = _rows_shrunk(low.reshape(-1, columns), width)
     else:
-        wide = np.empty((image.height, bands * width))
-        for begin, end, pixels in _strips(image, image.width, 1):
-            flat = pixels.reshape(-1, image.width)
-            wide[begin:end] = _rows_shrunk(flat, width).reshape(end - begin, -1)
+        wide = np.empty((rows, bands * width))
+        some = max(1, _PIXELS_AT_ONCE // columns)
+        for top in range(0, rows, some):
+            bottom = min(top + some, rows)
+            flat = _planes(picture, (0, top, columns, bottom)).reshape(-1, columns)
+            wide[top:bottom] = _rows_shrunk(flat, width).reshape(bottom - top, -1)
         out = _columns_shrunk(wide, height)
     levels = out.reshape(height, bands, width).astype(np.uint32)
     if bands == 1:
@@ -62,21 +66,25 @@ def shrunk_grey(image: Image, size: tuple[int, int]) -> Any:
     return ((grey + 0x8000) >> 16).astype(np.uint8)
 
 
-def _strips(image: Image, across: int, down: int) -> Iterator[tuple[int, int, Any]]:
-    """First and past-the-last line, and the pixels [rows, bands, columns] between them.
+def _shape(picture: Image | Any) -> tuple[int, int, int]:
+    if isinstance(picture, np.ndarray):
+        rows, columns, bands = picture.shape
+        return rows, columns, bands
+    return picture.height, picture.width, len(picture.getbands())
 
-    Lines are rows of `across` pixels, or columns of `down` pixels; the other one is 1.
-    """
-    is_rows = down == 1
-    lines = image.height if is_rows else image.width
-    some = max(1, _PIXELS_AT_ONCE // (across * down))
-    mode = "RGB;L" if image.mode == "RGB" else "L"
-    for begin in range(0, lines, some):
-        end = min(begin + some, lines)
-        box = (0, begin, image.width, end) if is_rows else (begin, 0, end, image.height)
-        strip = image if end - begin == lines else image.crop(box)
-        packed = np.frombuffer(strip.tobytes("raw", mode), dtype=np.uint8)
-        yield begin, end, packed.astype(np.float64).reshape(strip.height, -1, strip.width)
+
+def _planes(picture: Image | Any, box: tuple[int, int, int, int]) -> Any:
+    """[rows, bands, columns] float64 of a part: from left, from top, to right, to bottom."""
+    left, top, right, bottom = box
+    if isinstance(picture, np.ndarray):
+        out = np.empty((bottom - top, picture.shape[2], right - left))
+        for band in range(picture.shape[2]):
+            out[:, band] = picture[top:bottom, left:right, band]
+        return out
+    part = picture if box == (0, 0, *picture.size) else picture.crop(box)
+    packed = part.tobytes("raw", "RGB;L" if part.mode == "RGB" else "L")
+    pixels = np.frombuffer(packed, dtype=np.uint8)
+    return pixels.astype(np.float64).reshape(part.height, -1, part.width)
 
 
 def _rows_shrunk(pixels: Any, width: int) -> Any:
