@@ -115,6 +115,15 @@ def test_foreign_selectors_and_deduplicators_choose_among_all_rows():
     assert kept[0].row == {"id": 0, "text": "Hello world"}
 
 
+def test_what_a_selector_stumbles_over_ends_the_run_and_what_a_hash_does_costs_the_row():
+    load_custom(str(THEIRS))
+    with pytest.raises(RecipeError, match=r"every_nth_selector: TypeError in .*py, line 101"):
+        ran(["every_nth_selector"], ["a", None])
+    kept, drops = ran(["lower_case_deduplicator"], ["a", None, "A"])
+    assert [item.uid for item in kept] == ["0"]
+    assert list(drops) == ["1", "2"]
+
+
 def test_a_deduplicator_without_process_keeps_the_first_of_each_hash(tmp_path):
     path = written(tmp_path, """
 from data_juicer.ops.base_op import OPERATORS, Deduplicator

@@ -246,7 +246,8 @@ def test_addresses_are_encoded_for_sending():
     [
         ("http://a/b/c.jpg?x=/y", "c.jpg"), ("http://a/", "file"), ("http://a/..", "file"),
         ("http://a/%2e%2e", "file"), ("http://a/.hidden", "hidden"), ("http://a/a\\b\0c", "a_b_c"),
-        ("http://a/" + "x" * 300 + ".jpeg", "x" * 80 + ".jpeg"), ("s3://b/k/图.png", "图.png"),
+        ("http://a/" + "é" * 300 + ".jpeg", "é" * 75 + ".jpeg"), ("s3://b/k/图 1.png", "图 1.png"),
+        ("http://a/\ud800.jpg", "?.jpg"), ("http://[::1/x", "x"),
     ],
 )  # fmt: skip
 def test_names_of_files_lead_nowhere_else(address, name):

@@ -188,55 +188,47 @@ class ForeignMapper(Foreign, RowMapper):
             return self.code.call_each(self.made.process_single, batch.items)
 
 
+_FAULT = "__vlforge_fault__"
+"""Stands in the key of a row that cannot be shown to `process`; such a row is not selected."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForeignSelector(Foreign, Selector):
     """Runs `process` on all rows at once, in memory."""
 
     def key(self, item: Item) -> Any:
         """The whole row, because nobody knows what `process` will look at."""
-        return dict(self.code.sample(item, {**names_of([item]), STATS: None}))
-
-    def rank(self, keys: Sequence[Any]) -> list[int]:
-        with lent(), self.complaints():
-            found = self.written_for.process(self.made, RowsDataset(keys))
-            return self._places(found, len(keys))
-
-    def _places(self, found: Any, count: int) -> list[int]:
-        if not isinstance(found, RowsDataset):
-            raise UneditableError("process gave no dataset made of the one it got")
-        places = found.places
-        if len(set(places)) < len(places):
-            raise UneditableError("process chose a row twice")
-        return list(places)
-
-
-_FAULT = "__vlforge_fault__"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForeignDeduplicator(ForeignSelector):
-    """Runs `compute_hash` on each row and the class's own `process` on all, in memory.
-
-    A row over which `compute_hash` stumbles is not selected.
-    """
-
-    kind: ClassVar[str] = "dedup"
-
-    def key(self, item: Item) -> Any:
-        """The whole row with its hash."""
         with lent():
             try:
-                return hashed(self, item)
+                return self.seen(item)
             except Exception as error:
                 return {_FAULT: self.code.fault(error).reason}
+
+    def seen(self, item: Item) -> dict[str, Any]:
+        """A row as `process` sees it."""
+        return dict(self.code.sample(item, {**names_of([item]), STATS: None}))
 
     def rank(self, keys: Sequence[Any]) -> list[int]:
         usable = [at for at, key in enumerate(keys) if _FAULT not in key]
         with lent(), self.complaints():
-            rows = RowsDataset([keys[at] for at in usable])
-            found = self.written_for.process(self.made, rows)
+            found = self.written_for.process(self.made, RowsDataset([keys[at] for at in usable]))
             found = found[0] if isinstance(found, tuple) else found
-            return [usable[at] for at in self._places(found, len(usable))]
+            if not isinstance(found, RowsDataset):
+                raise UneditableError("process gave no dataset made of the one it got")
+            if len(set(found.places)) < len(found):
+                raise UneditableError("process chose a row twice")
+            return [usable[at] for at in found.places]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignDeduplicator(ForeignSelector):
+    """Runs `compute_hash` on each row and the class's own `process` on all, in memory."""
+
+    kind: ClassVar[str] = "dedup"
+
+    def seen(self, item: Item) -> dict[str, Any]:
+        """The whole row with its hash."""
+        return hashed(self, item)
 
 
 @dataclass(frozen=True, kw_only=True)

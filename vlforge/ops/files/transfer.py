@@ -24,7 +24,8 @@ from vlforge.types import DataError, Drop, RecipeError, Row
 CHUNK = 1 << 18
 _LEDGER = ".names"
 """Folder beside the files that notes which address has which name."""
-_LONGEST_NAME = 120
+_LONGEST_NAME = 200
+"""Bytes of a name; most file systems take 255, and a hash may be added."""
 
 
 class FetchError(Exception):
@@ -233,12 +234,18 @@ class _Wanted:
 
 def file_name(address: str) -> str:
     """The last part of an address as a name for a file, without anything that leads elsewhere."""
-    path = urlsplit(address).path if "://" in address else address
-    name = re.sub(r"[^\w.%~+-]+", "_", path.rpartition("/")[2]).lstrip(".")
+    try:
+        path = urlsplit(address).path if "://" in address else address
+    except ValueError:  # half an IPv6 address
+        path = address
+    name = re.sub(r"[\x00-\x1f\x7f\\]+", "_", path.rpartition("/")[2]).lstrip(".")
     if unquote(name).strip(". ") == "":
-        name = "file"
-    stem, dot, suffix = name.rpartition(".")
-    return name if len(name) <= _LONGEST_NAME else f"{(stem or suffix)[:80]}{dot}{suffix[:20]}"
+        return "file"
+    coded = name.encode("utf-8", "replace")
+    if len(coded) > _LONGEST_NAME:
+        stem, dot, suffix = coded.rpartition(b".")
+        coded = (stem or suffix)[:150] + dot + suffix[:40]
+    return coded.decode("utf-8", "ignore")
 
 
 def claimed_name(folder: str, name: str, address: str) -> str:
@@ -275,8 +282,7 @@ def _whole_file(path: str) -> Iterator[Callable[[bytes], Any]]:
     Raises:
         DataError: no space or no permission; names the file.
     """
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.part")
+    part = os.path.join(os.path.dirname(path), f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         file = open(part, "wb", buffering=0)  # noqa: SIM115
     except OSError as error:
