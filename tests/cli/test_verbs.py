@@ -9,7 +9,7 @@ import pytest
 
 from vlforge.cli import main
 
-VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "train", "chat", "report",
+VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "convert", "train", "chat", "report",
          "why", "eval run", "eval score", "eval export", "list ops", "list kinds"]  # fmt: skip
 
 

@@ -40,12 +40,30 @@ Into = Annotated[
 
 
 def build_app() -> typer.Typer:
-    """`list ops`, `list keys` and `list kinds`."""
+    """`list ops`, `list keys`, `list kinds` and `list formats`."""
     app = typer.Typer(help="What a recipe can name.", no_args_is_help=True)
     app.command("ops", epilog=OPS_EXAMPLES)(list_operators)
     app.command("keys", epilog=KEYS_EXAMPLES)(list_keys)
     app.command("kinds", epilog=KINDS_EXAMPLES)(list_kinds)
+    app.command("formats")(list_formats)
     return app
+
+
+def list_formats() -> None:
+    """Every dataset format that `convert` reads and writes, and what it can hold."""
+    from vlforge.data.formats.index import find, places
+
+    heads = ("format", "conversations", "documents", "pictures", "other fields", "options")
+    rows = []
+    for name in places():
+        format_ = find(name)
+        holds = format_.holds
+        pictures = "several" if holds.several_pictures else "one"
+        pictures += ", in the data" if holds.embedded else ""
+        marks = ["yes" if held else "" for held in (holds.conversation, holds.document)]
+        options = ", ".join(field.name for field in dataclasses.fields(format_))  # type: ignore[arg-type]
+        rows.append((name, *marks, pictures, "kept" if holds.extra else "", options))
+    table(heads, rows)
 
 
 def list_operators(

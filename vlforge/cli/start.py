@@ -20,6 +20,7 @@ from vlforge.cli import (
     analyze,
     chat,
     check,
+    convert,
     evaluate,
     lists,
     plan,
@@ -92,6 +93,7 @@ def build_app() -> typer.Typer:
     app.command("analyze", epilog=analyze.EXAMPLES, context_settings=process.FREE_OPTIONS)(
         analyze.analyze
     )
+    app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
     app.command("train", epilog=train.EXAMPLES)(train.train)
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)

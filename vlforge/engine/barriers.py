@@ -25,6 +25,7 @@ from vlforge.types import Drop
 
 DROPPED = "dropped.jsonl"
 _AT_ONCE = 1000
+_FRAMES_AT_ONCE = 1 << 14
 
 
 class Barrier:
@@ -112,7 +113,7 @@ class Barrier:
             self._choose(())
             return {}
         frames = np.memmap(path, np.uint8, "r").reshape(-1, 1 + op.key_bytes)
-        has_key = np.asarray(frames[:, 0]) != 0
+        has_key = _flags(path, 1 + op.key_bytes)
         firsts = np.arange(len(frames), dtype=np.int64)
         places = np.flatnonzero(has_key)
         if len(places) == len(frames):
@@ -153,6 +154,17 @@ class Barrier:
 
     def _path(self, what: str) -> Path:
         return self.outputs.path(self._name(what))
+
+
+def _flags(path: Path, width: int) -> Any:
+    """[N] whether each frame of a file has a key; read in pieces, so that memory stays small."""
+    import numpy as np
+
+    found = []
+    with path.open("rb") as file:
+        while piece := file.read(width * _FRAMES_AT_ONCE):
+            found.append(np.frombuffer(piece, np.uint8)[::width] != 0)
+    return np.concatenate(found)
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
