@@ -20,6 +20,14 @@ RECIPE = (
     "fix_unicode_mapper",
     "clean_links_mapper",
     "whitespace_normalization_mapper",
+    "clean_html_mapper",
+    "clean_ip_mapper",
+    "punctuation_normalization_mapper",
+    "remove_long_words_mapper",
+    "remove_repeat_sentences_mapper",
+    "remove_specific_chars_mapper",
+    "pii_redaction_mapper",
+    {"language_id_score_filter": {"min_score": 0.0}},
     {"alphanumeric_filter": {"min_ratio": 0.1}},
     {"special_characters_filter": {"max_ratio": 0.7}},
     {"character_repetition_filter": {"rep_len": 3}},
@@ -30,6 +38,7 @@ RECIPE = (
     "image_size_filter",
     {"specified_numeric_field_filter": {"field_key": "meta.score", "min_value": -50}},
     "document_deduplicator",
+    {"document_minhash_deduplicator": {"window_size": 2}},
     {"topk_specified_field_selector": {"field_key": "meta.score", "top_ratio": 0.9}},
 )
 SAFE = {

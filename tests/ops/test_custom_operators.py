@@ -305,13 +305,12 @@ import sys
 from pathlib import Path
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.local import run_process
-from vlforge.ops.foreign import load_custom
 data, out, *custom = sys.argv[1:]
-load_custom(custom)
 process = ({"vowel_filter": {"min_ratio": 0.3}}, "first_word_mapper", "halves_mapper",
            "lower_case_deduplicator", {"every_nth_selector": {"n": 2}}, "greeting_mapper")
 for workers in (1, 2):
-    run_process(ProcessConfig(data, process=process), Path(out) / str(workers), workers=workers)
+    config = ProcessConfig(data, process=process, custom_operator_paths=tuple(custom))
+    run_process(config, Path(out) / str(workers), workers=workers)
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from vlforge.engine.config import Mix, ProcessConfig
 RECIPE = "recipe.yaml"
 _HEAD = "# The settings of this run in full. The same again: vlforge process {path}\n"
 _HIDDEN = {"process", "extra", "text_key"}
+_secret = re.compile(r"secret|token$|password|api_key|access_key").search
 _READ_AS_TRUTH = {"on", "off", "yes", "no"}
 
 
@@ -29,7 +31,9 @@ def show_settings(config: ProcessConfig, saved: str) -> None:
     operators = [
         (f"process {number}", f"{name} {_short(params)}".strip())
         for number, entry in enumerate(config.process, 1)
-        for name, params in (entry if isinstance(entry, dict) else {entry: None}).items()
+        for name, params in (
+            _without_secrets(entry) if isinstance(entry, dict) else {entry: None}
+        ).items()
     ]
     table(("setting", "value"), [*changed, *operators])
     plain_line(f"{others} more at their defaults: {saved}\n")
@@ -45,12 +49,24 @@ def write_settings(config: ProcessConfig, path: Path) -> None:
     tree["text_keys"] = config.text_keys or config.text_key
     if config.dataset is None:
         del tree["dataset"]
-    tree["process"] = config.process
+    tree["process"] = [_without_secrets(entry) for entry in config.process]
     writer = YAML()
     writer.width = 100
     text = io.StringIO()
     writer.dump(_plain({key: value for key, value in tree.items() if value is not None}), text)
     path.write_text(_HEAD.format(path=path.name) + text.getvalue(), encoding="utf-8")
+
+
+def _without_secrets(entry: Any) -> Any:
+    """An operator's parameters as they may be shown and kept: passwords and keys are starred."""
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        name: {
+            key: "***" if value and _secret(key) else value for key, value in (params or {}).items()
+        }
+        for name, params in entry.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 from vlforge.engine.config import ProcessConfig
 from vlforge.ops.base import CorpusMapper, Dedup, Filter, Grouper, NearDedup, Operator, Selector
 from vlforge.ops.bind import Bound, bind
+from vlforge.ops.index import want_custom
 from vlforge.types import Need
 
 TEXT_BLOCK, PIXEL_BLOCK = 1000, 256
@@ -94,10 +95,7 @@ def operators_of(config: ProcessConfig) -> list[Bound]:
     Raises:
         RecipeError: operators or parameters that do not exist or do not fit.
     """
-    if config.custom_operator_paths:
-        from vlforge.ops.foreign import load_custom
-
-        load_custom(config.custom_operator_paths)
+    want_custom(config.custom_operator_paths)
     return bind(config.process, **config.shared_keys())
 
 

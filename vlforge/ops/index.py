@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,18 @@ def use_custom(found: Mapping[str, type[Any]]) -> None:
     """Let `find` see these operators of a user's, and no other ones; they go before ours."""
     _custom.clear()
     _custom.update(found)
+
+
+def want_custom(paths: Sequence[str] | str | None) -> None:
+    """Make a user's own operators known, and forget those of another recipe.
+
+    Raises:
+        RecipeError: see `vlforge.ops.foreign.load_custom`.
+    """
+    if paths or _custom:
+        from vlforge.ops.foreign import load_custom
+
+        load_custom(paths)
 
 
 def find(name: str) -> type[Any]:

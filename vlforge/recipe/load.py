@@ -126,11 +126,9 @@ def _check_operators(name: str, settings: Mapping[str, Any], source: Source) -> 
     if not isinstance(operators, list):
         return
     from vlforge.ops.bind import bind
+    from vlforge.ops.index import want_custom
 
-    if settings.get("custom_operator_paths"):
-        from vlforge.ops.foreign import load_custom
-
-        load_custom(settings["custom_operator_paths"])
+    want_custom(settings.get("custom_operator_paths"))
     for number, entry in enumerate(operators):
         try:
             bind([entry])

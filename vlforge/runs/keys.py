@@ -70,7 +70,7 @@ def library_versions() -> dict[str, str]:
 
 
 def source_digest(modules: Iterable[str]) -> str:
-    """A digest of the code of `modules` and of all of this package that they import.
+    """A digest of the code of `modules` (names, or paths of files) and of all they import of us.
 
     Comments, docstrings and layout do not count.
     """
@@ -117,6 +117,8 @@ def _digest_file(path: Path, digest: Any) -> None:
 
 @functools.cache
 def _module_path(name: str) -> Path | None:
+    if name.endswith(".py"):
+        return Path(name)
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):

@@ -215,10 +215,9 @@ def _refuse_parts(settings: Mapping[str, Any], source: Source) -> None:
 
 
 def _load_custom(settings: Mapping[str, Any]) -> None:
-    if settings.get("custom_operator_paths"):
-        from vlforge.ops.foreign import load_custom
+    from vlforge.ops.index import want_custom
 
-        load_custom(settings["custom_operator_paths"])
+    want_custom(settings.get("custom_operator_paths"))
 
 
 def _operators(

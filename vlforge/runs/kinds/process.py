@@ -67,8 +67,10 @@ def make_relative(data: Path, store: Path) -> None:
 def estimate(config: ProcessConfig, inputs: Mapping[str, Upstream]) -> Cost:
     """Rows times what an operator of each kind takes."""
     from vlforge import ops
+    from vlforge.ops.index import want_custom
     from vlforge.types import Need
 
+    want_custom(config.custom_operator_paths)
     rows = count_rows(config.dataset_path, inputs)
     names = [
         name for entry in config.process for name in ([entry] if isinstance(entry, str) else entry)
@@ -85,9 +87,15 @@ def estimate(config: ProcessConfig, inputs: Mapping[str, Upstream]) -> Cost:
 
 
 def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
-    """The modules of the operators that the settings name."""
+    """The modules of the operators that the settings name, and the user's own files."""
     from vlforge import ops
+    from vlforge.ops.index import want_custom
 
+    custom = settings.get("custom_operator_paths") or ()
+    want_custom(custom)
+    for path in map(Path, custom):
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        yield from (str(file.absolute()) for file in files)
     for entry in settings.get("process") or ():
         for name in [entry] if isinstance(entry, str) else entry:
             yield ops.find(name).__module__
