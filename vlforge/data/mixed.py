@@ -155,12 +155,3 @@ class _Aside:
         start, stop = self._starts[place], self._starts[place + 1]
         self._file.seek(start)
         return self._decode(self._file.read(stop - start))
-
-
-def counts_of(mixed: Mixed) -> list[tuple[str, int, int, float]]:
-    """(dataset, rows, rows shown, epochs) of each dataset; a path given twice has two rows."""
-    mix = mixed.mix
-    return [
-        (name, rows, wanted, wanted / rows)
-        for name, rows, wanted in zip(mix.names, mix.rows, mix.wanted, strict=True)
-    ]
