@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import msgspec
 
+from vlforge.data.json_arrays import READ_FAULTS, STOPS, array_items
 from vlforge.types import DataError
 
-READ_FAULTS: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
-"""What reading a file that was opened may end in."""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (
     (b"\xc2\x85", b"\\u0085"),
     (b"\xe2\x80\xa8", b"\\u2028"),
@@ -101,65 +100,104 @@ def is_array(path: Path) -> bool:
             head = file.read(4096)
         except READ_FAULTS as error:
             raise DataError(f"dataset {path} cannot be read: {error}") from None
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    return head.removeprefix(_BOM).lstrip()[:1] == b"["
 
 
 def read_values(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, value) of a JSON-lines file, or (place, item) of a JSON array.
+    """(line number from 1, value) of a JSON-lines file, or (place, item) of a JSON array; streamed.
 
-    A line that is not JSON comes as a `DataError` in place of its value; blank
-    lines are passed over. An array is read whole, lines are streamed.
+    What is not JSON comes as a `DataError` in place of its value, and so does
+    the place where a file breaks off; blank lines are passed over.
 
     Raises:
-        DataError: the file cannot be read, or an array is broken.
+        DataError: the file cannot be read at all.
     """
-    if is_array(path):
-        yield from enumerate(read_array(path), 1)
-        return
+    number = 0
     with open_data(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.isspace():
-                continue
-            try:
-                yield number, decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-            except DataError as error:
-                yield number, error
-
-
-def read_array(path: Path) -> list[Any]:
-    """The items of a file that is one JSON array."""
-    with open_data(path) as file:
+        lines = array_items(file) if is_array(path) else _lines(file)
         try:
-            value = decode(file.read().removeprefix(b"\xef\xbb\xbf"))
-        except DataError as error:
-            raise DataError(f"dataset {path} is {error}") from None
-    return list(value)
+            for number, line in enumerate(lines, 1):
+                if not line.isspace():
+                    yield number, _value(line)
+        except STOPS as error:
+            yield number + 1, DataError(str(error))
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return decode(line)
+    except DataError as error:
+        return error
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    for first in file:
+        yield first.removeprefix(_BOM)
+        break
+    yield from file
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> int:
     """Write rows as JSON lines, whole or not at all; gives their number."""
-    count = 0
-    with _whole(path) as file:
-        for row in rows:
-            file.write(encode(row) + b"\n")
-            count += 1
-    return count
+    return _write(path, rows, as_array=False)
 
 
 def write_array(path: Path, rows: Iterable[Any]) -> int:
     """Write rows as one JSON array, an item a line, whole or not at all; gives their number."""
-    count = 0
-    with _whole(path) as file:
+    return _write(path, rows, as_array=True)
+
+
+def _write(path: Path, rows: Iterable[Any], *, as_array: bool) -> int:
+    with RowFile(path, as_array=as_array) as file:
         for row in rows:
-            file.write(b"[\n" if count == 0 else b",\n")
-            file.write(encode(row))
-            count += 1
-        file.write(b"\n]\n" if count else b"[]\n")
-    return count
+            file.write(row)
+    return file.count
 
 
-class _whole:
-    """A file that appears under its name only when it is complete."""
+class RowFile:
+    """A new file of JSON lines, or of one JSON array with an item a line."""
+
+    def __init__(self, path: Path, *, as_array: bool):
+        self.as_array = as_array
+        self.count = 0
+        self._whole = whole_file(path)
+
+    def __enter__(self) -> RowFile:
+        self._out = self._whole.__enter__()
+        return self
+
+    def write(self, row: Any) -> None:
+        """Add one row.
+
+        Raises:
+            DataError: the disk refuses it; names the file.
+        """
+        line = encode(row)
+        if self.as_array:
+            self._put((b",\n" if self.count else b"[\n") + line)
+        else:
+            self._put(line + b"\n")
+        self.count += 1
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._out.write(data)
+        except OSError as error:
+            path = self._whole.path
+            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if self.as_array and kind is None:
+            try:
+                self._put(b"\n]\n" if self.count else b"[]\n")
+            except DataError as failure:
+                self._whole.__exit__(DataError, failure, None)
+                raise
+        self._whole.__exit__(kind, error, trace)
+
+
+class whole_file:
+    """A file that appears under its name only when it is complete; `.gz` is packed."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -167,10 +205,19 @@ class _whole:
 
     def __enter__(self) -> IO[bytes]:
         try:
-            self.file: IO[bytes] = self.part.open("wb")
+            self.file: IO[bytes] = self._open()
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror or error}") from None
         return self.file
+
+    def _open(self) -> IO[bytes]:
+        if self.path.suffix == ".zst":
+            raise DataError(f"cannot write {self.path}: .zst is only read; write .gz or plain")
+        if self.path.suffix == ".gz":
+            import gzip
+
+            return cast(IO[bytes], gzip.open(self.part, "wb", compresslevel=6))
+        return self.part.open("wb", buffering=1 << 18)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         try:
@@ -182,3 +229,6 @@ class _whole:
             raise DataError(f"cannot write {self.path}: {failure.strerror or failure}") from None
         if kind is not None:
             self.part.unlink(missing_ok=True)
+
+
+_whole = whole_file

@@ -7,17 +7,26 @@ end in the end-of-chunk token.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from vlforge.data.json_lines import as_row, read_values, write_lines
+from vlforge.data.json_rows import JsonRows, rest_of, text_of, with_extra
+from vlforge.data.json_turns import picture_values, pictures_of
+from vlforge.data.records import Holds, Record, Unfit
 from vlforge.data.roots import place_all
 from vlforge.types import EOC_TOKEN, IMAGE_TOKEN, LLAVA_IMAGE_TOKEN, DataError, Row, Sample, Turn
 
-ROLE = re.compile(r"\[\[(human|gpt)\]\]: ")
+ROLE = re.compile(r"\[\[(human|gpt|system)\]\]: ")
 """How a dialogue is written into `text`: `[[human]]: question`, `[[gpt]]: answer`."""
-_TURN_ROLES = {"human": "user", "gpt": "assistant"}
+_TURN_ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+    "human": "user",
+    "gpt": "assistant",
+    "system": "system",
+}
+_NAMES = {role: name for name, role in _TURN_ROLES.items()}
 _USED = frozenset({"id", "text", "images"})
 
 
@@ -100,13 +109,13 @@ def _dialogue(text: str, token: str) -> list[Turn]:
     turns: list[Turn] = []
     for role, said in zip(parts[::2], parts[1::2], strict=True):
         clean = said.replace(EOC_TOKEN, "").replace(token, LLAVA_IMAGE_TOKEN).strip()
-        turns.append(Turn("user" if _TURN_ROLES[role] == "user" else "assistant", clean))
+        turns.append(Turn(_TURN_ROLES[role], clean))
     return turns
 
 
 def from_sample(sample: Sample) -> Row:
     """A sample as a dj row: captions as Data-Juicer writes them, dialogues with `[[role]]: `."""
-    said = [turn for turn in sample.turns if turn.role != "system"]
+    said = sample.turns
     images = [LLAVA_IMAGE_TOKEN] * len(sample.images)
     row: dict[str, Any] = {"id": sample.id}
     if len(said) == 2 and said[0].text.split() == images:
@@ -115,8 +124,105 @@ def from_sample(sample: Sample) -> Row:
     elif len(said) == 1 and not images:
         row["text"] = f"{said[0].text} {EOC_TOKEN}"
     else:
-        names = {"user": "human", "assistant": "gpt"}
-        lines = [f"[[{names[t.role]}]]: {t.text}" for t in said]
+        lines = [f"[[{_NAMES[t.role]}]]: {t.text}" for t in said]
         row["text"] = "\n".join(lines).replace(LLAVA_IMAGE_TOKEN, IMAGE_TOKEN) + f" {EOC_TOKEN}"
     row["images"] = list(sample.images)
     return {**row, **sample.extra}
+
+
+@dataclass(frozen=True)
+class DjFormat(JsonRows):
+    """Data-Juicer's rows: `{"id", "text", "images"}`.
+
+    A caption or document is its chunks, each ending in the end-of-chunk token; a
+    conversation is `[[human]]: …` and `[[gpt]]: …` turns. Both image tokens are read.
+
+    Args:
+        image_token: stands for a picture in a text that is written.
+        eoc_token: ends a chunk.
+        text_key: the field with the text.
+        image_key: the field with the pictures' paths.
+    """
+
+    image_token: str = IMAGE_TOKEN
+    eoc_token: str = EOC_TOKEN
+    text_key: str = "text"
+    image_key: str = "images"
+
+    name: ClassVar[str] = "dj"
+    holds: ClassVar[Holds] = Holds(
+        conversation=True, document=True, several_pictures=True, no_picture=True, extra=True
+    )
+
+    def _own(self) -> frozenset[str]:
+        return frozenset(("id", self.text_key, self.image_key))
+
+    def is_mine(self, rows: Sequence[Row]) -> bool:
+        """Whether the first row has a text."""
+        return isinstance(rows[0].get(self.text_key), str)
+
+    def record(self, row: Row, root: str, line: int) -> Record:
+        """One row as a record.
+
+        Raises:
+            DataError: no text, or images that are no paths.
+        """
+        if self.text_key not in row:
+            raise DataError(f"no {self.text_key!r}")
+        text = text_of(row, self.text_key)
+        pictures = pictures_of(row.get(self.image_key), root)
+        token = self.image_token
+        if pictures and token not in text and IMAGE_TOKEN in text:
+            token = IMAGE_TOKEN
+        text = text.replace(token, LLAVA_IMAGE_TOKEN)
+        extra = rest_of(row, self._own())
+        if not ROLE.match(text):
+            chunks = tuple(c for part in text.split(self.eoc_token) if (c := part.strip()))
+            return Record(row.get("id"), pictures, (), chunks, extra, line)
+        parts = ROLE.split(text.replace(self.eoc_token, ""))[1:]
+        turns = tuple(
+            Turn(_TURN_ROLES[role], said.strip())
+            for role, said in zip(parts[::2], parts[1::2], strict=True)
+        )
+        return Record(row.get("id"), pictures, turns, (), extra, line)
+
+    def row(self, record: Record) -> Row:
+        """One record as a row.
+
+        Raises:
+            Unfit: a text holds what means something else in this format.
+        """
+        row: Row = {} if record.id is None else {"id": record.id}
+        row[self.text_key] = self._text(record).replace(LLAVA_IMAGE_TOKEN, self.image_token)
+        row[self.image_key] = picture_values(record.pictures)
+        return with_extra(row, record.extra, self._own())
+
+    def _text(self, record: Record) -> str:
+        chunks = _caption_chunks(record)
+        texts = [turn.text for turn in record.turns] if chunks is None else chunks
+        for text in texts:
+            if self.eoc_token in text or ROLE.search(text) or self._is_token(text):
+                raise Unfit("a text holds a token or role mark of this format")
+        if chunks is None:
+            lines = [f"[[{_NAMES[turn.role]}]]: {turn.text}" for turn in record.turns]
+            return "\n".join(lines) + f" {self.eoc_token}"
+        if len(chunks) == 1 and not record.pictures:
+            return chunks[0]
+        return " ".join(f"{chunk} {self.eoc_token}" for chunk in chunks)
+
+    def _is_token(self, text: str) -> bool:
+        return self.image_token != LLAVA_IMAGE_TOKEN and self.image_token in text
+
+
+def _caption_chunks(record: Record) -> Sequence[str] | None:
+    """The chunks of a document, and of a conversation that is but a caption; else None."""
+    if not record.turns:
+        return record.chunks
+    said = record.turns
+    marks = [LLAVA_IMAGE_TOKEN] * len(record.pictures)
+    if len(said) == 1 and not marks and said[0].role == "assistant":
+        return (said[0].text,)
+    is_caption = len(said) == 2 and [turn.role for turn in said] == ["user", "assistant"]
+    if not is_caption or not marks or said[0].text.split() != marks:
+        return None
+    return ("".join(marks) + f"\n{said[1].text}",)

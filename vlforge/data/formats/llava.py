@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vlforge.data.json_lines import as_row, read_values, write_array
+from vlforge.data.json_rows import JsonRows, rest_of, with_extra, without
+from vlforge.data.json_turns import (
+    TURN_FIELDS,
+    fields_of,
+    picture_values,
+    pictures_of,
+    read_turns,
+    with_fields,
+    write_turns,
+)
+from vlforge.data.records import Holds, Record, as_turns
 from vlforge.data.roots import place_all
 from vlforge.types import EOC_TOKEN, LLAVA_IMAGE_TOKEN, DataError, Row, Sample, Turn
 
@@ -22,7 +33,7 @@ _ROLE = re.compile(r"\[\[([^\[\]]*)\]\]: ")
 
 
 def read(path: str | Path) -> Iterator[Row]:
-    """The conversations of a file; an array is read whole, lines are streamed.
+    """The conversations of a file, streamed.
 
     Raises:
         DataError: the file cannot be read, or an entry is no object; names both.
@@ -266,3 +277,62 @@ class DjToLlava:
         token = self.image_special_token
         text = text.removeprefix(token + "\n").removesuffix("\n" + token)
         return text.replace(token, "")
+
+
+_OWN = frozenset(("id", "image", "images", "conversations"))
+_SHAREGPT = ("images", "system", "tools", "videos", "audios")
+_NAMES = {
+    "system": "system",
+    "user": "human",
+    "assistant": "gpt",
+    "tool": "observation",
+    "tool_call": "function_call",
+}
+
+
+@dataclass(frozen=True)
+class LlavaFormat(JsonRows):
+    """LLaVA's conversations: `{"id", "image", "conversations": [{"from", "value"}]}`.
+
+    `image` is a path, or a list where there are several; a row without it is text only.
+    """
+
+    name: ClassVar[str] = "llava"
+    holds: ClassVar[Holds] = Holds(
+        conversation=True, several_pictures=True, no_picture=True, extra=True
+    )
+
+    def is_mine(self, rows: Sequence[Row]) -> bool:
+        """Whether the rows are turns of human and gpt, without ShareGPT's other fields."""
+        turns = rows[0].get("conversations")
+        first = turns[0] if isinstance(turns, list) and turns else None
+        if not isinstance(first, dict) or first.get("from") not in ("human", "gpt", "system"):
+            return False
+        has_image = any("image" in row for row in rows)
+        return has_image or not any(key in row for row in rows for key in _SHAREGPT)
+
+    def record(self, row: Row, root: str, line: int) -> Record:
+        """One row as a record.
+
+        Raises:
+            DataError: no turns, an unknown speaker, or images that are no paths.
+        """
+        turns, fields = read_turns(row.get("conversations"))
+        image = row.get("image")
+        pictures = pictures_of(row.get("images") if image is None else image, root)
+        extra = rest_of(row, _OWN)
+        if fields:
+            extra = with_fields(extra, TURN_FIELDS, fields)
+        return Record(row.get("id"), pictures, turns, (), extra, line)
+
+    def row(self, record: Record) -> Row:
+        """One record as a row."""
+        row: Row = {} if record.id is None else {"id": record.id}
+        paths = picture_values(record.pictures)
+        if paths:
+            row["image"] = paths[0] if len(paths) == 1 else paths
+        turns = as_turns(record)
+        fields = fields_of(record, TURN_FIELDS, len(turns)) if record.extra else []
+        row["conversations"] = write_turns(turns, fields, _NAMES)
+        extra = without(record.extra, TURN_FIELDS) if fields else record.extra
+        return with_extra(row, extra, _OWN)

@@ -1,0 +1,206 @@
+"""JSON that is too large to be read whole: the items of an array, or of an object's arrays.
+
+An item is found by its brackets and quotes, not judged: one that is no JSON
+costs itself only when it is decoded. Where all items begin with the same key,
+a block of them is cut at once.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from vlforge.types import DataError
+
+READ_FAULTS: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
+"""What reading a file that was opened may end in."""
+MAX_ITEM = 256 << 20
+"""Longest item, in bytes."""
+_BLOCK = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_blank = re.compile(rb"[ \t\n\r]*").match
+_scalar = re.compile(rb"[^\s,\[\]{}\"]+").match
+_marks = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.S).finditer
+_first_key = re.compile(rb'\{[ \t\n\r]*"(?:[^"\\]|\\.)*"').match
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Broken(DataError):
+    """JSON that breaks off or goes on where it should not; says after how many items."""
+
+
+STOPS: tuple[type[Exception], ...] = (Broken, *READ_FAULTS)
+"""What reading a file of JSON may end in before its end."""
+
+
+def array_items(file: BinaryIO) -> Iterator[bytes]:
+    """The items of a file that is one JSON array, each as it stands there.
+
+    Raises:
+        Broken: the file cannot be read on, is no array, or does not end with it.
+    """
+    text = _Text(file)
+    if not text.take(b"["):
+        raise Broken("not JSON: no '[' at its start")
+    yield from text.items()
+    if text.next():
+        raise Broken(f"not JSON: text behind the array's end, after item {text.count}")
+
+
+def object_members(file: BinaryIO, arrays: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """The members of a file that is one JSON object, in order; an array of `arrays` by its items.
+
+    Raises:
+        Broken: the file cannot be read on, is no object, or is cut.
+    """
+    text = _Text(file)
+    if not text.take(b"{"):
+        raise Broken("not JSON: no '{' at its start")
+    while not text.take(b"}"):
+        key = _string(text.value())
+        if not text.take(b":"):
+            raise Broken(f"not JSON: no value for {key!r}")
+        if key in arrays and text.take(b"["):
+            for item in text.items():
+                yield key, item
+        else:
+            yield key, text.value()
+        if not text.take(b",") and text.next() != b"}":
+            raise Broken(f"not JSON: neither ',' nor '}}' after {key!r}")
+
+
+def _string(data: bytes) -> str:
+    try:
+        found: str = msgspec.json.decode(data, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError, msgspec.ValidationError):
+        raise Broken("not JSON: a key is no string") from None
+    return found
+
+
+class _Text:
+    """A JSON file, held only from the place that is being read."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._buffer, self._at, self._ended = b"", 0, False
+        self._border = b""
+        """How an item ends and the next one begins, up to its first key."""
+        self._dropped = 0
+        self._slow_until = 0
+        """Places in the file: where the buffer begins, and how far a block is known to be bad."""
+        self.count = 0
+        self._more()
+        self._at = len(_BOM) if self._buffer.startswith(_BOM) else 0
+
+    def next(self) -> bytes:
+        """The next byte that is no white space; nothing at the end."""
+        while True:
+            found = _blank(self._buffer, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._buffer) or self._ended:
+                return self._buffer[self._at : self._at + 1]
+            self._more()
+
+    def take(self, mark: bytes) -> bool:
+        """Pass `mark` if it is next; whether it was."""
+        is_next = self.next() == mark
+        self._at += is_next
+        return is_next
+
+    def items(self) -> Iterator[bytes]:
+        """The items of the array whose bracket was passed, and its end."""
+        self.count = 0
+        self._border = b""
+        if self.take(b"]"):
+            return
+        while True:
+            block = self._several()
+            self.count += len(block)
+            yield from block
+            end = self._dropped + self._at
+            if self.take(b"]"):
+                return
+            if not self.take(b","):
+                raise self._broken("neither ',' nor ']'" if self.next() else "it breaks off")
+            self._learn(end)
+
+    def value(self) -> bytes:
+        """The next value."""
+        if not self.next():
+            raise self._broken("it breaks off")
+        while (end := self._end()) is None:
+            if self._ended:
+                raise self._broken("it breaks off")
+            if len(self._buffer) - self._at > MAX_ITEM:
+                raise self._broken(f"an item is longer than {MAX_ITEM >> 20} MiB")
+            self._more()
+        if end == self._at:
+            raise self._broken("no value")
+        found = self._buffer[self._at : end]
+        self._at = end
+        return found
+
+    def _several(self) -> list[bytes]:
+        """The items up to the last border in sight where all of them are JSON, else the next."""
+        is_known_bad = self._dropped + self._at < self._slow_until
+        border = b"" if is_known_bad else self._border
+        cut = self._buffer.rfind(border, self._at) if border else -1
+        if cut > self._at:
+            try:
+                found = _split(b"[" + self._buffer[self._at : cut + 1] + b"]")
+            except msgspec.DecodeError:
+                self._slow_until = self._dropped + cut
+            else:
+                self._at = cut + 1
+                return [bytes(item) for item in found]
+        return [self.value()]
+
+    def _learn(self, end: int) -> None:
+        """Note the border between the item that ended at `end` of the file and the next."""
+        if self._border or self.next() != b"{":
+            return
+        last = end - 1 - self._dropped
+        key = _first_key(self._buffer, self._at)
+        if key and last >= 0 and self._buffer[last : last + 1] == b"}":
+            self._border = self._buffer[last : key.end()]
+
+    def _end(self) -> int | None:
+        """Where the value at the place ends; None if that is not in the buffer."""
+        buffer, at = self._buffer, self._at
+        if buffer[at] not in b'"[{':
+            scalar = _scalar(buffer, at)
+            if scalar is None:
+                return at
+            return scalar.end() if scalar.end() < len(buffer) else None
+        depth = 0
+        for found in _marks(buffer, at):
+            start, end = found.span()
+            mark = buffer[start]
+            if mark == 0x22:
+                if end - start == 1:
+                    return None
+                if not depth:
+                    return end
+                continue
+            depth += 1 if mark in b"[{" else -1
+            if not depth:
+                return end
+        return None
+
+    def _broken(self, why: str) -> Broken:
+        return Broken(f"not JSON: {why} after item {self.count}")
+
+    def _more(self) -> None:
+        """Drop what was read, and read on: as much again as is left, so that long items end."""
+        left = self._buffer[self._at :]
+        try:
+            data = self._file.read(max(_BLOCK, len(left)))
+        except READ_FAULTS as error:
+            raise Broken(f"cannot be read beyond item {self.count}: {error}") from None
+        self._ended = not data
+        self._dropped += self._at
+        self._buffer, self._at = left + data, 0
