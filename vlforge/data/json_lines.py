@@ -115,10 +115,10 @@ def read_values(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     with open_data(path) as file:
         lines = array_items(file) if is_array(path) else _lines(file)
+        numbered = ((n, line) for n, line in enumerate(lines, 1) if not line.isspace())
         try:
-            for number, line in enumerate(lines, 1):
-                if not line.isspace():
-                    yield number, _value(line)
+            for number, line in numbered:
+                yield number, _value(line)
         except STOPS as error:
             yield number + 1, DataError(str(error))
 
