@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from vlforge.data.json_lines import _whole, as_row, decode, encode
+from vlforge.data.json_lines import as_row, decode, encode, whole_file
 from vlforge.data.json_rows import fault_of
 from vlforge.data.new_folder import NewFolder
 from vlforge.data.placing import suffix_of
@@ -120,7 +120,7 @@ class ShardsWriter:
 
     def __enter__(self) -> ShardsWriter:
         if self.is_single:
-            self._tar = TarFile(self._stack.enter_context(_whole(self.path)))
+            self._tar = TarFile(self._stack.enter_context(whole_file(self.path)))
         else:
             self._folder = self._stack.enter_context(NewFolder(self.path))
             self._next()

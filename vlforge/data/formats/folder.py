@@ -1,0 +1,191 @@
+"""A folder of pictures with a `.txt` or `.json` of the same name beside each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from vlforge.data.json_lines import as_row, decode, encode
+from vlforge.data.json_rows import fault_of
+from vlforge.data.new_folder import NewFolder
+from vlforge.data.placing import suffix_of
+from vlforge.data.plain_rows import any_caption, record_of, row_of
+from vlforge.data.records import Fault, Holds, Picture, Record, Unfit
+from vlforge.types import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_MAX_TEXT = 16 << 20
+_SAFE = re.compile(r"[\w][\w.+@=-]{0,150}")
+_PER_FOLDER = 10_000
+
+
+@dataclass(frozen=True)
+class FolderFormat:
+    """Pictures with `.txt` or `.json` of the same name beside them, folder by folder, sorted.
+
+    The txt is the caption. The json holds what the record holds (`caption` or
+    `conversations`, all other fields). A picture alone is a record without
+    words. An id is the path without its suffix, unless the json has one.
+    Written names are those of the pictures where they are free and safe, else
+    numbers; links to folders are not followed.
+    """
+
+    name: ClassVar[str] = "folder"
+    holds: ClassVar[Holds] = Holds(conversation=True, document=True, extra=True, embedded=True)
+
+    def recognises(self, path: Path) -> bool:
+        """Whether there is a picture in the folder or below."""
+        return path.is_dir() and next(_pictures(path, ""), None) is not None
+
+    def read(self, path: Path) -> Iterator[Record | Fault]:
+        """The pictures and what is written beside them, streamed.
+
+        Raises:
+            DataError: it is no folder.
+        """
+        if not path.is_dir():
+            raise DataError(f"{path} is no folder of pictures")
+        root = os.path.abspath(path)
+        for line, name in enumerate(_pictures(path, ""), 1):
+            try:
+                yield _record(path, root, name, line)
+            except DataError as error:
+                yield fault_of(line, error)
+
+    def writer(self, path: Path) -> FolderWriter:
+        """Writes a new folder."""
+        return FolderWriter(path)
+
+
+class FolderWriter:
+    """Writes pictures and what belongs to them."""
+
+    def __init__(self, path: Path):
+        self._new = NewFolder(path)
+        self.count = 0
+
+    def __enter__(self) -> FolderWriter:
+        self.folder = self._new.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._new.__exit__(kind, error, trace)
+
+    def write(self, record: Record) -> None:
+        """Add a picture and its words.
+
+        Raises:
+            Unfit: no picture, several, or one of no known format.
+        """
+        if len(record.pictures) != 1:
+            raise Unfit(f"{len(record.pictures)} pictures where a name has one")
+        content = record.pictures[0].read()
+        suffix = suffix_of(content)
+        if suffix == ".bin":
+            raise Unfit("a picture is of no format that is known by its first bytes")
+        stem = self._stem(record)
+        target = self.folder / f"{stem}{suffix}"
+        row = row_of(record)
+        caption = any_caption(record)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            if caption is not None:
+                words = caption.encode("utf-8", errors="replace")
+                target.with_name(f"{target.stem}.txt").write_bytes(words)
+            is_told = row.keys() <= {"id", "caption"} and _is_exact(caption)
+            if not is_told or row["id"] != stem:
+                target.with_name(f"{target.stem}.json").write_bytes(encode(row))
+        except OSError as error:
+            raise DataError(f"cannot write {target.name}: {error.strerror or error}") from None
+        self.count += 1
+
+    def _stem(self, record: Record) -> str:
+        """A name without suffix that no picture has yet."""
+        for given in (record.pictures[0].path, f"{record.id}.x" if record.id is not None else ""):
+            stem = _safe_stem(given)
+            if stem and not self._is_taken(stem):
+                return stem
+        number = self.count
+        while True:
+            stem = f"{number // _PER_FOLDER:05d}/{number:09d}"
+            if not self._is_taken(stem):
+                return stem
+            number += 1
+
+    def _is_taken(self, stem: str) -> bool:
+        place = self.folder / stem
+        kinds = ("", ".txt", ".json", *SUFFIXES)
+        return any(os.path.lexists(f"{place}{kind}") for kind in kinds)
+
+
+def _safe_stem(name: str) -> str:
+    """A relative path without suffix, if each of its parts is a plain name."""
+    given = PurePosixPath(name)
+    if not name or given.is_absolute() or not all(map(_SAFE.fullmatch, given.parts)):
+        return ""
+    stem = given.with_suffix("")
+    is_odd = any(part.endswith((".json", ".txt", *SUFFIXES)) for part in stem.parts)
+    return "" if is_odd or len(given.parts) > 8 else stem.as_posix()
+
+
+def _is_exact(caption: str | None) -> bool:
+    """Whether a txt tells the caption to the letter."""
+    return caption is None or (caption == caption.strip() and "\r" not in caption)
+
+
+def _pictures(folder: Path, below: str) -> Iterator[str]:
+    """Paths relative to the folder, sorted, the files of a folder before its folders."""
+    try:
+        with os.scandir(folder / below) as entries:
+            found = sorted((one.name, one.is_dir(follow_symlinks=False)) for one in entries)
+    except OSError:
+        return
+    for name, is_folder in found:
+        if not is_folder and not name.startswith(".") and _suffix(name) in SUFFIXES:
+            yield below + name
+    for name, is_folder in found:
+        if is_folder and not name.startswith("."):
+            yield from _pictures(folder, f"{below}{name}/")
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _record(folder: Path, root: str, name: str, line: int) -> Record:
+    stem = os.path.splitext(name)[0]
+    row: dict[str, Any] = {}
+    found = _beside(folder / f"{stem}.json")
+    if found is not None:
+        try:
+            row = as_row(decode(found))
+        except DataError as error:
+            raise DataError(f"a picture's json cannot be read: {stem}.json: {error}") from None
+    text = _beside(folder / f"{stem}.txt")
+    try:
+        words = None if text is None else text.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"a picture's text is not UTF-8: {stem}.txt") from None
+    odd = {f"extra.{key}": row.pop(key) for key in ("image", "images") if key in row}
+    return record_of(row | odd, (Picture(name, root),), text=words, name=stem, line=line)
+
+
+def _beside(path: Path) -> bytes | None:
+    """The content of a file beside a picture, if it is there.
+
+    Raises:
+        DataError: it is longer than a text is, or cannot be read.
+    """
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size > _MAX_TEXT:
+            raise DataError(f"a text is longer than {_MAX_TEXT >> 20} MiB: {path.name}")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"a text cannot be read: {path.name}: {error.strerror}") from None

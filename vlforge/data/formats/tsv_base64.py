@@ -1,0 +1,170 @@
+"""Caption TSV: `id`, the picture in base64, and the caption, divided by tabs.
+
+PaddleMIX and Baidu's caption sets are written so, without a caption where the
+caption is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Literal
+
+from vlforge.data.headers import begins_as_picture
+from vlforge.data.json_arrays import READ_FAULTS
+from vlforge.data.json_lines import open_data, whole_file
+from vlforge.data.json_rows import fault_of
+from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
+from vlforge.types import DataError
+
+_LONGEST = 256 << 20
+_HEAD = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class TsvBase64Format:
+    r"""Caption TSV: `id \t base64 [\t caption]`, a row a line, UTF-8.
+
+    Of two columns the one that begins as a picture is the picture: `id` and
+    picture, or picture and caption. Read ids are strings; a record without one
+    is written with its number. Nothing is quoted: a caption with a tab or a
+    line break does not fit, unless `line_breaks` writes a space there.
+
+    Args:
+        line_breaks: `refuse` such captions, or write a `space`.
+        loses_question: write the answer of a single round and lose its question.
+    """
+
+    line_breaks: Literal["refuse", "space"] = "refuse"
+    loses_question: bool = False
+
+    name: ClassVar[str] = "tsv_base64"
+    holds: ClassVar[Holds] = Holds(document=True, embedded=True)
+
+    def recognises(self, path: Path) -> bool:
+        """Whether one of the first lines holds a picture."""
+        if not path.is_file():
+            return False
+        try:
+            with open_data(path) as file:
+                lines = file.read(_HEAD).removeprefix(_BOM).split(b"\n")
+        except DataError:
+            return False
+        except READ_FAULTS:
+            return False
+        return any(
+            len(cells) in (2, 3) and any(map(_begins, cells[:2]))
+            for line in lines[:64]
+            for cells in [line.split(b"\t", 3)]
+        )
+
+    def read(self, path: Path) -> Iterator[Record | Fault]:
+        """The rows, streamed; one with broken base64 is a `Fault`."""
+        number = 0
+        with open_data(path) as file:
+            try:
+                for number, line in _lines(file):
+                    try:
+                        yield _record(line, number)
+                    except DataError as error:
+                        yield fault_of(number, error)
+            except READ_FAULTS as error:
+                yield Fault(number + 1, "the file cannot be read on", str(error))
+
+    def writer(self, path: Path) -> TsvWriter:
+        """Writes a new file."""
+        return TsvWriter(path, self)
+
+
+class TsvWriter:
+    """Writes records as lines."""
+
+    def __init__(self, path: Path, format_: TsvBase64Format):
+        self._whole, self._format = whole_file(path), format_
+        self.count = 0
+
+    def __enter__(self) -> TsvWriter:
+        self._out = self._whole.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._whole.__exit__(kind, error, trace)
+
+    def write(self, record: Record) -> None:
+        """Add one line.
+
+        Raises:
+            Unfit: no caption, or one that holds what divides columns and lines.
+        """
+        if len(record.pictures) != 1:
+            raise Unfit(f"{len(record.pictures)} pictures where a line holds one")
+        number = str(self.count if record.id is None else record.id)
+        cells = [number, base64.b64encode(record.pictures[0].read()).decode()]
+        if record.turns or record.chunks:
+            cells.append(caption_of(record, loses_question=self._format.loses_question))
+        line = "\t".join(" ".join(_split(one)) for one in cells)
+        broken = sum(len(_split(one)) for one in cells) > len(cells)
+        if broken and self._format.line_breaks == "refuse":
+            raise Unfit(
+                "a caption holds a tab or a line break: --set line_breaks=space writes a space"
+            )
+        self._out.write(line.encode("utf-8", errors="replace") + b"\n")
+        self.count += 1
+
+
+def _split(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", "\n").split("\n")
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines with their numbers, blank ones passed over; too long ones are cut to nothing."""
+    number = 0
+    while line := file.readline(_LONGEST):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if len(line) >= _LONGEST and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(1 << 20)
+            yield number, b""
+        elif not line.isspace():
+            yield number, line.rstrip(b"\r\n")
+
+
+def _record(line: bytes, number: int) -> Record:
+    if not line:
+        raise DataError(f"a line is longer than {_LONGEST >> 20} MiB")
+    cells = line.split(b"\t")
+    if len(cells) not in (2, 3):
+        raise DataError(f"a line has not 2 or 3 columns: {len(cells)}")
+    is_without_id = len(cells) == 2 and _begins(cells[0]) and not _begins(cells[1])
+    if is_without_id:
+        cells = [b"", *cells]
+    try:
+        words = [cells[0].decode(), *(cell.decode() for cell in cells[2:])]
+    except UnicodeDecodeError:
+        raise DataError("a line is not UTF-8") from None
+    try:
+        content = binascii.a2b_base64(cells[1].strip(), strict_mode=True)
+    except ValueError as error:
+        raise DataError(f"a picture is not base64: {words[0]}: {error}") from None
+    if not content:
+        raise DataError(f"a picture is empty: {words[0]}")
+    caption = words[1:2]
+    chunks = tuple(one if MARK in one else f"{MARK}\n{one}" for one in caption)
+    return Record(
+        words[0] if not is_without_id else None, (Picture(content=content),), (), chunks, {}, number
+    )
+
+
+def _begins(cell: bytes) -> bool:
+    """Whether base64 begins as a picture does."""
+    start = cell[:64]
+    try:
+        return begins_as_picture(binascii.a2b_base64(start[: len(start) & ~3]))
+    except ValueError:
+        return False
