@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 from vlforge.data.records import Fault
@@ -90,10 +90,8 @@ def first_shard(path: Path) -> Path | None:
         if path.is_dir():
             return next(shard_paths(path), None)
         if "{" in str(path) and not path.exists():
-            for _, one in zip(range(1000), shard_paths(path), strict=False):
-                if one.is_file():
-                    return one
-            return None
+            early = islice(shard_paths(path), 1000)
+            return next((one for one in early if one.is_file()), None)
         return path if path.is_file() and is_tar(path) else None
     except (DataError, OSError):
         return None

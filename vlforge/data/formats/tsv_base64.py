@@ -68,10 +68,7 @@ class TsvBase64Format:
         with open_data(path) as file:
             try:
                 for number, line in _lines(file):
-                    try:
-                        yield _record(line, number)
-                    except DataError as error:
-                        yield fault_of(number, error)
+                    yield _found(line, number)
             except READ_FAULTS as error:
                 yield Fault(number + 1, "the file cannot be read on", str(error))
 
@@ -133,6 +130,13 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, b""
         elif not line.isspace():
             yield number, line.rstrip(b"\r\n")
+
+
+def _found(line: bytes, number: int) -> Record | Fault:
+    try:
+        return _record(line, number)
+    except DataError as error:
+        return fault_of(number, error)
 
 
 def _record(line: bytes, number: int) -> Record:
