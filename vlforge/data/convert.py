@@ -64,7 +64,7 @@ def convert(
     placer = Placer(images, folder, writer.holds.embedded, image_root)
     done = Converted()
     with ExitStack() as stack:
-        drops = _Drops(target.with_name(f"{target.name}.dropped.jsonl"))
+        drops = Drops(target.with_name(f"{target.name}.dropped.jsonl"))
         stack.enter_context(drops)
         shards = stack.enter_context(_Shards(writer, target, shard_rows, done))
         for found in reader.read(source):
@@ -129,14 +129,14 @@ class _Shards:
         self._shards += 1
 
 
-class _Drops:
+class Drops:
     """The list of dropped records, written beside the target and only if there are any."""
 
     def __init__(self, path: Path):
         self.path = path
         self._file: BinaryIO | None = None
 
-    def __enter__(self) -> _Drops:
+    def __enter__(self) -> Drops:
         self.path.unlink(missing_ok=True)
         return self
 
