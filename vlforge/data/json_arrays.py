@@ -23,7 +23,8 @@ MAX_ITEM = 256 << 20
 _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _blank = re.compile(rb"[ \t\n\r]*").match
-_scalar = re.compile(rb"[^\s,\[\]{}\"]+").match
+_scalar = re.compile(rb'[^\s,\[\]{}":]+').match
+_is_scalar = re.compile(rb"-?\d[\d.eE+-]*|true|false|null|NaN|-?Infinity").fullmatch
 _marks = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.S).finditer
 _first_key = re.compile(rb'\{[ \t\n\r]*"(?:[^"\\]|\\.)*"').match
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -173,9 +174,9 @@ class _Text:
         buffer, at = self._buffer, self._at
         if buffer[at] not in b'"[{':
             scalar = _scalar(buffer, at)
-            if scalar is None:
-                return at
-            return scalar.end() if scalar.end() < len(buffer) else None
+            if scalar and scalar.end() == len(buffer):
+                return None
+            return scalar.end() if scalar and _is_scalar(scalar.group()) else at
         depth = 0
         for found in _marks(buffer, at):
             start, end = found.span()
@@ -192,7 +193,7 @@ class _Text:
         return None
 
     def _broken(self, why: str) -> Broken:
-        return Broken(f"not JSON: {why} after item {self.count}")
+        return Broken(f"not JSON: broken after item {self.count}: {why}")
 
     def _more(self) -> None:
         """Drop what was read, and read on: as much again as is left, so that long items end."""

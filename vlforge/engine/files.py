@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
+from vlforge.data.json_arrays import Broken, array_items
 from vlforge.data.json_lines import READ_FAULTS, encode, is_array, open_data
 from vlforge.types import DataError
 
 CHUNK_BYTES = 8 << 20
 """A chunk ends early where its lines grow beyond this."""
-MAX_ITEM = 256 << 20
-"""Longest item of a JSON array, in characters."""
 _SAMPLE = 1 << 20
 _COUNTED = 256 << 20
-_blank = re.compile(r"[ \t\n\r]*").match
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -121,64 +116,10 @@ class ArrayFile:
 
     def _items(self) -> Iterator[bytes]:
         with open_data(self.path) as file:
-            text = _Text(file, self.path)
-            text.skip("[")
-            number = 0
-            while not text.skip("]"):
-                yield text.item(number).encode("utf-8", "surrogateescape")
-                number += 1
-                text.skip(",")
-
-
-class _Text:
-    """The text of a JSON file, held only from the place that is being read."""
-
-    def __init__(self, file: BinaryIO, path: Path):
-        self._file, self._path = file, path
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
-        self._scan = json.JSONDecoder().raw_decode
-        self._buffer, self._at, self._ended = "", 0, False
-
-    def skip(self, mark: str) -> bool:
-        """Pass white space, and the mark if it is next; whether it was."""
-        while True:
-            found = _blank(self._buffer, self._at)
-            self._at = found.end() if found else self._at
-            if self._at < len(self._buffer) or self._ended:
-                break
-            self._more()
-        is_next = self._buffer.startswith(mark, self._at)
-        self._at += is_next
-        return is_next
-
-    def item(self, number: int) -> str:
-        """The text of the next value; `number` values came before."""
-        while True:
             try:
-                _, end = self._scan(self._buffer, self._at)
-            except (ValueError, RecursionError) as error:
-                if self._ended or len(self._buffer) - self._at > MAX_ITEM:
-                    raise DataError(
-                        f"dataset {self._path} is broken after item {number}: not JSON: {error}"
-                    ) from None
-            else:
-                # A number may go on behind the end of what was read.
-                if end < len(self._buffer) or self._ended:
-                    break
-            self._more()
-        found = self._buffer[self._at : end]
-        self._at = end
-        return found
-
-    def _more(self) -> None:
-        """Drop what was read, and read on: as much again as is left, so that long items end."""
-        left = self._buffer[self._at :]
-        try:
-            data = self._file.read(max(1 << 16, len(left)))
-        except READ_FAULTS as error:
-            raise DataError(f"dataset {self._path} cannot be read to its end: {error}") from None
-        self._ended = not data
-        self._buffer, self._at = left + self._decode(data, final=not data), 0
+                yield from array_items(file)
+            except Broken as error:
+                raise DataError(f"dataset {self.path}: {error}") from None
 
 
 class TextFiles:
