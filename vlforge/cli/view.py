@@ -1,0 +1,141 @@
+"""`vlforge view`: a local browser page over a dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlforge.cli.show import note_line, plain_line, shown_path
+from vlforge.types import DataError
+
+if TYPE_CHECKING:
+    from vlforge.serving.viewer.server import Desk
+
+EXAMPLES = """\b
+Examples:
+  vlforge view rows.jsonl                      any format: json, tars, parquet, folders …
+  vlforge view out/data.process --dropped      what `vlforge process` dropped, and why
+  vlforge view before.jsonl after.jsonl        side by side, joined by id
+"""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def view(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A dataset, or a folder of `vlforge process`.", show_default=False),
+    ],
+    other: Annotated[
+        Path | None,
+        typer.Argument(help="What it became: shown beside it.", show_default=False),
+    ] = None,
+    from_: Annotated[
+        str, typer.Option("--from", help="The format, where it is not to be found out.")
+    ] = "",
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Begin with the dropped rows.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.", min=0, max=65535)] = 0,
+    host: Annotated[
+        str, typer.Option("--host", help="Another address than this machine's own.")
+    ] = LOOPBACK[0],
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the address.")] = False,
+) -> None:
+    """Look at a dataset in the browser: search, filter, zoom, compare.
+
+    Only this machine can reach the page. Rows are read from where they lie: a
+    million of them open at once. Ctrl-C ends it.
+    """
+    desk = _desk(data, other, from_, wants_dropped=dropped)
+    try:
+        _serve(desk, host, port, opens=not no_open)
+    finally:
+        desk.close()
+
+
+def _desk(data: Path, other: Path | None, format_name: str, *, wants_dropped: bool) -> Desk:
+    from vlforge.serving.viewer.server import Desk
+    from vlforge.serving.viewer.sources import open_sources
+
+    sources = open_sources(data, format_name)
+    others = open_sources(other) if other is not None else []
+    if wants_dropped and not any(source.kind == "dropped" for source in sources):
+        raise DataError(f"{data}: no dropped.jsonl; give a folder of `vlforge process`")
+    for source in (*sources, *others[:1]):
+        if source.spool is not None:
+            note_line(
+                f"{source.path}: {source.format_name} is read once into {source.spool.folder}"
+            )
+    return Desk(sources, others, "dropped" if wants_dropped else "")
+
+
+def _serve(desk: Desk, host: str, port: int, *, opens: bool) -> None:
+    try:
+        import uvicorn
+
+        from vlforge.serving.viewer.server import build_app
+
+        app = build_app(desk, is_open=host not in LOOPBACK)
+    except ImportError:
+        raise DataError("vlforge view needs fastapi: pip install 'vlforge[serve]'") from None
+    listening = _listen(host, port)
+    url = f"http://{_shown_host(host)}:{listening.getsockname()[1]}/"
+    if host not in LOOPBACK:
+        note_line(
+            f"--host {host}: whoever reaches this address sees the data; no password is asked"
+        )
+    desk.start()
+    first = next(iter(desk.sources.values()))
+    plain_line(f"Viewing {shown_path(first.path)} ({first.format_name})")
+    plain_line(f"Open    {url}")
+    plain_line("Stop    Ctrl-C")
+    if opens and _has_browser():
+        _open_soon(url)
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, access_log=False
+    )
+    # uvicorn ends at Ctrl-C and then raises what it was told once more.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
+    plain_line("Stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        why = error.strerror or error
+        raise DataError(f"cannot listen on {host}:{port}: {why}; choose another --port") from None
+    return listening
+
+
+def _shown_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _has_browser() -> bool:
+    """Whether a browser with windows is likely: one in the terminal would take it over."""
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _open_soon(url: str) -> None:
+    import webbrowser
+
+    timer = threading.Timer(0.4, webbrowser.open, (url,))
+    timer.daemon = True
+    timer.start()
