@@ -203,13 +203,12 @@ def read_arrow_part(path: Path) -> Iterator[Any]:
         is_file = head.read(6) == b"ARROW1"
     with pa.memory_map(str(path)) as file:
         if is_file:
-            with pa.ipc.open_file(file) as reader:
-                for at in range(reader.num_record_batches):
-                    yield from _slices(reader.get_batch(at))
+            reader = pa.ipc.open_file(file)
+            batches = (reader.get_batch(at) for at in range(reader.num_record_batches))
         else:
-            with pa.ipc.open_stream(file) as reader:
-                for batch in reader:
-                    yield from _slices(batch)
+            batches = iter(pa.ipc.open_stream(file))
+        for batch in batches:
+            yield from _slices(batch)
 
 
 def _slices(batch: Any) -> Iterator[Any]:
