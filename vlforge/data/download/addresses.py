@@ -86,7 +86,7 @@ def parse(address: str) -> Target:
         raise Refused("not an address")
     if parts.username is not None:
         raise Refused("address holds a user name")
-    path = quote(parts.path, safe="/%:@!$&'()*+,;=~") or "/"
+    path = quote(parts.path, safe="/%:@!$&'()*+,;=~[]|") or "/"
     query = quote(parts.query, safe="/%:@!$&'()*+,;=~?[]|")
     return Target(scheme, host, port, f"{path}?{query}" if query else path)
 
@@ -108,7 +108,7 @@ def joined(target: Target, location: str) -> Target:
     try:
         return parse(urljoin(target.url, location.strip()))
     except ValueError:
-        raise Refused("redirected to what is no address") from None
+        raise Refused("not an address") from None
 
 
 def is_public(address: str) -> bool:

@@ -152,6 +152,8 @@ class Client:
                 raise Refused(f"more than {most} bytes")
         if answer.length:
             raise ConnectionError
+        if not held:
+            raise Refused("empty answer", is_final=False)
         return bytes(held)
 
     def _is_disallowed(self, headers: http.client.HTTPMessage) -> bool:
