@@ -28,6 +28,7 @@ Examples:
   vlforge check rows.jsonl --tokenizer vicuna-7b --template v1 --max-length 2048
 """
 _YAML = (".yaml", ".yml")
+_DATA = (".json", ".jsonl", ".tsv", ".csv", ".parquet", ".tar", ".gz", ".zst")
 _SHOWN = 2
 _VALUE = 88
 
@@ -110,20 +111,21 @@ def check(
     reader = find(from_) if from_ else detect(recipe)
     note_line(f"{shown_path(recipe)} is read as {reader.name}")
     looking = Looking(not headers, decode, phash() if near or against else None)
-    trainings = _trainings(used_in, choice, tokenizer, template, max_length)
+    trainings, root = _trainings(used_in, choice, tokenizer, template, max_length)
     guess = guesser()
     if guess is None:
         note_line("languages are not told: pip install 'vlforge[ops]'")
     known = tuple(known_set(other, looking) for other in against or ())
     wanted = Wanted(looking, guess, tuple(trainings), known, max_samples, near)
-    _check_data(recipe, reader, image_root, wanted, out)
+    _check_data(recipe, reader, image_root or root, wanted, out)
 
 
 def _is_data(given: Path) -> bool:
     """Whether what was named is a dataset and no recipe."""
     if given.suffix in _YAML:
         return False
-    return given.exists() or any(mark in str(given) for mark in "{*")
+    is_named_so = given.suffix in _DATA or any(mark in str(given) for mark in "{*")
+    return is_named_so or given.exists()
 
 
 def _check_recipe(recipe: Path, choice: object) -> None:
@@ -142,18 +144,19 @@ def _check_recipe(recipe: Path, choice: object) -> None:
 
 def _trainings(
     recipe: Path | None, choice: object, tokenizer: Path | None, template: str, max_length: int
-) -> list[Training]:
-    """Whose labels are counted: a recipe's train stages, or those of the command line."""
+) -> tuple[list[Training], Path | None]:
+    """Whose labels are counted: a recipe's train stages, or the command line's; their pictures."""
     from vlforge.runs.data_check import training, trainings_of
 
     found: list[Training] = []
+    root = None
     if recipe is not None:
-        found, notes = trainings_of(find_recipe(recipe), choice)  # type: ignore[arg-type]
+        found, notes, root = trainings_of(find_recipe(recipe), choice)  # type: ignore[arg-type]
         for note in notes:
             note_line(note)
     if tokenizer is not None:
         found.append(training(f"{template}/{max_length}", str(tokenizer), template, max_length))
-    return found
+    return found, root
 
 
 def _check_data(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlforge.data.checking.check import Encode, Labels, Training
 from vlforge.data.checking.overlap import Known, learn
@@ -82,8 +82,17 @@ def _encoder(template: Any, tokenizer: Any, max_length: int) -> Encode:
     return encode
 
 
-def trainings_of(recipe: Path, choice: Choice = Choice()) -> tuple[list[Training], list[str]]:
-    """The different trainings of a recipe, and a line on each whose tokenizer is not there yet.
+class Trainings(NamedTuple):
+    """The different trainings of a recipe, and what the user has to know of the others."""
+
+    found: list[Training]
+    notes: list[str]
+    image_root: Path | None
+    """Where their relative picture paths start, if they say so."""
+
+
+def trainings_of(recipe: Path, choice: Choice = Choice()) -> Trainings:
+    """The trainings of a recipe whose tokenizers are there already.
 
     Raises:
         RecipeError: the recipe cannot be read, or has no train stage.
@@ -93,7 +102,7 @@ def trainings_of(recipe: Path, choice: Choice = Choice()) -> tuple[list[Training
 
     prepared = prepare(recipe, choice)
     found: dict[tuple[str, str, int], Training] = {}
-    notes = []
+    notes, roots = [], []
     stages = [node for node in prepared.nodes if node.kind == "train"]
     if not stages:
         raise RecipeError(f"{recipe}: has no train stage; name --tokenizer and --template instead")
@@ -102,6 +111,7 @@ def trainings_of(recipe: Path, choice: Choice = Choice()) -> tuple[list[Training
             find_kind(node.kind).config_class(), prepared.settings(node), lambda *_, n=node: n.name
         )
         model = config.model
+        roots += [config.image_root] if config.image_root else []
         folder = model if isinstance(model, str) else model.tokenizer or model.language
         if not folder or not Path(folder).exists():
             notes.append(f"stage {node.name}: its tokenizer is made by the run; labels not counted")
@@ -109,7 +119,7 @@ def trainings_of(recipe: Path, choice: Choice = Choice()) -> tuple[list[Training
         key = (str(folder), config.template, config.max_length)
         if key not in found:
             found[key] = training(node.name, *key)
-    return list(found.values()), notes
+    return Trainings(list(found.values()), notes, Path(roots[0]) if roots else None)
 
 
 def known_set(given: str, looking: Looking) -> Known:
