@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -14,6 +14,7 @@ from vlforge.types import DataError
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (
     (b"\xc2\x85", b"\\u0085"),
@@ -54,6 +55,18 @@ def encode(value: Any) -> bytes:
         for char, escaped in _LINE_ENDS:
             line = line.replace(char, escaped)
     return line
+
+
+def encode_lines(values: Sequence[Any]) -> bytes:
+    """`encode` of each value and a line feed, all at once."""
+    try:
+        lines = _encode_lines(values)
+    except (UnicodeEncodeError, TypeError, ValueError):
+        return b"".join([encode(value) + b"\n" for value in values])
+    if b"\xe2\x80" in lines or b"\xc2\x85" in lines:
+        for char, escaped in _LINE_ENDS:
+            lines = lines.replace(char, escaped)
+    return lines
 
 
 def as_row(value: Any) -> dict[str, Any]:

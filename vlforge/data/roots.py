@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-_is_absolute = re.compile(r"/|[A-Za-z]:[\\/]").match
+_has_drive = re.compile(r"[A-Za-z]:[\\/]").match
 _moved: dict[str, str] = {}
 
 
@@ -30,11 +30,13 @@ def reroot(path: str) -> str:
 
 def place_all(root: str, paths: Sequence[str]) -> list[str]:
     """The absolute paths of pictures that a data file below `root` names."""
-    base = root.rstrip(os.sep) + os.sep if root else ""
-    full = [path if _is_absolute(path) else _join(base, path) for path in paths]
+    full = [_place(root, path) for path in paths]
     return [reroot(path) for path in full] if _moved else full
 
 
-def _join(base: str, path: str) -> str:
-    full = base + path
-    return os.path.normpath(full) if path.startswith("..") else full
+def _place(root: str, path: str) -> str:
+    first = path[:1]
+    if first == "/" or not root or (path[1:2] == ":" and _has_drive(path)):
+        return path
+    full = f"{root}{path}" if root[-1] == os.sep else f"{root}{os.sep}{path}"
+    return os.path.normpath(full) if first == "." and path.startswith("..") else full

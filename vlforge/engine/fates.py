@@ -7,10 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vlforge.data.json_lines import encode
+from vlforge.data.json_lines import encode, encode_lines
 from vlforge.engine.block import BlockReport, BlockRun, Track
 from vlforge.engine.config import ProcessConfig
-from vlforge.engine.lines import dropped_line, export_line, stats_line, stats_of, work_line
+from vlforge.engine.lines import (
+    dropped_line,
+    exported,
+    stats_of,
+    stats_told,
+    work_line,
+    work_told,
+)
 from vlforge.engine.plan import Pass, Plan, make_plan
 from vlforge.engine.rows import Reading, reading_of, work_track
 from vlforge.engine.source import Block
@@ -104,14 +111,42 @@ class Head:
         keys: dict[int, bytes] = {}
         if at_end and this.barrier is not None:
             keys = self._barrier_keys(run, this.barrier)
+        done = Done(read, run.report, bad=_first_bad(run.tracks))
         order = self.plan.stats
-        fates = [
-            self._fate(track, order, keys.get(id(track)), at_end=at_end) for track in run.tracks
-        ]
-        done = Done(read, run.report, fates, bad=_first_bad(run.tracks))
         if at_end and not this.has_dedup:
-            done.sums, done.fates = summed(fates, this), []
+            done.sums = self._sums(run.tracks, this, keys, order)
+        else:
+            done.fates = [
+                self._fate(track, order, keys.get(id(track)), at_end=at_end) for track in run.tracks
+            ]
         return done
+
+    def _sums(
+        self, tracks: Sequence[Track], this: Pass, keys: Mapping[int, bytes], order: list[str]
+    ) -> Sums:
+        """All rows of a block together, at the end of a pass that leaves nothing to decide."""
+        items = [track.item for track in tracks if track.drop is None]
+        sums = Sums(alive=len(items))
+        if this.barrier is not None:
+            sums.data = encode_lines([work_told(item) for item in items])
+            sums.beside = _beside([keys[id(t)] for t in tracks if t.drop is None], this)
+        else:
+            stats = [stats_of(item, order) for item in items]
+            both = list(zip(items, stats, strict=True))
+            sums.data = encode_lines([exported(i, s, self.keeps_stats) for i, s in both])
+            sums.beside = encode_lines([stats_told(i, s) for i, s in both])
+        for track in tracks:
+            if track.drop is not None:
+                sums.drops[track.place, track.drop.reason] += 1
+                item = track.item
+                name = (item.uid, item.row.get("id"), item.line)
+                sums.dropped += dropped_line(name, track.drop, item.row) + b"\n"
+            if track.changes:
+                sums.changed.update(track.changes)
+                sums.traces += track.traces
+            if track.born is not None:
+                sums.added[track.born] += 1
+        return sums
 
     def _barrier_keys(self, run: BlockRun, bound: Bound) -> dict[int, bytes]:
         """Per row that is alive, its key at the barrier, ready to be appended to a file."""
@@ -132,7 +167,7 @@ class Head:
             return {id(t): encode(key) for t, key in zip(alive, found, strict=True)}
         return {id(track): encode(op.key(track.item)) for track in alive}
 
-    def _fate(self, track: Track, order: Sequence[str], key: bytes | None, *, at_end: bool) -> Fate:
+    def _fate(self, track: Track, order: list[str], key: bytes | None, *, at_end: bool) -> Fate:
         item, drop = track.item, track.drop
         name = (item.uid, item.row.get("id"), item.line)
         row = encode(track.at_dedup or item.row) if track.keys else None
@@ -145,8 +180,8 @@ class Head:
         if key is not None:
             return Fate(name, None, -1, None, *marks, work_line(item), key, None)
         stats = stats_of(item, order)
-        data = export_line(item, stats, self.keeps_stats)
-        return Fate(name, None, -1, None, *marks, data, stats_line(item, stats), None)
+        data = encode(exported(item, stats, self.keeps_stats))
+        return Fate(name, None, -1, None, *marks, data, encode(stats_told(item, stats)), None)
 
 
 def context_of(config: ProcessConfig, seed: int, produced: str) -> Context:
@@ -176,27 +211,14 @@ def head_of(
 
 def joined(fates: Sequence[Fate], this: Pass) -> Sums:
     """The lines of rows that are alive at the end of a pass, and nothing counted but them."""
+    data = _lines(fate.data or b"" for fate in fates)
+    return Sums(data, _beside([fate.beside or b"" for fate in fates], this), alive=len(fates))
+
+
+def _beside(parts: Sequence[bytes], this: Pass) -> bytes:
+    """What stands beside the rows; keys of near dedups have a fixed width, others are lines."""
     is_framed = this.barrier is not None and isinstance(this.barrier.op, NearDedup)
-    beside = [fate.beside or b"" for fate in fates]
-    return Sums(
-        data=_lines(fate.data or b"" for fate in fates),
-        beside=b"".join(beside) if is_framed else _lines(beside),
-        alive=len(fates),
-    )
-
-
-def summed(fates: Sequence[Fate], this: Pass) -> Sums:
-    """All fates of a block together, at the end of a pass."""
-    sums = joined([fate for fate in fates if fate.reason is None], this)
-    sums.dropped = _lines(fate.dropped or b"" for fate in fates if fate.reason is not None)
-    for fate in fates:
-        if fate.reason is not None:
-            sums.drops[fate.place, fate.reason] += 1
-        sums.changed.update(fate.changes)
-        sums.traces += fate.traces
-        if fate.born is not None:
-            sums.added[fate.born] += 1
-    return sums
+    return b"".join(parts) if is_framed else _lines(parts)
 
 
 def _lines(parts: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from vlforge.data.json_lines import encode
@@ -15,26 +14,33 @@ STATS = "__dj__stats__"
 
 def work_line(item: Item) -> bytes:
     """A row between two passes, with all that is known of it."""
-    return encode([item.uid, item.line, item.row, item.stats, item.given])
+    return encode(work_told(item))
 
 
-def export_line(item: Item, stats: Any, keeps_stats: bool) -> bytes:
+def work_told(item: Item) -> list[Any]:
+    """What a row's line between two passes says."""
+    return [item.uid, item.line, item.row, item.stats, item.given]
+
+
+def exported(item: Item, stats: Any, keeps_stats: bool) -> dict[str, Any]:
     """A kept row as it is exported."""
-    return encode({**item.row, STATS: stats} if keeps_stats else item.row)
+    return {**item.row, STATS: stats} if keeps_stats else item.row
 
 
-def stats_of(item: Item, order: Sequence[str]) -> dict[str, Any]:
+def stats_of(item: Item, order: list[str]) -> dict[str, Any]:
     """A row's statistics, those of the recipe in its order."""
     found = item.stats
+    if not item.given and list(found) == order:
+        return found
     mine = {name: found[name] for name in order if name in found}
     if len(mine) < len(found):
         mine |= {name: value for name, value in found.items() if name not in mine}
     return {**item.given, **mine} if item.given else mine
 
 
-def stats_line(item: Item, stats: Any) -> bytes:
-    """A kept row's line in `stats.jsonl`."""
-    return encode({"uid": item.uid, "id": item.row.get("id"), "stats": stats})
+def stats_told(item: Item, stats: Any) -> dict[str, Any]:
+    """What `stats.jsonl` says of a kept row."""
+    return {"uid": item.uid, "id": item.row.get("id"), "stats": stats}
 
 
 def dropped_line(name: tuple[str, Any, int], drop: Drop, row: Any) -> bytes:
