@@ -9,7 +9,8 @@ import pytest
 
 from vlforge.cli import main
 
-VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "convert", "train", "chat", "report",
+VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "view", "convert", "repair",
+         "mix", "split", "download", "train", "chat", "report",
          "why", "eval run", "eval score", "eval export", "list ops", "list kinds"]  # fmt: skip
 
 

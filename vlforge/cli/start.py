@@ -21,21 +21,26 @@ from vlforge.cli import (
     chat,
     check,
     convert,
+    download,
     evaluate,
     lists,
+    mix,
     plan,
     process,
     quickstart,
+    repair,
     report,
     run,
+    split,
     train,
+    view,
     why,
 )
 from vlforge.cli.show import error_line, plain_line
 from vlforge.types import VLForgeError
 
 DEBUG = "VLFORGE_DEBUG"
-CONTINUABLE = {"run", "process", "train", "eval", "quickstart"}
+CONTINUABLE = {"download", "run", "process", "train", "eval", "quickstart"}
 
 PLACES = {
     errno.ENOSPC: "free some space and give the same command again",
@@ -53,6 +58,8 @@ Examples:
   vlforge plan recipes/photos.yaml                    what it will cost
   vlforge run recipes/photos.yaml stages.align.lr=5e-4
   vlforge analyze rows.jsonl                          what is in a dataset
+  vlforge check llava.json                            what is wrong with it
+  vlforge convert rows.jsonl llava.json --to llava
   vlforge process --config clean.yaml --np 8          a Data-Juicer recipe
   vlforge chat runs/quickstart/instruct --image cat.jpg
 """
@@ -93,7 +100,14 @@ def build_app() -> typer.Typer:
     app.command("analyze", epilog=analyze.EXAMPLES, context_settings=process.FREE_OPTIONS)(
         analyze.analyze
     )
+    app.command("view", epilog=view.EXAMPLES)(view.view)
     app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
+    app.command("repair", epilog=repair.EXAMPLES)(repair.repair)
+    app.command("mix", epilog=mix.EXAMPLES)(mix.mix)
+    app.command("split", epilog=split.EXAMPLES)(split.split)
+    app.command("download", epilog=download.EXAMPLES, context_settings=download.FREE_OPTIONS)(
+        download.download
+    )
     app.command("train", epilog=train.EXAMPLES)(train.train)
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
