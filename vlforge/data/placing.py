@@ -89,7 +89,9 @@ class Placer:
             part.replace(target)
         except OSError as error:
             what = error.filename or target
-            raise DataError(f"picture {what}: {error.strerror or error}") from None
+            raise DataError(
+                f"picture cannot be copied: {what} ({error.strerror or error})"
+            ) from None
         return Picture(name, str(self.folder))
 
     def _name(self, picture: Picture, at: int, content: bytes | None) -> str:

@@ -48,7 +48,9 @@ class Picture:
         try:
             return Path(self.place).read_bytes()
         except OSError as error:
-            raise DataError(f"picture {self.place}: {error.strerror or error}") from None
+            raise DataError(
+                f"picture cannot be read: {self.place} ({error.strerror or error})"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
