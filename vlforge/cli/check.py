@@ -210,9 +210,11 @@ def _say(data: Path, report: Report, wanted: Wanted, page: Path) -> None:
 
 
 def _say_examples(found: Found) -> None:
+    from vlforge.data.checking.findings import shortened
+
     plain_line(f"{found.kind.level}: {found.kind.title}: {found.kind.remedy}")
     for example in found.examples[:_SHOWN]:
         where = f"line {example.line}" if example.line else ""
-        name = f"id {str(example.id)[:40]}" if example.id not in (None, "") else ""
+        name = f"id {shortened(str(example.id), 40)}" if example.id not in (None, "") else ""
         head = ", ".join(filter(None, (where, name)))
         plain_line(f"  {head + ': ' if head else ''}{example.value[:_VALUE]}")

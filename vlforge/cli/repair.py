@@ -47,8 +47,9 @@ def repair(
     Picture extensions that do not exist where exactly one other does; pictures
     upright and RGB where they are copied; a leading answer dropped, as LLaVA
     does, and a late system turn moved to the front; repeated image marks; empty
-    turns at the end; byte order marks and other encodings. Each change is a
-    line of DST.repair.jsonl; SRC is never touched.
+    turns at the end; byte order marks and other encodings. Each change, and
+    each row that had to be left out, is a line of DST.repair.jsonl; SRC is
+    never touched.
     """
     from vlforge.data.checking.encodings import detect_recoded
     from vlforge.data.checking.repair import repair as run

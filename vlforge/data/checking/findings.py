@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,8 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 EXAMPLES = 20
 """Examples of a kind that are kept."""
 _LONGEST_VALUE = 300
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+"""Controls, among them those of a terminal and of the writing direction, and lone surrogates."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,6 @@ class Findings:
 
 
 def shortened(text: str, most: int = _LONGEST_VALUE) -> str:
-    """`text` on one line, cut where it is long."""
-    line = " ".join(text[: most * 4].split())
+    """`text` on one line that any terminal can show, cut where it is long."""
+    line = _UNFIT.sub("\ufffd", " ".join(text[: most * 4].split()))
     return line if len(line) <= most else line[: most - 1] + "…"

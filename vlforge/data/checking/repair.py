@@ -85,7 +85,7 @@ def repair(
             try:
                 placed = _placed(record, placer)
                 out.write(_bake(placed, record, changes) if bakes else placed)
-            except DataError as error:
+            except (DataError, ValueError) as error:  # a null byte in a path is a ValueError
                 log.drop(record.line, record.id, str(error), "")
                 continue
             done.written += 1
