@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -259,3 +261,26 @@ def test_how_long_a_server_wants_peace_is_heard(site):
 class _Busy(Site):
     def answer(self, name, rest, times):
         self.say(503, b"", **{"Retry-After": "7"})
+
+
+def test_a_secure_connection_needs_a_trusted_certificate(site):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).with_name("made_certificate.pem"))
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    address = f"https://localhost:{site.server_port}/a.jpg"
+    error = refusal(address)
+    assert (str(error), error.is_final) == ("certificate not trusted", True)
+    assert client(ignore_ssl_certificate=True).get(address) == picture()
+
+
+def test_a_server_that_says_nothing_of_a_secure_connection_times_out(site):
+    silent = socket.create_server(("127.0.0.1", 0))
+    address = f"https://127.0.0.1:{silent.getsockname()[1]}/a.jpg"
+    assert str(refusal(address, connect_timeout=0.2)) == "timed out"
+    silent.close()
+
+
+def test_a_proxy_is_asked_for_a_tunnel(site, monkeypatch):
+    monkeypatch.setenv("https_proxy", site.url)
+    error = refusal("https://pictures.example/a.jpg")
+    assert (str(error), error.is_final) == ("proxy says 501", False)

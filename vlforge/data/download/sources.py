@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -97,9 +98,7 @@ def _suffix(path: Path) -> str:
 def count_rows(config: DownloadConfig, path: Path) -> int:
     """How many rows the file has."""
     if format_of(config, path) == "parquet":
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             return int(file.metadata.num_rows)
     return sum(len(rows) for rows, _ in _pieces(config, path))
 
@@ -278,16 +277,21 @@ def _row(names: list[str], values: list[str], line: int) -> dict[str, Any] | Dat
 
 
 def _parquet(path: Path) -> Iterator[_Piece]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise RecipeError("download needs pyarrow: pip install 'vlforge[tables]'") from None
+    with _opened(path) as file:
+        types = {field.name: field.type for field in file.schema_arrow}
+        for batch in file.iter_batches(_PIECE):
+            yield batch.to_pylist(), types
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A parquet file; what is wrong with it in one line."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
-            types = {field.name: field.type for field in file.schema_arrow}
-            for batch in file.iter_batches(_PIECE):
-                yield batch.to_pylist(), types
+            yield file
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"list {path} cannot be read: {first}") from None
