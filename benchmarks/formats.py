@@ -10,6 +10,7 @@ Fresh processes, alternating, medians; both must count the same rows, characters
 and bytes of pictures, or this ends with 1.
 
 `seconds` are those of reading alone, after imports; they and memory are the process's own.
+`writing` is the same rows written from memory by our writer and the plain way.
 `bytes_s` is what it takes to read the files without a look at them, `grown` the
 peak memory at all rows divided by that at a tenth of them, `speedup` how many
 times longer the plain way took, by wall and by processor time.
@@ -30,20 +31,21 @@ from pathlib import Path
 from typing import Any
 
 from format_parts.layouts import LAYOUTS, make
+from format_parts.writing import UNWRITTEN
 
 COUNTED = ("rows", "characters", "picture_bytes")
 
 
-def read(how: str, name: str, path: Path) -> dict[str, Any]:
-    """One fresh process."""
+def told(part: str, how: str, name: str, path: Path) -> dict[str, Any]:
+    """What one fresh process says: of `reading` or of `writing`."""
     root = Path(__file__).resolve().parent
     env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root.parent}"}
-    command = [sys.executable, "-m", "format_parts.reading", how, name, str(path)]
+    command = [sys.executable, "-m", f"format_parts.{part}", how, name, str(path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{how} {name}: {done.stderr[-1500:]}")
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -62,12 +64,12 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def measure(name: str, folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     """One format: both ways, and how memory grows."""
     path, tenth = make(name, folder, rows), make(name, folder, max(1, rows // 10))
-    small = read("ours", name, tenth)
-    read("bytes", name, path)  # so that no run is the first to read from the disk
+    small = told("reading", "ours", name, tenth)
+    told("reading", "bytes", name, path)  # so that no run is the first to read from the disk
     runs: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": [], "bytes": []}
     for _ in range(repeats):
         for how, found in runs.items():
-            found.append(read(how, name, path))
+            found.append(told("reading", how, name, path))
     ours, plain = summary(runs["ours"]), summary(runs["plain"])
     counts = [[runs[how][0][what] for what in COUNTED] for how in ("ours", "plain")]
     bytes_s = statistics.median(run["wall_s"] for run in runs["bytes"])
@@ -83,6 +85,26 @@ def measure(name: str, folder: Path, rows: int, repeats: int) -> dict[str, Any]:
         },
         "bytes_s": round(bytes_s, 3),
         "grown": round(ours["peak_mb"] / small["peak_mb"], 2),
+        "writing": measure_writing(name, path, counts[1], repeats),
+    }
+
+
+def measure_writing(name: str, path: Path, wanted: list[int], repeats: int) -> dict[str, Any]:
+    """Rows a second of our writer and of the plain way; both must hold the same."""
+    if name in UNWRITTEN:
+        return {"not_compared": UNWRITTEN[name]}
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": []}
+    for _ in range(repeats):
+        for how, found in runs.items():
+            found.append(told("writing", how, name, path))
+    seconds = {
+        how: statistics.median(run["wall_s"] for run in found) for how, found in runs.items()
+    }
+    same = all([found[0][what] for what in COUNTED] == wanted for found in runs.values())
+    return {
+        "agree": same,
+        **{f"{how}_rows_per_s": round(wanted[0] / wall) for how, wall in seconds.items()},
+        "speedup": round(seconds["plain"] / seconds["ours"], 2),
     }
 
 
@@ -116,16 +138,20 @@ def main() -> int:
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
-    return 0 if all(one["agree"] for one in found) else 1
+    agree = all(one["agree"] and one["writing"].get("agree", True) for one in found)
+    return 0 if agree else 1
 
 
 def line_of(one: dict[str, Any]) -> str:
     """One format on the terminal."""
-    ours, plain = one["ours"], one["plain"]
+    ours, plain, speedup = one["ours"], one["plain"], one["speedup"]
+    written = one["writing"].get("speedup")
+    agree = one["agree"] and one["writing"].get("agree", True)
     return (
         f"{one['format']:15} {ours['rows_per_s']:>9,} rows/s {ours['peak_mb']:7.1f} MB   plain "
-        f"{plain['rows_per_s']:>9,} rows/s {plain['peak_mb']:8.1f} MB   {one['speedup']['cpu_s']}x "
-        f"grown {one['grown']}{'' if one['agree'] else '   DIFFERENT'}"
+        f"{plain['rows_per_s']:>9,} rows/s {plain['peak_mb']:8.1f} MB   {speedup['seconds']}x wall "
+        f"{speedup['cpu_s']}x cpu, memory grown {one['grown']}x"
+        f"{f', writing {written}x' if written else ''}{'' if agree else '   DIFFERENT'}"
     )
 
 

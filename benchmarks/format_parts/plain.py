@@ -136,15 +136,20 @@ def read_tars(path: Path, found: Sum) -> None:
     """Members in order; a sample is whole with its txt."""
     for shard in sorted(path.glob("*.tar")):
         with tarfile.open(shard, "r|") as tar:
-            sample: dict[str, bytes] = {}
-            for member in tar:
-                data = tar.extractfile(member)
-                assert data is not None
-                sample[member.name.rpartition(".")[2]] = data.read()
-                if len(sample) == 3:
-                    told = json.loads(sample["json"])
-                    found.add(told["caption"], sample["jpg"])
-                    sample = {}
+            for sample in _samples(tar):
+                told = json.loads(sample["json"])
+                found.add(told["caption"], sample["jpg"])
+
+
+def _samples(tar: tarfile.TarFile) -> Iterable[dict[str, bytes]]:
+    sample: dict[str, bytes] = {}
+    for member in tar:
+        data = tar.extractfile(member)
+        assert data is not None
+        sample[member.name.rpartition(".")[2]] = data.read()
+        if len(sample) == 3:
+            yield sample
+            sample = {}
 
 
 def read_parquet(path: Path, found: Sum) -> None:

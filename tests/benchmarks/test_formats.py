@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+# The parts import one another as `benchmarks/formats.py` finds them.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from format_parts.layouts import LAYOUTS, make
 from format_parts.made import content, made_rows
 from format_parts.plain import READERS, Sum
 from format_parts.reading import read_ours
+from format_parts.writing import UNWRITTEN, write_ours
 
 from vlforge.data.formats.index import places
 
@@ -35,3 +37,15 @@ def test_both_ways_read_the_same(name, tmp_path):
     assert ours == plain
     assert ours.rows == (3 if name == "folder" else 30)
     assert ours.characters > 0 < ours.picture_bytes
+
+
+@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - set(UNWRITTEN)))
+def test_what_we_write_reads_the_plain_way(name, tmp_path):
+    path = make(name, tmp_path, 30)
+    target = tmp_path / "ours" / path.name
+    target.parent.mkdir()
+    write_ours(name, path, target)
+    ours, plain = Sum(), Sum()
+    READERS[name](target, ours)
+    READERS[name](path, plain)
+    assert ours == plain
