@@ -126,13 +126,18 @@ class _Grouping:
                     yield from self._add(member, reader)
         except Cut as error:
             done = self.group
-            if done is not None and error.at_border and done.kinds >= self.last_kinds:
+            if done is not None and error.at_border and self._is_whole(done):
                 yield done
             key = done.key if done is not None else "its start"
             yield Fault(0, str(error), f"{self.shard}, at {key}")
             return
         if self.group is not None:
             yield self.group
+
+    def _is_whole(self, group: Group) -> bool:
+        """Whether the last sample before a cut has the members that the one before it has."""
+        has_words = group.text is not None or group.json is not None
+        return group.kinds >= self.last_kinds if self.last_kinds else has_words
 
     def _add(self, member: Member, reader: TarReader) -> Iterator[Group | Fault]:
         if member.refused:

@@ -73,7 +73,7 @@ class TarReader:
             if header == _END:
                 return
             if len(header) < BLOCK:
-                raise Cut("the tar breaks off", at_border=not header)
+                raise Cut("the tar breaks off", at_border=True)
             kind, size = self._start(header)
             if kind in (b"L", b"K", b"x", b"g"):
                 found = self._long(size)
@@ -105,7 +105,7 @@ class TarReader:
         """A member's kind and size, its content made ready to be read."""
         told = _number(header[148:156])
         if sum(header) - sum(header[148:156]) + 256 != told:
-            raise Cut("the tar is damaged: a header's checksum is wrong")
+            raise Cut("the tar is damaged: a header's checksum is wrong", at_border=True)
         kind = header[156:157]
         size = _number(header[124:136])
         if size < 0:
