@@ -265,7 +265,7 @@ def test_names_of_pictures_do_not_leave_a_written_folder(tmp_path):
         "." * 300,
         "é/..jpg",
     ]
-    with find("folder").writer(tmp_path / "deep" / "out") as out:
+    with find("folder", keep_names=True).writer(tmp_path / "deep" / "out") as out:
         for name in names:
             out.write(Record(name, (Picture(name, content=JPG),), (), ("<image>\nred",)))
     assert {p.name for p in tmp_path.iterdir()} == {"deep"}

@@ -120,7 +120,7 @@ def test_a_folder_comes_back_as_it_was(tmp_path):
         Record("../../e", (Picture("/etc/x.jpg", content=JPG),), (), (), {"text": "t"}),
         TALK,
     ]
-    path = write("folder", tmp_path / "out", records)
+    path = write("folder", tmp_path / "out", records, keep_names=True)
     assert detect(path).name == "folder"
     found = {str(one.id): one for one in detect(path).read(path)}
     for record in records:
@@ -141,7 +141,7 @@ def test_a_name_that_is_taken_is_not_written_over(tmp_path):
     twice = [
         Record("a", (Picture(content=c),), (), (f"<image>\n{n}",)) for n, c in enumerate((JPG, PNG))
     ]
-    path = write("folder", tmp_path / "out", twice)
+    path = write("folder", tmp_path / "out", twice, keep_names=True)
     found = list(find("folder").read(path))
     assert {(one.id, one.pictures[0].read()) for one in found} == {("a", JPG), ("a", PNG)}
 
@@ -168,3 +168,11 @@ def test_what_is_no_picture_does_not_fit(tmp_path):
             out.write(Record("a", (Picture("a.jpg", content=b"<html>"),)))
         with pytest.raises(Unfit, match="0 pictures"):
             out.write(Record("a", (), (), ("text",)))
+
+
+def test_numbered_names_keep_the_order(tmp_path):
+    ids = ["z", "a", "M", "00000/000000001", "b"]
+    records = [Record(one, (Picture("x.jpg", content=JPG),), (), ("<image>\nred",)) for one in ids]
+    path = write("folder", tmp_path / "out", records)
+    assert [one.id for one in find("folder").read(path)] == ids
+    assert (path / "00000" / "000000004.jpg").is_file()

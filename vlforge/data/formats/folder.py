@@ -29,10 +29,16 @@ class FolderFormat:
 
     The txt is the caption. The json holds what the record holds (`caption` or
     `conversations`, all other fields). A picture alone is a record without
-    words. An id is the path without its suffix, unless the json has one.
-    Written names are those of the pictures where they are free and safe, else
-    numbers; links to folders are not followed.
+    words. An id is the path without its suffix, unless the json has one. Links
+    to folders are not followed. Written names are numbers, so that the order of
+    the records is that of the names.
+
+    Args:
+        keep_names: write the names that the pictures have, or their ids, where
+            they are free and safe; the order is theirs then.
     """
+
+    keep_names: bool = False
 
     name: ClassVar[str] = "folder"
     holds: ClassVar[Holds] = Holds(conversation=True, document=True, extra=True, embedded=True)
@@ -58,14 +64,14 @@ class FolderFormat:
 
     def writer(self, path: Path) -> FolderWriter:
         """Writes a new folder."""
-        return FolderWriter(path)
+        return FolderWriter(path, keeps_names=self.keep_names)
 
 
 class FolderWriter:
     """Writes pictures and what belongs to them."""
 
-    def __init__(self, path: Path):
-        self._new = NewFolder(path)
+    def __init__(self, path: Path, *, keeps_names: bool):
+        self._new, self._keeps_names = NewFolder(path), keeps_names
         self.count = 0
 
     def __enter__(self) -> FolderWriter:
@@ -106,16 +112,17 @@ class FolderWriter:
 
     def _stem(self, record: Record) -> str:
         """A name without suffix that no picture has yet."""
-        for given in (record.pictures[0].path, f"{record.id}.x" if record.id is not None else ""):
+        number = "" if record.id is None else f"{record.id}.x"
+        for given in (record.pictures[0].path, number) if self._keeps_names else ():
             stem = _safe_stem(given)
             if stem and not self._is_taken(stem):
                 return stem
-        number = self.count
+        at = self.count
         while True:
-            stem = f"{number // _PER_FOLDER:05d}/{number:09d}"
+            stem = f"{at // _PER_FOLDER:05d}/{at:09d}"
             if not self._is_taken(stem):
                 return stem
-            number += 1
+            at += 1
 
     def _is_taken(self, stem: str) -> bool:
         place = self.folder / stem
