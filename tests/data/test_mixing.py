@@ -25,7 +25,7 @@ from vlforge.data.mixing import (
     shuffled,
     wanted_rows,
 )
-from vlforge.data.records import Fault
+from vlforge.data.records import Fault, Picture, Record
 from vlforge.types import DataError
 
 
@@ -297,3 +297,28 @@ def test_lone_surrogates_and_giant_numbers_survive(tmp_path):
     mixed = Mixed([Part(Share(str(path)), find("dj"))], tmp_path)
     got = [r for r in mixed.read(tmp_path) if not isinstance(r, Fault)]
     assert {r.chunks for r in got} == {("\ud83d",), ("b",), ("c",)}
+
+
+def with_pictures(path, format_name, rows):
+    with find(format_name).writer(path) as writer:
+        for i in range(rows):
+            content = b"\xff\xd8\xff" + f"{path.name} {i}".encode()
+            picture = Picture(f"{i}.jpg", content=content)
+            writer.write(Record(str(i), (picture,), chunks=(f"<image>\n{path.stem} {i}",)))
+    return path
+
+
+@pytest.mark.parametrize("target", ["webdataset", "tsv_base64", "chatml_paddle"])
+def test_pictures_in_the_data_travel_into_a_mix(tmp_path, target):
+    tsv = with_pictures(tmp_path / "a.tsv", "tsv_base64", 4)
+    tars = with_pictures(tmp_path / "shards", "webdataset", 3)
+    out = tmp_path / "out"
+    said = run(f"{tsv}#6", tars, "-o", out, "--to", target)
+    assert "Written 9 of 9 rows" in said.output
+    got = [r for r in find(target).read(out) if isinstance(r, Record)]
+    seen = Counter(r.pictures[0].read()[3:].decode() for r in got)
+    assert sum(seen.values()) == 9
+    assert {key: seen[key] for key in seen if "shards" in key} == {
+        f"shards {i}": 1 for i in range(3)
+    }
+    assert sorted(seen[f"a.tsv {i}"] for i in range(4)) == [1, 1, 2, 2]

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vlforge.cli.split import split as split_verb
+from vlforge.data.formats.index import find
+from vlforge.data.records import Picture, Record
 from vlforge.data.splitting import (
     PartSize,
     divide,
@@ -286,3 +288,18 @@ def test_another_format_is_written(tmp_path):
     run(source, "a=0.5", "b=0.5", "--to", "llava", "-o", tmp_path / "parts")
     got = [r["id"] for name in "ab" for r in rows_of(tmp_path / "parts" / f"{name}.json")]
     assert sorted(got) == [str(i) for i in range(10)]
+
+
+def test_equal_pictures_in_the_data_are_on_one_side(tmp_path):
+    source = tmp_path / "shards"
+    with find("webdataset").writer(source) as writer:
+        for i in range(20):
+            picture = Picture(content=b"\xff\xd8\xff" + bytes([i % 10]) * 9)
+            writer.write(Record(str(i), (picture,), chunks=(f"<image>\ntext {i}",)))
+    run(source, "a=10", "b=10")
+    sides = [
+        {r.pictures[0].content for r in find("webdataset").read(tmp_path / f"shards-{name}")}
+        for name in "ab"
+    ]
+    assert len(sides[0]) == len(sides[1]) == 5
+    assert not sides[0] & sides[1]

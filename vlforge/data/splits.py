@@ -137,7 +137,7 @@ class _Side:
     """One part while it is written."""
 
     def __init__(self, target: Path, format_: Format, images: Mode):
-        is_folder = target.is_dir() or not target.suffix
+        is_folder = target.is_dir() or format_.name in _FOLDERS
         target.parent.mkdir(parents=True, exist_ok=True)
         self._holds = format_.holds
         folder = target if is_folder else target.parent
