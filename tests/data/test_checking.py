@@ -96,6 +96,7 @@ def test_other_brackets_are_no_special_tokens(text):
 def test_documents_have_no_roles():
     assert kinds(Record(chunks=("<image> a cat",), pictures=(Picture("a"),))) == []
     assert kinds(Record(chunks=("a cat",), pictures=(Picture("a"),))) == []
+    assert kinds(Record(chunks=("<image> ",), pictures=(Picture("a"),))) == ["empty_answer"]
     assert kinds(Record()) == ["empty_row"]
     assert kinds(Record(pictures=(Picture("a"),))) == []
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from vlforge.data.checking.findings import Findings
@@ -19,6 +19,7 @@ from vlforge.types import DataError, ProgressFn, no_progress
 
 _AT_ONCE = 256
 _THREADS = 8
+_PER_TASK = 16
 _UNSURE = 0.3
 """Below this probability a language is not told."""
 
@@ -102,9 +103,10 @@ def check_records(
     threads = max(1, min(_THREADS, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads) as pool:
         for batch in _batches(iter(found)):
-            looks = check.look(batch, pool)
-            for one in batch:
-                check.see(one, looks)
+            keys = [_keys(one) for one in batch]
+            looks = check.look(batch, keys, pool)
+            for one, own in zip(batch, keys, strict=True):
+                check.see(one, own, looks)
             progress(report.rows, None, _words(report))
     if not report.records:
         report.findings.add("no_rows", 0, None, f"{report.rows} rows, none can be used")
@@ -125,7 +127,11 @@ def _batches(found: Iterator[Record | Fault]) -> Iterator[list[Record | Fault]]:
         yield batch
 
 
-def picture_key(picture: Picture) -> int:
+def _keys(one: Record | Fault) -> list[int]:
+    return [_picture_key(picture) for picture in one.pictures] if isinstance(one, Record) else []
+
+
+def _picture_key(picture: Picture) -> int:
     """A key of a picture's file; of its bytes where it has none."""
     if picture.content is not None:
         return key_of(picture.content)
@@ -147,19 +153,28 @@ class _Check:
         self._rows: dict[int, int] = {}
         self._ids: set[int] = set()
 
-    def look(self, batch: Sequence[Record | Fault], pool: ThreadPoolExecutor) -> dict[int, Look]:
+    def look(
+        self,
+        batch: Sequence[Record | Fault],
+        keys: Sequence[Sequence[int]],
+        pool: ThreadPoolExecutor,
+    ) -> dict[int, Look]:
         """Looks at the batch's pictures that were not seen before, by key."""
         new: dict[int, Picture] = {}
-        for one in batch:
-            for picture in one.pictures if isinstance(one, Record) else ():
-                key = picture_key(picture)
+        for one, own in zip(batch, keys, strict=True):
+            for key, picture in zip(own, getattr(one, "pictures", ()), strict=True):
                 if key not in self._contents and key not in self._bad:
                     new.setdefault(key, picture)
+        pictures = list(new.values())
         looking = self.wanted.looking
-        seen = pool.map(lambda picture: look_at(picture, looking), new.values())
-        return dict(zip(new, seen, strict=True))
 
-    def see(self, one: Record | Fault, looks: dict[int, Look]) -> None:
+        def look_at_some(start: int) -> list[Look]:
+            return [look_at(picture, looking) for picture in pictures[start : start + _PER_TASK]]
+
+        some = pool.map(look_at_some, range(0, len(pictures), _PER_TASK))
+        return dict(zip(new, chain.from_iterable(some), strict=True))
+
+    def see(self, one: Record | Fault, keys: Sequence[int], looks: dict[int, Look]) -> None:
         """One record, or what is none."""
         self.report.rows += 1
         if isinstance(one, Fault):
@@ -170,8 +185,8 @@ class _Check:
         self._count(one)
         for kind, said in check_texts(one):
             self._tell(kind, one, said)
-        seen = self._pictures(one, looks)
-        self._repeats(one, seen)
+        seen = self._pictures(one, keys, looks)
+        self._repeats(one, keys, seen)
         self._language(one)
         for training in self.wanted.trainings:
             self._labels(one, training)
@@ -193,11 +208,10 @@ class _Check:
         report.conversations += bool(record.turns)
         report.turns += len(record.turns)
 
-    def _pictures(self, record: Record, looks: dict[int, Look]) -> list[Look]:
+    def _pictures(self, record: Record, keys: Sequence[int], looks: dict[int, Look]) -> list[Look]:
         """What is wrong with the record's pictures; gives what was seen of each."""
         seen = []
-        for at, picture in enumerate(record.pictures):
-            key = picture_key(picture)
+        for at, (key, picture) in enumerate(zip(keys, record.pictures, strict=True)):
             is_new = key not in self._contents and key not in self._bad
             if is_new:
                 look = looks[key]
@@ -244,11 +258,8 @@ class _Check:
                 self._tell("alike_image", record, shown, at)
             self._looks.add(look.hash)
 
-    def _repeats(self, record: Record, looks: Sequence[Look]) -> None:
-        shown = [
-            look.content or picture_key(picture)
-            for look, picture in zip(looks, record.pictures, strict=True)
-        ]
+    def _repeats(self, record: Record, keys: Sequence[int], looks: Sequence[Look]) -> None:
+        shown = [look.content or key for key, look in zip(keys, looks, strict=True)]
         key = key_of(repr((texts_of(record), shown)).encode("utf-8", "replace"))
         first = self._rows.setdefault(key, record.line)
         if first != record.line:

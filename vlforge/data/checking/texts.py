@@ -40,6 +40,8 @@ def check_texts(record: Record) -> Iterator[Tell]:
         if not record.pictures:
             yield "empty_row", "neither text nor picture"
         return
+    if not record.turns and not any(chunk.replace(MARK, "").strip() for chunk in record.chunks):
+        yield "empty_answer", "no text beside the image marks"
     yield from _marks(record)
     yield from _roles(record)
     yield from _answers(record)
