@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -65,9 +66,14 @@ def _desk(data: Path, other: Path | None, format_name: str, *, wants_dropped: bo
     from vlforge.serving.viewer.sources import open_sources
 
     sources = open_sources(data, format_name)
-    others = open_sources(other) if other is not None else []
-    if wants_dropped and not any(source.kind == "dropped" for source in sources):
-        raise DataError(f"{data}: no dropped.jsonl; give a folder of `vlforge process`")
+    try:
+        others = open_sources(other) if other is not None else []
+        if wants_dropped and not any(source.kind == "dropped" for source in sources):
+            raise DataError(f"{data}: no dropped.jsonl; give a folder of `vlforge process`")
+    except DataError:
+        for source in sources:
+            source.close()
+        raise
     for source in (*sources, *others[:1]):
         if source.spool is not None:
             note_line(
@@ -101,7 +107,8 @@ def _serve(desk: Desk, host: str, port: int, *, opens: bool) -> None:
     config = uvicorn.Config(
         app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, access_log=False
     )
-    # uvicorn ends at Ctrl-C and then raises what it was told once more.
+    # uvicorn ends at either signal and then raises it once more: what was spooled has to go first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
     plain_line("Stopped")
@@ -113,6 +120,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        # From here on a browser that comes before the server is ready waits instead of failing.
+        listening.listen()
     except OSError as error:
         listening.close()
         why = error.strerror or error

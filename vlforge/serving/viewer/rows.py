@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlforge.data.json_lines import encode
@@ -88,19 +89,17 @@ def told_pair(item: Item, partner: Item | None, *, is_after: bool) -> tuple[Any,
 
 def _spoken(turns: list[tuple[str, Marked]]) -> list[dict[str, Any]]:
     """Turns whose image marks are numbered through the row."""
-    count = 0
-    spoken = []
-    for role, pieces in turns:
-        parts: list[dict[str, Any]] = []
-        for text, mark in _whole_marks(pieces):
-            for place, words in enumerate(_cut(text).split(MARK)):
-                if place:
-                    parts.append({"picture": count})
-                    count += 1
-                if words:
-                    parts.append({"text": words, "mark": mark})
-        spoken.append({"role": role, "parts": parts})
-    return spoken
+    numbers = itertools.count()
+    return [{"role": role, "parts": list(_parts(pieces, numbers))} for role, pieces in turns]
+
+
+def _parts(pieces: Marked, numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
+    for text, mark in _whole_marks(pieces):
+        for place, words in enumerate(_cut(text).split(MARK)):
+            if place:
+                yield {"picture": next(numbers)}
+            if words:
+                yield {"text": words, "mark": mark}
 
 
 def _whole_marks(pieces: Marked) -> Marked:

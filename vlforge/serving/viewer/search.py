@@ -22,7 +22,7 @@ _SURVEY_ROWS = 5000
 _BINS = 24
 _NAMES_SHOWN = 60
 _WAIT_S = 0.05
-_is_plain = re.compile(r"[a-z0-9 .,_-]+").fullmatch
+_is_escaped = re.compile(r'["\\/<>\ud800-\udfff]').search
 State = Literal["", "same", "changed", "missing"]
 
 
@@ -57,8 +57,7 @@ class Wanted:
         self.ask = ask
         self._text = ask.text.lower()
         self._state_of = state_of
-        plain = self._text if _is_plain(self._text) else ""
-        self._bytes = plain.encode()
+        self._bytes = self._text.encode() if _has_one_spelling(self._text) else b""
 
     def may_be(self, data: bytes) -> bool:
         """False only where a row's bytes rule it out: letters may be written as escapes."""
@@ -90,6 +89,12 @@ class Wanted:
         return (not self.ask.op or op == self.ask.op) and (
             not self.ask.reason or reason == self.ask.reason
         )
+
+
+def _has_one_spelling(text: str) -> bool:
+    """Whether JSON that escapes no letters can write it in one way only, ASCII's case aside."""
+    is_caseless = all(char.isascii() or char.lower() == char.upper() for char in text)
+    return is_caseless and text.isprintable() and not _is_escaped(text)
 
 
 def fate_of(item: Item) -> tuple[str, str]:

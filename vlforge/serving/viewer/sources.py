@@ -127,7 +127,7 @@ class Source:
         return self.index.is_complete and (self.stats is None or self.stats.is_complete)
 
     def _stats(self, start: int, count: int) -> dict[int, bytes]:
-        if self.stats is None:
+        if self.stats is None or (self.is_complete and len(self.stats) != len(self.index)):
             return {}
         return {n: data for n, (_, data) in enumerate(self.stats.take(start, count), start)}
 
@@ -201,6 +201,9 @@ def open_sources(path: Path, format_name: str = "") -> list[Source]:
     Raises:
         DataError: nothing is there, or no format knows it.
     """
+    path = path.absolute()
+    if not path.name:
+        raise DataError(f"{path} is no dataset: name a file or folder in it")
     if _is_work_folder(path):
         return _work_sources(path, path / "data.jsonl", path.name)
     format_ = formats.find(format_name) if format_name else formats.detect(path)
@@ -208,7 +211,7 @@ def open_sources(path: Path, format_name: str = "") -> list[Source]:
     if path.is_file() and _is_work_folder(work):
         return _work_sources(work, path, path.name, format_)
     stats = path.with_name(f"{_stem(path)}_stats.jsonl")
-    return [Source("data", path.name or str(path), path, format_=format_, stats=stats)]
+    return [Source("data", path.name, path, format_=format_, stats=stats)]
 
 
 def _is_work_folder(path: Path) -> bool:

@@ -11,7 +11,7 @@ const $ = (id) => document.getElementById(id);
 const count = (number) => number.toLocaleString("en");
 const state = { set: "", at: 0, row: null, text: "", field: "all", stat: "", low: "", high: "", op: "", reason: "", state: "" };
 const seen = { about: null, survey: {}, scan: 0, scanned: null, rows: [], total: 0, turn: 0, here: 0 };
-const zoomed = { pictures: [], at: 0 };
+const zoomed = { pictures: [], at: 0, scale: 0 };
 
 function el(tag, attributes, ...children) {
   const made = document.createElement(tag);
@@ -444,6 +444,7 @@ function zoom(row, set, place) {
   zoomed.at = place;
   showZoomed();
   if (!$("zoom").open) $("zoom").showModal();
+  $("zoom-stage").focus();
 }
 
 function showZoomed() {
@@ -453,12 +454,31 @@ function showZoomed() {
   $("zoom-picture").src = url;
   $("zoom-picture").alt = name;
   for (const id of ["zoom-back", "zoom-next"]) $(id).hidden = !many;
-  fit(false);
+  fit(0);
 }
 
-function fit(isFull) {
-  $("zoom-stage").classList.toggle("is-full", isFull);
-  $("zoom-size").textContent = isFull ? "Fit" : "Full size";
+// `scale` is pixels of the screen per pixel of the picture; 0 fits the picture to the screen.
+function fit(scale) {
+  const picture = $("zoom-picture");
+  zoomed.scale = scale;
+  $("zoom-stage").classList.toggle("is-full", scale > 0);
+  picture.style.width = scale ? `${Math.round(picture.naturalWidth * scale)}px` : "";
+  $("zoom-size").textContent = scale ? `${Math.round(scale * 100)} %` : "Fit";
+}
+
+function scaleNow() {
+  const picture = $("zoom-picture");
+  if (zoomed.scale || !picture.naturalWidth) return zoomed.scale || 1;
+  return Math.min(picture.clientWidth / picture.naturalWidth, picture.clientHeight / picture.naturalHeight);
+}
+
+function rescale(by) {
+  fit(Math.min(16, Math.max(0.05, scaleNow() * by)));
+}
+
+function drag(event) {
+  if (!event.buttons || !zoomed.scale) return;
+  $("zoom-stage").scrollBy(-event.movementX, -event.movementY);
 }
 
 function stepZoomed(by) {
@@ -466,7 +486,7 @@ function stepZoomed(by) {
   showZoomed();
 }
 
-const toggleSize = () => fit(!$("zoom-stage").classList.contains("is-full"));
+const toggleSize = () => fit(zoomed.scale ? 0 : 1);
 
 // ---- keys and buttons
 
@@ -490,8 +510,12 @@ const KEYS = {
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
   if ($("zoom").open) {
-    const keys = { ArrowLeft: () => stepZoomed(-1), ArrowRight: () => stepZoomed(1), z: toggleSize };
-    if (keys[event.key] && !$("zoom-stage").classList.contains("is-full") || event.key === "z") keys[event.key]();
+    const keys = {
+      ArrowLeft: () => stepZoomed(-1), ArrowRight: () => stepZoomed(1), z: toggleSize,
+      "+": () => rescale(1.5), "=": () => rescale(1.5), "-": () => rescale(1 / 1.5), "0": () => fit(0),
+    };
+    // The arrows move a picture that is larger than the screen.
+    if (keys[event.key] && !(zoomed.scale && event.key.startsWith("Arrow"))) keys[event.key]();
     return;
   }
   if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
@@ -531,9 +555,16 @@ function wire() {
     clear: clearFilters, cancel: () => stop(seen.scan), back: () => leaf(-1), next: () => leaf(1),
     "back-below": () => leaf(-1), "next-below": () => leaf(1), help: () => $("keys").showModal(),
     "keys-close": () => $("keys").close(), "zoom-close": () => $("zoom").close(), "zoom-size": toggleSize,
-    "zoom-back": () => stepZoomed(-1), "zoom-next": () => stepZoomed(1), "zoom-picture": toggleSize,
+    "zoom-back": () => stepZoomed(-1), "zoom-next": () => stepZoomed(1),
+    "zoom-in": () => rescale(1.5), "zoom-out": () => rescale(1 / 1.5),
   };
   for (const [id, call] of Object.entries(clicks)) $(id).addEventListener("click", call);
+  $("zoom-picture").addEventListener("dblclick", toggleSize);
+  $("zoom-stage").addEventListener("pointermove", drag);
+  $("zoom-stage").addEventListener("wheel", (event) => {
+    event.preventDefault();
+    rescale(event.deltaY < 0 ? 1.15 : 1 / 1.15);
+  }, { passive: false });
   document.addEventListener("keydown", pressed);
   addEventListener("hashchange", () => { readAddress(); begin().catch(showFault); });
 }
