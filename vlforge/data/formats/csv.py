@@ -152,7 +152,7 @@ class CsvWriter:
     def __enter__(self) -> CsvWriter:
         self._out: IO[bytes] = self._whole.__enter__()
         self._file = self._rows_path.open("w", encoding="utf-8", newline="")
-        self._rows = csv.writer(self._file, delimiter=self.delimiter, lineterminator="\n")
+        self._rows = csv.writer(self._file, delimiter=self.delimiter)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -195,7 +195,7 @@ class CsvWriter:
         """The header, then the rows, each as long as the header."""
         csv.field_size_limit(_MAX_CELL * 4)
         out = io.TextIOWrapper(self._out, "utf-8", newline="", write_through=True)
-        rows = csv.writer(out, delimiter=self.delimiter, lineterminator="\n")
+        rows = csv.writer(out, delimiter=self.delimiter)
         rows.writerow(self._columns)
         with self._rows_path.open(encoding="utf-8", newline="") as file:
             for cells in csv.reader(file, delimiter=self.delimiter):

@@ -15,6 +15,7 @@ from vlforge.data.formats.webdataset import WebdatasetFormat, picture_members
 from vlforge.data.images import header_size
 from vlforge.data.json_rows import with_extra
 from vlforge.data.new_folder import NewFolder
+from vlforge.data.plain_rows import OWN
 from vlforge.data.records import Fault, Holds, Record, Unfit, caption_of
 from vlforge.data.shards import first_shard
 from vlforge.data.tables import needs_pyarrow, plain_table
@@ -27,9 +28,11 @@ META = (
 )  # fmt: skip
 """Fields of a sample, in the order in which they are written."""
 _SIZES = frozenset({"width", "height", "original_width", "original_height"})
-_OWN = frozenset({*META, "id"})
-_GIVEN = ("url", "original_width", "original_height", "exif", "sha256")
+_OWN = OWN | frozenset(META)
+_GIVEN = frozenset({"url", "original_width", "original_height", "exif", "sha256"})
 """Fields that a sample keeps when it is written again."""
+_REST = frozenset(META) - {"caption", "key"}
+"""Fields by which a sample that was read is known again."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,15 @@ class Img2datasetWriter:
 
 
 def _own_again(record: Record) -> Record:
-    """The record with the fields that were written under another name beside ours."""
+    """The record with the fields that were written under another name; the key is its name's."""
     own = {f"extra.{key}": key for key in META if f"extra.{key}" in record.extra}
-    if not own:
-        return record
-    extra = {key: value for key, value in record.extra.items() if key not in own}
+    extra = {key: value for key, value in record.extra.items() if key not in own and key != "key"}
     return replace(record, extra=extra | {key: record.extra[name] for name, key in own.items()})
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value can stand in a field of img2dataset's."""
+    return isinstance(value, int if name in _SIZES else str) and not isinstance(value, bool)
 
 
 def _meta(
@@ -167,10 +173,10 @@ def _meta(
 ) -> dict[str, Any]:
     """A sample's fields: further ones, then those that img2dataset writes."""
     extra: Mapping[str, Any] = record.extra
-    was_sample = extra.keys() >= set(META) - {"caption"}
-    kept = set(_GIVEN) if was_sample else {"url"} if isinstance(extra.get("url"), str) else set()
-    given = {name: extra[name] for name in kept}
-    passed = set(META) if was_sample else kept
+    was_sample = extra.keys() >= _REST
+    kept = _GIVEN & extra.keys() if was_sample else {"url"}
+    given = {name: extra[name] for name in kept if _fits(name, extra.get(name))}
+    passed = given.keys() | (_REST - _GIVEN if was_sample else set())
     others = {name: value for name, value in extra.items() if name not in passed}
     row: dict[str, Any] = {} if record.id in (None, key) else {"id": record.id}
     width, height = size
