@@ -68,6 +68,8 @@ class Placer:
 
     def _named(self, picture: Picture) -> Picture:
         """A file that stays where it is, named for the new dataset."""
+        if "://" in picture.path:
+            return picture
         if self.root is not None:
             shown = os.path.relpath(picture.place, self.root)
             return Picture(shown, str(self.root.absolute()))
@@ -87,11 +89,10 @@ class Placer:
             else:
                 part.write_bytes(content)
             part.replace(target)
-        except OSError as error:
-            what = error.filename or target
-            raise DataError(
-                f"picture cannot be copied: {what} ({error.strerror or error})"
-            ) from None
+        except (OSError, ValueError) as error:
+            what = getattr(error, "filename", None) or repr(picture.path)
+            why = getattr(error, "strerror", None) or error
+            raise DataError(f"picture cannot be copied: {what} ({why})") from None
         return Picture(name, str(self.folder))
 
     def _name(self, picture: Picture, at: int, content: bytes | None) -> str:

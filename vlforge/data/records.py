@@ -45,12 +45,13 @@ class Picture:
         """
         if self.content is not None:
             return self.content
+        if "://" in self.path:
+            raise DataError(f"picture is an address: {self.path} (vlforge download fetches it)")
         try:
             return Path(self.place).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"picture cannot be read: {self.place} ({error.strerror or error})"
-            ) from None
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise DataError(f"picture cannot be read: {self.place!r} ({why})") from None
 
 
 @dataclass(frozen=True, slots=True)
