@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 
 from tests.download_site import picture
 from tests.made_pictures import encoded, exif, noise
@@ -141,6 +142,22 @@ def test_camera_notes_are_kept_as_text():
     notes = json.loads(exif_json(encoded(noise(), "JPEG", exif=exif(6))))
     assert notes["Image Make"] == "a maker with a long name"
     assert notes["Image Orientation"] == "Rotated 90 CW"
+    notes = Image.Exif()
+    notes[0x011A] = 3_000_000 / 10_000
+    notes.get_ifd(0x8769).update(
+        {0x829A: IFDRational(4, 1000), 0x9209: 16, 0x9000: b"0230", 0xA003: 20}
+    )
+    notes.get_ifd(0x8825).update({1: "N", 5: b"\0"})
+    found = json.loads(exif_json(encoded(noise(), "JPEG", exif=notes)))
+    assert {k: v for k, v in found.items() if k not in ("Image ExifOffset", "Image GPSInfo")} == {
+        "Image XResolution": "300",
+        "EXIF ExposureTime": "1/250",
+        "EXIF Flash": "Flash did not fire, compulsory flash mode",
+        "EXIF ExifVersion": "0230",
+        "EXIF ExifImageLength": "20",
+        "GPS GPSLatitudeRef": "N",
+        "GPS GPSAltitudeRef": "0",
+    }
     assert exif_json(picture()) == "{}"
     assert exif_json(b"\xff\xd8\xff\xe1\x00\x20Exif\x00\x00II*\x00broken") == "{}"
 

@@ -186,6 +186,26 @@ def test_rows_that_are_none_keep_their_place(site, tmp_path):
     assert rows[5]["key"] == "000011"
 
 
+def test_odd_values_travel_as_far_as_they_can(site, tmp_path):
+    rows = [
+        {"url": f"{site.url}/a.jpg", "caption": "half \ud800 sign", "any": 1, "big": 10**30},
+        {"url": "http://\ud800.example/\ud801", "caption": 5, "any": "x", "big": 1},
+        {"url": f"{site.url}/b.jpg", "caption": None, "any": {"k": [1]}, "big": 2},
+        {"url": f"{site.url}/c.jpg", "caption": "nan", "any": float("nan"), "big": 3},
+    ]
+    source = as_file("jsonl", rows, tmp_path / "in.jsonl")
+    download(config(source, tmp_path / "out"))
+    kept = rows_of(tmp_path / "out")
+    assert [row["error_message"] for row in kept] == [None, "not an address", None, None]
+    assert [row["any"] for row in kept] == ["1", "x", '{"k": [1]}', "null"]
+    assert kept[0]["big"] == str(10**30)
+    with tarfile.open(tmp_path / "out/00000.tar") as tar:
+        told = json.loads(tar.extractfile("000000.json").read())
+        assert (told["caption"], told["any"], told["big"]) == ("half \ud800 sign", 1, 10**30)
+        assert tar.extractfile("000000.txt").read() == b"half \\ud800 sign"
+        assert tar.extractfile("000002.txt").read() == b""
+
+
 def test_a_list_that_breaks_off_gives_the_rows_before(site, tmp_path):
     whole = gzip.compress(b"url\n" + b"".join(f"{site.url}/{n}.jpg\n".encode() for n in range(5)))
     (tmp_path / "in.csv.gz").write_bytes(whole[:-9])

@@ -78,6 +78,8 @@ def parse(address: str) -> Target:
         port = parts.port if parts.port is not None else _PORTS.get(scheme, 0)
         if ":" not in host:
             host = _ascii_name(host)
+        path = quote(parts.path, safe="/%:@!$&'()*+,;=~[]|") or "/"
+        query = quote(parts.query, safe="/%:@!$&'()*+,;=~?[]|")
     except (ValueError, UnicodeError):
         raise Refused("not an address") from None
     if scheme not in _PORTS:
@@ -86,8 +88,6 @@ def parse(address: str) -> Target:
         raise Refused("not an address")
     if parts.username is not None:
         raise Refused("address holds a user name")
-    path = quote(parts.path, safe="/%:@!$&'()*+,;=~[]|") or "/"
-    query = quote(parts.query, safe="/%:@!$&'()*+,;=~?[]|")
     return Target(scheme, host, port, f"{path}?{query}" if query else path)
 
 

@@ -129,7 +129,9 @@ def _prepare(config: DownloadConfig, folder: Path, files: list[Path]) -> int:
     place = folder / SETTINGS
     if config.incremental_mode == "incremental" and done and place.is_file():
         _compare(folder, json.loads(place.read_text(encoding="utf-8")), settings)
-    place.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    part = place.with_name(f"{SETTINGS}.part")
+    part.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    part.replace(place)
     return max(done, default=-1) + 1 if config.incremental_mode == "extend" else 0
 
 

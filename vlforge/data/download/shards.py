@@ -172,13 +172,13 @@ def _array(values: list[Any], kind: Any) -> Any:
     """The column in its type, or in one that fits all its values: text where nothing else does."""
     import pyarrow as pa
 
-    if kind is not None and not pa.types.is_null(kind):
-        return pa.array(values, kind)
+    is_typed = kind is not None and not pa.types.is_null(kind)
     try:
-        found = pa.array(values)
+        found = pa.array(values, kind if is_typed else None)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):
         found = None
     if found is None or pa.types.is_null(found.type):
+        # Text in every shard: a column that is empty here may not be so in the next one.
         return pa.array([_said(value) for value in values], pa.string())
     return found
 
