@@ -53,6 +53,7 @@ def make_data(folder: Path) -> dict[str, list[Path]]:
         "pair": [write_rows(folder / f"{n}.jsonl", d) for n, d in enumerate((before, after))],
         "work": [write_work(folder / "work")],
         "empty": [write_work(folder / "empty")],
+        "broken": [write_rows(folder / "broken.jsonl", [caption(0, "x", "nowhere.png")])],
     }
 
 
@@ -155,6 +156,31 @@ def test_keys_move_through_rows_pages_and_pictures(addresses, tab):
     tab.keyboard.press("Escape")
     tab.keyboard.press("Escape")
     status_becomes(tab, "1–20 of 45 rows")
+
+
+def test_a_larger_picture_stays_where_it_was_looked_at(addresses, tab):
+    tab.goto(addresses["talks"])
+    tab.locator(".row .picture").first.click()
+    becomes(tab, "document.getElementById('zoom-picture').naturalWidth", 90)
+    for _ in range(3):
+        tab.keyboard.press("+")
+    share = (
+        "(() => {const s = document.getElementById('zoom-stage');"
+        "return Math.round(10 * (s.scrollLeft + s.clientWidth / 2) / s.scrollWidth)})()"
+    )
+    assert tab.evaluate("document.getElementById('zoom-stage').scrollLeft") > 0
+    assert tab.evaluate(share) == 5
+    tab.keyboard.press("0")
+    assert tab.locator("#zoom-size").inner_text() == "Fit"
+
+
+def test_a_missing_picture_says_so_in_its_place(addresses, tab):
+    tab.goto(addresses["broken"])
+    tab.wait_for_selector(".picture.none")
+    assert "missing image" in tab.locator(".picture.none").inner_text()
+    assert tab.locator(".mark.lone").inner_text() == "image 1: not shown"
+    tab.keyboard.press("z")
+    assert not tab.locator("#zoom").is_visible()
 
 
 def test_a_range_narrows_the_rows_and_the_address_brings_them_back(browser, addresses, tab):

@@ -74,6 +74,8 @@ def _desk(data: Path, other: Path | None, format_name: str, *, wants_dropped: bo
         for source in sources:
             source.close()
         raise
+    for unused in others[1:]:
+        unused.close()
     for source in (*sources, *others[:1]):
         if source.spool is not None:
             note_line(

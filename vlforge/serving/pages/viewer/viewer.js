@@ -336,8 +336,10 @@ function piece(part, row, set) {
   const place = part.picture;
   const words = `image ${place + 1}`;
   if (place >= row.pictures.length) return el("span", { class: "mark lone" }, `${words}: no picture`);
-  const image = el("img", { src: pictureUrl(set, row, place, "thumb"), alt: "", loading: "lazy", onerror: () => image.remove() });
-  return el("button", { type: "button", class: "mark", onclick: () => zoom(row, set, place) }, image, words);
+  const image = el("img", { src: pictureUrl(set, row, place, "thumb"), alt: "", loading: "lazy" });
+  const button = el("button", { type: "button", class: "mark", onclick: () => zoom(row, set, place) }, image, words);
+  image.addEventListener("error", () => button.replaceWith(el("span", { class: "mark lone" }, `${words}: not shown`)));
+  return button;
 }
 
 function lit(text) {
@@ -472,8 +474,19 @@ function scaleNow() {
   return Math.min(picture.clientWidth / picture.naturalWidth, picture.clientHeight / picture.naturalHeight);
 }
 
-function rescale(by) {
-  fit(Math.min(16, Math.max(0.05, scaleNow() * by)));
+// What is at `x`, `y` of the stage (its middle, if not told) stays there.
+function rescale(by, x, y) {
+  const stage = $("zoom-stage");
+  const picture = $("zoom-picture");
+  const place = [x === undefined ? stage.clientWidth / 2 : x, y === undefined ? stage.clientHeight / 2 : y];
+  const before = scaleNow();
+  const middle = zoomed.scale ? null : 0.5;
+  const share = (at, size, offset) => (middle === null ? (at - offset) / size : middle);
+  const across = share(stage.scrollLeft + place[0], picture.clientWidth, picture.offsetLeft);
+  const down = share(stage.scrollTop + place[1], picture.clientHeight, picture.offsetTop);
+  fit(Math.min(16, Math.max(0.05, before * by)));
+  stage.scrollLeft = across * picture.clientWidth + picture.offsetLeft - place[0];
+  stage.scrollTop = down * picture.clientHeight + picture.offsetTop - place[1];
 }
 
 function drag(event) {
@@ -492,7 +505,7 @@ const toggleSize = () => fit(zoomed.scale ? 0 : 1);
 
 function zoomHere() {
   const row = seen.rows[seen.here];
-  if (row && row.pictures.length) zoom(row, state.set, 0);
+  if (row && row.pictures.length && $("rows").querySelector(".row.is-here button.picture")) zoom(row, state.set, 0);
 }
 
 function openFields() {
@@ -563,7 +576,8 @@ function wire() {
   $("zoom-stage").addEventListener("pointermove", drag);
   $("zoom-stage").addEventListener("wheel", (event) => {
     event.preventDefault();
-    rescale(event.deltaY < 0 ? 1.15 : 1 / 1.15);
+    const stage = $("zoom-stage").getBoundingClientRect();
+    rescale(event.deltaY < 0 ? 1.15 : 1 / 1.15, event.clientX - stage.left, event.clientY - stage.top);
   }, { passive: false });
   document.addEventListener("keydown", pressed);
   addEventListener("hashchange", () => { readAddress(); begin().catch(showFault); });
