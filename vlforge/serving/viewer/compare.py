@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sqlite3
 import tempfile
@@ -34,12 +35,15 @@ class Ids:
         self.fault = ""
         self.done = 0
         self.has_any = False
-        self._file = tempfile.NamedTemporaryFile(prefix="vlforge-view-", suffix=".sqlite")  # noqa: SIM115
         self._lock = threading.Lock()
-        self._base = sqlite3.connect(self._file.name, check_same_thread=False)
+        number, name = tempfile.mkstemp(prefix="vlforge-view-", suffix=".sqlite")
+        os.close(number)
+        self._base = sqlite3.connect(name, check_same_thread=False)
         self._base.execute("pragma journal_mode=off")
         self._base.execute("pragma synchronous=off")
         self._base.execute("create table ids (id text, row integer)")
+        # Open but without a name: it goes with this process, however that ends.
+        Path(name).unlink()
 
     def start(self) -> None:
         """Build in a thread of its own."""
@@ -78,8 +82,6 @@ class Ids:
         """Remove the database."""
         with self._lock:
             self._base.close()
-        self._file.close()
-        Path(self._file.name).unlink(missing_ok=True)
 
 
 class Join:
