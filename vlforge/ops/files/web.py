@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
-import ipaddress
 import socket
 import ssl
 import time
@@ -21,10 +20,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from vlforge import __version__
+from vlforge.data.download.addresses import is_public, names_private
 from vlforge.ops.files.transfer import CHUNK, FetchError
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal")
 
 
 class _Answer:
@@ -155,27 +152,8 @@ def _connected(address: tuple[str, int], timeout: float, _source: Any = None) ->
     raise failure
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address is one that all the world may reach."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in _NAT64:
-            inner = ipaddress.IPv4Address(ip.packed[-4:])
-        if inner is not None:
-            return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
-
-
 def _check_name(host: str) -> None:
-    name = host.lower().rstrip(".")
-    try:
-        is_private = not is_public(name.strip("[]"))
-    except ValueError:
-        is_private = name.endswith(_LOCAL_NAMES)
-        with contextlib.suppress(OSError):
-            is_private = not is_public(socket.inet_ntoa(socket.inet_aton(name)))
-    if is_private:
+    if names_private(host.strip("[]")):
         raise FetchError("a private address: allow_private: true would reach it")
 
 
