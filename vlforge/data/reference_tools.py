@@ -75,21 +75,31 @@ def run_tool(
         for line, value in read_values(source):
             done.read += 1
             try:
-                if isinstance(value, DataError):
-                    raise value
-                row = tool(as_row(value))
-                if row is None:
-                    raise DataError("an empty text")
-            except DataError as error:
+                file.write(_turned(tool, value))
+                done.written += 1
+            except _BadRow as error:
                 fault = fault_of(line, error)
                 done.dropped[fault.reason] += 1
                 drops.add(fault, fault)
-            else:
-                file.write(row)
-                done.written += 1
     done.paths.append(target)
     done.drops = drops.path if done.dropped else None
     return done
+
+
+class _BadRow(DataError):
+    """A row that a converter cannot turn, told from a file that cannot be written."""
+
+
+def _turned(tool: Tool, value: Any) -> Row:
+    try:
+        if isinstance(value, DataError):
+            raise value
+        row = tool(as_row(value))
+    except DataError as error:
+        raise _BadRow(str(error)) from None
+    if row is None:
+        raise _BadRow("an empty text")
+    return row
 
 
 def first_questions(path: Path) -> Mapping[str, Row]:

@@ -55,9 +55,8 @@ class CocoFormat:
         """
         root = os.path.abspath(path.parent)
         with closing(DiskTable()) as images:
-            has_images = _collect_images(path, images, stop=True) or _collect_images(path, images)
-            if not has_images:
-                yield Fault(1, "no 'images'")
+            if not _collect_images(path, images, stop=True):
+                _collect_images(path, images)
             number = 0
             try:
                 for number, item in enumerate(_items(path, "annotations"), 1):
