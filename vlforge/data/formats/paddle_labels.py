@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from vlforge.data.formats.chatml_paddle import PROMPT, TEMPLATE, write_template
+from vlforge.data.headers import begins_as_picture
 from vlforge.data.json_lines import open_data, whole_file
 from vlforge.data.json_rows import fault_of
 from vlforge.data.json_turns import decoded
@@ -61,8 +62,8 @@ def convert_labels(
     `{"id": "identity_N", "conversations": [[prompt, caption]], "image": base64}`.
 
     `split` puts every `val_every`-th good row, the first included, into val and
-    all others into train; a row without caption or with a picture that is not
-    base64 is dropped and told. `rank3` is what a published solution does: only
+    all others into train; a row without caption or without a picture in base64
+    is dropped and told. `rank3` is what a published solution does: only
     captions with 风格, rows of val in train as well, pictures not looked at.
 
     Args:
@@ -139,7 +140,8 @@ def _label(line: bytes, is_rank3: bool) -> _Label:
         return label
     if not label.caption.strip():
         raise DataError("no caption")
-    decoded(label.image)
+    if not begins_as_picture(decoded(label.image)):
+        raise DataError("no picture in base64")
     return label
 
 
