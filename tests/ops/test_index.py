@@ -11,8 +11,8 @@ from vlforge import ops
 from vlforge.ops.base import Filter, Operator
 from vlforge.ops.bind import bind
 from vlforge.ops.index import places
-from vlforge.ops.select.ranks import TopkSpecifiedFieldSelector
 from vlforge.ops.select.random_rows import RandomSelector
+from vlforge.ops.select.ranks import TopkSpecifiedFieldSelector
 from vlforge.types import RecipeError
 
 
