@@ -19,6 +19,7 @@ from vlforge.types import DataError, RecipeError, Row
 META = "__dj__meta__"
 """Data-Juicer's field for tags; it leaves with the statistics unless they are kept."""
 TYPES = ("jsonl", "json", "parquet")
+_CHUNK = 1 << 20
 
 
 def export_type(config: ProcessConfig) -> str:
@@ -115,13 +116,18 @@ class _Shape:
 
 
 def _holds(path: Path, word: str) -> bool:
-    """Whether a word stands anywhere in a file."""
-    import mmap
+    """Whether a word stands anywhere in a file.
 
-    if path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return view.find(word.encode()) >= 0
+    Read in chunks: a mapped file would count as this process's memory.
+    """
+    wanted, before = word.encode(), b""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            seen = before + chunk
+            if wanted in seen:
+                return True
+            before = seen[1 - len(wanted) :]
+    return False
 
 
 def _shards(data: Path, target: Path, kind: str, config: ProcessConfig) -> list[tuple[Path, int]]:
@@ -130,7 +136,7 @@ def _shards(data: Path, target: Path, kind: str, config: ProcessConfig) -> list[
     if size <= 0:
         return [(target, -1)]
     with data.open("rb") as file:
-        rows = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        rows = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
     count = max(1, min(data.stat().st_size // size + 1, rows))
     each, left = divmod(rows, count)
     width = len(str(count)) + 1
