@@ -242,6 +242,3 @@ class whole_file:
             raise DataError(f"cannot write {self.path}: {failure.strerror or failure}") from None
         if kind is not None:
             self.part.unlink(missing_ok=True)
-
-
-_whole = whole_file

@@ -67,12 +67,11 @@ class JsonRows:
             DataError: the file cannot be read.
         """
         root = os.path.abspath(path.parent)
+        record = self.record
         for line, value in read_values(path):
-            found: Record | Fault
             try:
-                if isinstance(value, DataError):
-                    raise value
-                found = self.record(as_row(value), root, line)
+                found: Record | Fault = record(value if isinstance(value, dict) else _row(value),
+                                               root, line)  # fmt: skip
             except DataError as error:
                 found = fault_of(line, error)
             yield found
@@ -104,6 +103,13 @@ class RowWriter:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._file.__exit__(kind, error, trace)
+
+
+def _row(value: Any) -> Row:
+    """The value as a row; raises what it is, where it is an error."""
+    if isinstance(value, DataError):
+        raise value
+    return as_row(value)
 
 
 def fault_of(line: int, error: DataError) -> Fault:

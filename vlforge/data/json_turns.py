@@ -71,18 +71,18 @@ def read_turns(entries: Any, speaker: str = "from", words: str = "value") -> Sai
         raise DataError("the conversation is no list of turns")
     turns: list[Turn] = []
     fields: list[dict[str, Any]] = []
-    own = frozenset((speaker, words))
     for entry in entries:
         if not isinstance(entry, dict):
             raise DataError("a turn is no object")
-        role, special = speaker_of(entry.get(speaker))
-        text = entry.get(words)
+        name, text = entry.get(speaker), entry.get(words)
+        found = SPEAKERS.get(name) if isinstance(name, str) else None
+        role, special = found or speaker_of(name)
         if not isinstance(text, str):
             raise DataError(f"a turn's {words!r} is no string")
         turns.append(Turn(role, text))
         if special or len(entry) > 2:
-            note(fields, len(turns) - 1, special, rest_of(entry, own))
-    return Said(tuple(turns), padded(fields, len(turns)))
+            note(fields, len(turns) - 1, special, rest_of(entry, frozenset((speaker, words))))
+    return Said(tuple(turns), padded(fields, len(turns)) if fields else fields)
 
 
 def note(fields: list[dict[str, Any]], at: int, special: str, rest: dict[str, Any]) -> None:
@@ -122,6 +122,8 @@ def write_turns(
     entries: list[dict[str, Any]] = [
         {speaker: names[turn.role], words: turn.text} for turn in turns
     ]
+    if not fields:
+        return entries
     own = frozenset((speaker, words))
     for entry, more in zip(entries, fields, strict=False):
         rest = dict(more)
@@ -213,6 +215,8 @@ def pictures_of(value: Any, root: str) -> tuple[Picture, ...]:
     """
     if value is None or value == "":
         return ()
+    if isinstance(value, str) and ":" not in value:
+        return (Picture(value, root),)
     listed = value if isinstance(value, list) else [value]
     return tuple([picture_of(one, root) for one in listed])
 
@@ -272,7 +276,7 @@ def encoded(content: bytes) -> str:
 
 
 def picture_values(pictures: Sequence[Picture]) -> list[str]:
-    """Paths; a `data:` url for a picture that has bytes and no path."""
+    """Paths; a `data:` url for a picture that has bytes."""
     return [
         picture.path if picture.content is None else data_url(picture.content)
         for picture in pictures

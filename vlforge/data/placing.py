@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 from dataclasses import replace
@@ -42,6 +43,7 @@ class Placer:
             )
         self.mode, self.embeds, self.root = mode, embeds, root
         self.folder = folder.absolute()
+        self._folder_name = os.path.abspath(folder)
         self.count = 0
 
     def place(self, record: Record) -> Record:
@@ -53,8 +55,9 @@ class Placer:
         self.count += 1
         if not record.pictures:
             return record
-        placed = [self._one(picture, at) for at, picture in enumerate(record.pictures)]
-        return replace(record, pictures=tuple(placed))
+        placed = tuple([self._one(picture, at) for at, picture in enumerate(record.pictures)])
+        is_same = all(map(operator.is_, placed, record.pictures))
+        return record if is_same else replace(record, pictures=placed)
 
     def _one(self, picture: Picture, at: int) -> Picture:
         if self.embeds:
@@ -73,7 +76,7 @@ class Placer:
         if self.root is not None:
             shown = os.path.relpath(picture.place, self.root)
             return Picture(shown, str(self.root.absolute()))
-        if os.path.isabs(picture.path) or Path(picture.root) == self.folder:
+        if picture.root == self._folder_name or os.path.isabs(picture.path):
             return picture
         return Picture(picture.place)
 

@@ -73,7 +73,7 @@ class Record:
     def marks(self) -> int:
         """How often `<image>` stands in it."""
         texts = [turn.text for turn in self.turns] if self.turns else self.chunks
-        return sum(text.count(MARK) for text in texts)
+        return sum([text.count(MARK) for text in texts])
 
 
 @dataclass(frozen=True, slots=True)
