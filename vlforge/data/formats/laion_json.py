@@ -25,8 +25,9 @@ class LaionJsonFormat(JsonRows):
     holds: ClassVar[Holds] = Holds(document=True, no_picture=True, extra=True)
 
     def is_mine(self, rows: Sequence[Row]) -> bool:
-        """Whether the first row has a caption and a link."""
-        return all(isinstance(rows[0].get(key), str) for key in ("caption", "url"))
+        """Whether the first row has a caption and a link, and no picture yet."""
+        has_both = all(isinstance(rows[0].get(key), str) for key in ("caption", "url"))
+        return has_both and "image" not in rows[0]
 
     def record(self, row: Row, root: str, line: int) -> Record:
         """One row as a record.
