@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL.Image import Resampling
 from vlforge.data.images import ImageFile
 from vlforge.ops.batch import Batch, Context, Files, Item, needs_pixels
 from vlforge.ops.bind import bind
-from vlforge.ops.dedup import shrink
+from vlforge.ops.dedup import hashes_fast, shrink
 from vlforge.ops.dedup.hashes import distance, grey_size, hashes_of, image_hash
 from vlforge.ops.dedup.hashes_fast import plain_pixels, scaled_grey
 from vlforge.ops.dedup.images import METHODS, NearMatcher
@@ -290,3 +291,20 @@ def test_ray_image_deduplicator_keeps_rows_without_pictures_unless_compat(tmp_pa
     keys = {"backend": "redis", "redis_address": "redis://cache:6379", "method": "dhash"}
     assert kept(op_of("ray_image_deduplicator", **keys), rows) == [0, 1, 2, 3]
     assert kept(op_of("ray_image_deduplicator", compat="data_juicer"), rows) == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_quick_grey_of_a_jpeg_is_pillows_to_the_bit(tmp_path, seed):
+    draw = random.Random(seed)
+    for number in range(8):
+        size = (draw.randint(1, 900), draw.randint(1, 900))
+        image = Image.effect_mandelbrot(size, (-2, -1.2, 0.5 + number / 9, 1.2), 40)
+        if number % 3:
+            image = Image.merge("RGB", [image, image.transpose(0), image.transpose(1)])
+        path = tmp_path / f"{number}.jpg"
+        image.save(path, quality=draw.choice((30, 75, 95)), progressive=bool(number % 2))
+        content = path.read_bytes()
+        quick = hashes_fast._quick_grey(content, 64)
+        plain = hashes_fast._grey_of_jpeg(content, True, 64)
+        assert quick is not None
+        assert np.array_equal(np.asarray(quick), np.asarray(plain))

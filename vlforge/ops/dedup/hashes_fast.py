@@ -41,7 +41,8 @@ def scaled_grey(file: ImageFile, size: tuple[int, int], *, is_theirs: bool = Fal
     from PIL.Image import Resampling
 
     turns = not (is_theirs and file.is_given)
-    grey = _grey_of_jpeg(file.content(), turns, max(_LEAST, *size))
+    least = max(_LEAST, *size)
+    grey = _quick_grey(file.content(), least) or _grey_of_jpeg(file.content(), turns, least)
     file.let_go()
     if grey is None:
         picture = file.picture(fills=is_theirs)
@@ -71,6 +72,28 @@ def plain_pixels(content: bytes) -> Any:
         if wanted is None or width * height > MAX_PIXELS:
             return None
         return simplejpeg.decode_jpeg(content, wanted)
+    except ValueError:
+        return None
+
+
+def _quick_grey(content: bytes, least: int) -> Image | None:
+    """What `_grey_of_jpeg` gives, by simplejpeg; None where that must look."""
+    if not content.startswith(_JPEG) or any(mark in content for mark in _MARKS):
+        return None
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    from PIL import Image
+
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or width * height > MAX_PIXELS:
+            return None
+        fits = min(width // least, height // least)
+        scale = next((scale for scale in (8, 4, 2) if fits >= scale), 1)
+        sides = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+        return Image.fromarray(simplejpeg.decode_jpeg(content, "GRAY", **sides)[:, :, 0])
     except ValueError:
         return None
 
