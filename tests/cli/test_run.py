@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.signals import hears_ctrl_c
 from tests.structure.tree import ROOT
 from vlforge.cli import main
 
@@ -83,7 +84,8 @@ def test_train_without_training_stages_says_what_to_type(folder, capsys):
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(folder):
     command = [sys.executable, "-m", "vlforge", "run", "letters.yaml"]
     slow = [*command, "stages.second.pause_s=60"]
-    with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(slow, preexec_fn=hears_ctrl_c, **pipes) as run:
         first = folder / "runs/letters/01-first.s0"
         second = folder / "runs/letters/ran.txt"
         for _ in range(600):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.download_site import picture, running_site
+from tests.signals import hears_ctrl_c
 from vlforge.data.download import run
 from vlforge.data.download.config import DownloadConfig
 from vlforge.data.download.run import download
@@ -341,7 +342,7 @@ def test_a_stopped_download_goes_on_and_ends_as_if_undisturbed(site, tmp_path, h
              *(f"{key}={value}" for key, value in options.items())]  # fmt: skip
     command = [sys.executable, str(tmp_path / "go.py"), *words]
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    first = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, preexec_fn=hears_ctrl_c)
     while first.poll() is None and len(list(out.glob("*_stats.json"))) < 3:
         time.sleep(0.01)
     first.send_signal(how)
