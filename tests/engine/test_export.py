@@ -8,8 +8,9 @@ import json
 import pytest
 
 from tests.engine.made import lines
+from vlforge.data.json_lines import encode
 from vlforge.engine.config import ProcessConfig
-from vlforge.engine.export import export, stats_path
+from vlforge.engine.export import export, stats_alone, stats_path
 from vlforge.types import DataError, RecipeError
 
 ROWS = [{"id": n, "text": f"row {n} é", "images": [f"/data/p/{n}.jpg"]} for n in range(7)]
@@ -123,3 +124,12 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(work, tmp_path, kind,
     assert "\n" not in str(raised.value)
     assert target.read_text() == "from before"
     assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    "row_id", [None, 7, "a", ',"stats":', '","stats":{', {"a": 1, "stats": 2}, ["é\u2028", 1.5]]
+)
+@pytest.mark.parametrize("stats", [{}, {"text_len": 3}, {"a": [0.1, None], "b": ',"stats":{"'}])
+def test_statistics_are_cut_out_as_they_would_be_read(row_id, stats):
+    line = encode({"uid": "f-1", "id": row_id, "stats": stats}) + b"\n"
+    assert stats_alone(line) == encode({"__dj__stats__": stats}) + b"\n"

@@ -21,6 +21,8 @@ META = "__dj__meta__"
 TYPES = ("jsonl", "json", "parquet")
 _CHUNK = 1 << 20
 
+_STATS_KEY, _STATS_HEAD = b',"stats":', f'{{"{STATS}":'.encode()
+
 
 def export_type(config: ProcessConfig) -> str:
     """The kind of file to write, from the key or from the end of the path.
@@ -206,14 +208,27 @@ def _rows(path: Path) -> Iterator[Row]:
 def _export_stats(work: Path, target: Path, *, with_meta: bool) -> None:
     """The statistics of the kept rows, with their tags where rows have any."""
     part = target.with_name(f".{target.name}.part")
-    rows = _rows(work / "data.jsonl") if with_meta else None
     with part.open("wb") as file:
-        for _, value in read_values(work / "stats.jsonl"):
-            line = _stats_line(value)
-            if rows is not None:
-                line[META] = next(rows).get(META)
-            file.write(encode(line) + b"\n")
+        if with_meta:
+            rows = _rows(work / "data.jsonl")
+            for _, value in read_values(work / "stats.jsonl"):
+                told = {**_stats_line(value), META: next(rows).get(META)}
+                file.write(encode(told) + b"\n")
+        else:
+            with (work / "stats.jsonl").open("rb") as lines:
+                file.writelines(map(stats_alone, lines))
     part.replace(target)
+
+
+def stats_alone(line: bytes) -> bytes:
+    """A line of `stats.jsonl` as Data-Juicer has it, cut out rather than read where that is safe.
+
+    An unescaped `,"stats":` is a key; where there is but one, it is ours, the last.
+    """
+    at = line.find(_STATS_KEY)
+    if at > 0 and line.find(_STATS_KEY, at + 1) < 0:
+        return _STATS_HEAD + line[at + len(_STATS_KEY) :]
+    return encode(_stats_line(decode(line))) + b"\n"
 
 
 def _stats_line(value: Any) -> dict[str, Any]:
