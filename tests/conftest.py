@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-pytest_plugins = ["tests.skips", "pytester"]
+pytest_plugins = ["tests.skips", "tests.browser", "pytester"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-import shutil
 
 import pytest
 
+from tests.browser import heard
 from tests.engine.made import write_picture, write_rows
 from vlforge.cli import main
 
 pytestmark = pytest.mark.slow
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 WORDS = "a red cat sits under the big table near two grey dogs of my friend".split()
 RECIPE = """\
 dataset_path: rows.jsonl
@@ -64,28 +62,13 @@ def pages(tmp_path_factory):
     return {name: folder / f"{name}.html" for name in calls}
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium from the system."""
-    api = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=path, args=list(QUIET))
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 @pytest.mark.parametrize("name", ["recipe", "plain", "one", "texts"])
 def test_page_is_quiet_offline_and_fits_the_screen(browser, pages, name, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     tab = context.new_page()
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
+    said, asked = heard(tab)
     tab.goto(pages[name].as_uri())
     assert said == []
     assert [url for url in asked if not url.startswith(("data:", pages[name].as_uri()))] == []

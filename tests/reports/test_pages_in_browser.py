@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import random
-import shutil
 
 import pytest
 
+from tests.browser import heard
 from tests.reports.made_run import make_filter_stage, make_run, make_world
 from vlforge.reports.data_report import write_data_report
 from vlforge.reports.run_report import write_run_report
 
 pytestmark = pytest.mark.slow
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 ARMS = ("raw", "filtered", "refined", "clean", "a-rather-long-name-of-an-arm")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium from the system."""
-    api = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=path, args=list(QUIET))
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +44,7 @@ def page(request, pages):
 def test_page_is_quiet_offline_and_fits_the_screen(browser, page, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     tab = context.new_page()
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
+    said, asked = heard(tab)
     tab.goto(page.as_uri())
     assert said == []
     assert [url for url in asked if not url.startswith(("data:", page.as_uri()))] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import threading
 import time
@@ -12,27 +11,15 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from tests.browser import heard
 from tests.serving.made_view import PATIENCE_S, caption, write_picture, write_rows, write_work
 from vlforge.serving.viewer.server import Desk, build_app
 from vlforge.serving.viewer.sources import open_sources
 
 pytestmark = pytest.mark.slow
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 SHOTS = os.environ.get("VLFORGE_SHOTS", "")
 """A folder for screenshots to look at; none are made without it."""
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium from the system."""
-    api = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=path, args=list(QUIET))
 
 
 def make_data(folder: Path) -> dict[str, list[Path]]:
@@ -107,11 +94,7 @@ def status_becomes(tab, words: str) -> None:
 def test_page_is_quiet_local_and_fits_the_screen(browser, addresses, name, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab = context.new_page()
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
+    said, asked = heard(tab)
     tab.goto(addresses[name])
     tab.wait_for_selector(".row, .empty")
     tab.wait_for_load_state("networkidle")
