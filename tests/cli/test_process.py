@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vlforge.cli import main
-from vlforge.cli.process import split_words
+from vlforge.cli.cleaning import split_words
 from vlforge.types import RecipeError
 
 ROWS = ["a red circle above two blue squares", "no", "!!!! ???? !!!! ####", "one green triangle"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlforge.cli.cleaning import is_ours, located, models_of, runner_of, show_note, split_words
+from vlforge.cli.cleaning import is_ours, located, models_of, show_note, split_words
 from vlforge.cli.recipes import find_recipe
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import DataError, RecipeError, VLForgeError
@@ -224,6 +224,7 @@ def _page(out: Path | None, config: ProcessConfig, recipe: Path | None) -> Path:
 
 
 def _measure(plan: AnalysisPlan, work: Path) -> Findings:
+    from vlforge.engine.local import run_process
     from vlforge.engine.outputs import cannot_write
     from vlforge.reports.analysis_reading import read_findings
 
@@ -232,7 +233,7 @@ def _measure(plan: AnalysisPlan, work: Path) -> Findings:
     except OSError as error:
         raise cannot_write(work, error) from None
     with progress("measure") as shown:
-        runner_of(plan.config)(
+        run_process(
             replace(plan.config, extra={}),
             work,
             models=models_of(plan.config),

@@ -112,6 +112,7 @@ def _run_stages(path: Path, changes: Sequence[tuple[str, str]], out: Path | None
 
 
 def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> None:
+    from vlforge.engine.local import run_process
     from vlforge.recipe.adopt.data_juicer import adopt
 
     adopted = adopt(path, changes)
@@ -125,7 +126,7 @@ def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> Non
         note_line(note)
     _save_settings(config, work)
     with progress("process") as shown:
-        funnel = runner_of(config)(
+        funnel = run_process(
             replace(config, export_path="", extra={}),
             work,
             models=models_of(config),
@@ -140,13 +141,6 @@ def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> Non
 
         write_traces(work, funnel, config)
     _say(funnel, files, work)
-
-
-def runner_of(config: ProcessConfig) -> Any:
-    """What runs the recipe: `run_process`, here or on a cluster as `executor_type` says."""
-    from vlforge.engine.local import run_process
-
-    return run_process
 
 
 def _save_settings(config: ProcessConfig, work: Path) -> None:

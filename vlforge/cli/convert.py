@@ -58,9 +58,10 @@ def convert(
     """
     from vlforge.data.convert import convert as run
     from vlforge.data.formats.index import detect, find
+    from vlforge.data.placing import check_mode
 
     old, new = _options(option or [])
-    _check_mode(images)
+    check_mode(images)
     reader = find(from_, **old) if from_ else detect(source)
     if old and not from_:
         reader = find(reader.name, **old)
@@ -78,15 +79,6 @@ def convert(
     plain_line(f"Data    {shown_path(done.paths[0])}{several}")
     if done.drops is not None:
         plain_line(f"Dropped {shown_path(done.drops)}, each record with its reason")
-
-
-def _check_mode(images: str) -> None:
-    from typing import get_args
-
-    from vlforge.data.placing import Mode
-
-    if images not in get_args(Mode):
-        raise RecipeError(f"--images is {images!r}: take one of {', '.join(get_args(Mode))}")
 
 
 def _options(given: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

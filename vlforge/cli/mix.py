@@ -70,12 +70,12 @@ def mix(
     of which more are wanted is shown whole before a row comes again. The same seed
     gives the same file.
     """
-    from vlforge.cli.convert import _check_mode
     from vlforge.data.convert import convert
     from vlforge.data.formats.index import find
     from vlforge.data.mixed import Mixed
+    from vlforge.data.placing import check_mode
 
-    _check_mode(images)
+    check_mode(images)
     parts = _parts(sources, out, from_)
     writer = find(to) if to else parts[0].format
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,27 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlforge.cli.cleaning import (
-    clean,
-    is_ours,
-    located,
-    models_of,
-    runner_of,
-    show_note,
-    split_words,
-)
-
-__all__ = [
-    "EXAMPLES",
-    "FREE_OPTIONS",
-    "is_ours",
-    "located",
-    "models_of",
-    "process",
-    "runner_of",
-    "show_note",
-    "split_words",
-]
+from vlforge.cli.cleaning import clean
 
 FREE_OPTIONS = {"ignore_unknown_options": True}
 EXAMPLES = """\b

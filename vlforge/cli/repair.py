@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
-from vlforge.types import RecipeError
 
 EXAMPLES = """\b
 Examples:
@@ -54,8 +53,9 @@ def repair(
     from vlforge.data.checking.encodings import detect_recoded
     from vlforge.data.checking.repair import repair as run
     from vlforge.data.formats.index import find
+    from vlforge.data.placing import check_mode
 
-    _check_mode(images)
+    check_mode(images)
     reader = find(from_) if from_ else detect_recoded(source)
     writer = find(to) if to else reader
     note_line(f"{shown_path(source)} is read as {reader.name}")
@@ -71,12 +71,3 @@ def repair(
     plain_line(f"Data    {shown_path(target)}")
     plain_line(f"Log     {shown_path(done.log)}")
     plain_line(f"Next    vlforge check {shown_path(target)}")
-
-
-def _check_mode(images: str) -> None:
-    from typing import get_args
-
-    from vlforge.data.placing import Mode
-
-    if images not in get_args(Mode):
-        raise RecipeError(f"--images is {images!r}: take one of {', '.join(get_args(Mode))}")

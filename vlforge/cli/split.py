@@ -76,13 +76,13 @@ def split(
     share a value of --group go to one part. Counts are met first; shares divide
     what they leave. Where groups do not allow a size, the nearest is taken and told.
     """
-    from vlforge.cli.convert import _check_mode
     from vlforge.data.formats.index import detect, find
     from vlforge.data.links import find_links
+    from vlforge.data.placing import check_mode
     from vlforge.data.splits import place_parts, write_parts
     from vlforge.data.splitting import divide, parse_part, part_sizes
 
-    _check_mode(images)
+    check_mode(images)
     wanted = [parse_part(text) for text in parts]
     reader = find(from_) if from_ else detect(source)
     writer = find(to) if to else reader

@@ -7,10 +7,10 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from vlforge.data.records import Picture, Record
-from vlforge.types import DataError
+from vlforge.types import DataError, RecipeError
 
 Mode = Literal["auto", "keep", "copy", "embed", "extract"]
 _PER_FOLDER = 10_000
@@ -22,6 +22,12 @@ _SIGNS = (
     (b"II*\0", ".tif"),
     (b"MM\0*", ".tif"),
 )
+
+
+def check_mode(images: str) -> None:
+    """Refuse a word for --images that is no mode; RecipeError names those there are."""
+    if images not in get_args(Mode):
+        raise RecipeError(f"--images is {images!r}: take one of {', '.join(get_args(Mode))}")
 
 
 class Placer:

@@ -67,7 +67,9 @@ class Barrier:
     def blocks(self, rows: int, start: Position) -> Iterator[tuple[list[bytes], Position]]:
         """The rows of the next pass from block `start.number` on, and where the next block is."""
         offsets = _offsets(self._path("work"))
-        order = self._order(len(offsets))
+        order = self._order()
+        if order is None:
+            order = range(len(offsets))
         with self._path("work").open("rb") as file:
             for number in range(start.number, -(-len(order) // rows)):
                 part = order[number * rows : (number + 1) * rows]
@@ -79,11 +81,13 @@ class Barrier:
 
     def row_count(self) -> int:
         """Rows of the next pass."""
-        return len(self._order(sum(1 for _ in lines_of(self._path("work")))))
+        order = self._order()
+        return sum(1 for _ in lines_of(self._path("work"))) if order is None else len(order)
 
-    def _order(self, count: int) -> Sequence[Any]:
+    def _order(self) -> Sequence[Any] | None:
+        """The rows of the next pass, or groups of them; None: all in their order."""
         if isinstance(self.bound.op, CorpusMapper):
-            return range(count)
+            return None
         if isinstance(self.bound.op, Grouper):
             return [decode(line) for line in lines_of(self._path("groups"))]
         order = array("q")

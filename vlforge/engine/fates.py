@@ -135,17 +135,19 @@ class Head:
             both = list(zip(items, stats, strict=True))
             sums.data = encode_lines([exported(i, s, self.keeps_stats) for i, s in both])
             sums.beside = encode_lines([stats_told(i, s) for i, s in both])
+        dropped = []
         for track in tracks:
             if track.drop is not None:
                 sums.drops[track.place, track.drop.reason] += 1
                 item = track.item
                 name = (item.uid, item.row.get("id"), item.line)
-                sums.dropped += dropped_line(name, track.drop, item.row) + b"\n"
+                dropped.append(dropped_line(name, track.drop, item.row))
             if track.changes:
                 sums.changed.update(track.changes)
                 sums.traces += track.traces
             if track.born is not None:
                 sums.added[track.born] += 1
+        sums.dropped = _lines(dropped)
         return sums
 
     def _barrier_keys(self, run: BlockRun, bound: Bound) -> dict[int, bytes]:
