@@ -54,7 +54,7 @@ def refusal(folder):
 
 def test_a_train_stage_loads_with_its_template_frozen_and_in_evaluation_mode(tmp_path):
     loaded = load_model(tiny_folder(tmp_path / "model", template="v1"), "cpu")
-    assert loaded.kind == "llava"
+    assert loaded.kind == "family"
     assert loaded.template.name == "v1"
     assert not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())

@@ -10,10 +10,10 @@ from tests.inference.tiny import picture, tiny_folder, tiny_tokenizer
 from vlforge.inference.load import load_model
 from vlforge.inference.prompts import pixels_of
 from vlforge.inference.score import LOWEST, local_scorer
-from vlforge.models.folder import write_json
 from vlforge.models.parts.image_processor import small_processor
 from vlforge.models.parts.small_vision import SmallVisionConfig, SmallVisionModel
 from vlforge.models.parts.tags import Tagger
+from vlforge.models.reading import write_json
 
 TEXTS = ["the cat", "a red horse on grass", "what is the blue cat", "the cat"]
 

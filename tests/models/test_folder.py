@@ -87,5 +87,5 @@ def test_missing_weights_are_an_error(tmp_path, parts):
 
 
 def test_a_language_folder_is_no_model(parts):
-    with pytest.raises(ModelError, match="'llama', not a LLaVA-shaped one"):
+    with pytest.raises(ModelError, match="'llama', not one of ours"):
         read_folder(parts[1])

@@ -5,7 +5,8 @@ from transformers import LlavaForConditionalGeneration
 
 from tests.tiny_model import llava
 from vlforge.kernels.lean_loss import supervised_tokens
-from vlforge.models.llava import LlavaModel, encode_sample
+from vlforge.models.encoding import encode_sample
+from vlforge.models.llava import LlavaModel
 from vlforge.text.templates import find_template
 from vlforge.types import DataError, ModelError, Sample, Turn
 

@@ -84,7 +84,7 @@ def test_a_layer_outside_the_encoder_is_refused():
 def test_a_whole_clip_gives_its_tower_and_others_are_named():
     whole = {"model_type": "clip", "vision_config": CLIP}
     assert vision_config(whole).hidden_size == CLIP["hidden_size"]
-    with pytest.raises(ModelError, match="'vit' is unknown; known: clip_vision_model"):
+    with pytest.raises(ModelError, match="'vit' is unknown; known: clip, clip_vision_model"):
         vision_config({"model_type": "vit"})
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from tests.tiny_model import SPEC, write_data, write_parts
-from vlforge.models.folder import read_tokenizer
 from vlforge.models.parts.small_vision import SmallVisionConfig, SmallVisionModel
 from vlforge.models.parts.tags import Tagger, tag_names, tag_targets
+from vlforge.models.reading import read_tokenizer
 from vlforge.types import ModelError
 
 

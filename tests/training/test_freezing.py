@@ -1,7 +1,7 @@
 import pytest
 
 from tests.tiny_model import llava
-from vlforge.models.llava import PARTS
+from vlforge.models.base import PARTS
 from vlforge.training.config import Optimiser
 from vlforge.training.freezing import freeze, optimiser_groups
 from vlforge.types import RecipeError

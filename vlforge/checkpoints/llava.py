@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from vlforge.models.folder import read_config
+from vlforge.models.reading import read_config
 from vlforge.models.llava import LlavaConfig, LlavaModel
 from vlforge.models.parts.vision import vision_config
 from vlforge.types import ModelError

@@ -13,13 +13,15 @@ import torch
 
 from vlforge.inference.generate import Decoding
 from vlforge.inference.native import is_native, open_native
-from vlforge.models.folder import read_config, read_folder, read_tokenizer
+from vlforge.models.families import family_of
+from vlforge.models.folder import read_folder
 from vlforge.models.parts.image_processor import FILE_NAME as PROCESSOR_NAME
 from vlforge.models.parts.image_processor import ImageProcessor
+from vlforge.models.reading import read_config, read_tokenizer
 from vlforge.text.templates import Template, find_template
 from vlforge.types import ModelError
 
-Kind = Literal["llava", "native", "clip", "tagger"]
+Kind = Literal["family", "native", "clip", "tagger"]
 """What a folder holds: our model or one of transformers that chat and caption; a model
 that compares by embedding; one that compares by tags."""
 
@@ -45,7 +47,7 @@ class Loaded:
     @property
     def language(self) -> Any:
         """The part that writes: the language model of ours, the whole of a native one."""
-        return self.model.language if self.kind == "llava" else self.model
+        return self.model.language if self.kind == "family" else self.model
 
     def decoding(self, max_new_tokens: int, **how: Any) -> Decoding:
         """How answers of this model end: its end tokens and its template's stop strings."""
@@ -83,7 +85,7 @@ def load_model(
         raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
     where, dtype = pick_device(device), PRECISIONS[precision]
     loaders = {
-        "llava": _load_llava,
+        "family": _load_family,
         "native": _load_native,
         "clip": _load_clip,
         "tagger": _load_tagger,
@@ -107,8 +109,8 @@ def find_kind(folder: Path) -> Kind:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} {_without_config(folder)}")
     model_type = read_config(folder).get("model_type")
-    if model_type == "vlforge_llava":
-        return "llava"
+    if family_of(model_type):
+        return "family"
     if model_type == "clip":
         return "clip"
     if model_type == "vlforge_small_vision" and (folder / "tags.json").is_file():
@@ -179,11 +181,11 @@ def _named(model_type: Any) -> str:
     return known.get(model_type, f"a model of type {model_type!r}, which is not supported yet")
 
 
-def _load_llava(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
+def _load_family(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
     parts = read_folder(folder, dtype=dtype)
     name = parts.template if template == "auto" else template
     return Loaded(
-        kind="llava",
+        kind="family",
         path=str(folder),
         model=parts.model.to(device),
         tokenizer=parts.tokenizer,

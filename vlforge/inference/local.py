@@ -200,7 +200,7 @@ def _is_small(loaded: Loaded) -> bool:
 
 
 def _with_language(loaded: Loaded, use: str) -> Loaded:
-    if loaded.kind not in ("llava", "native"):
+    if loaded.kind not in ("family", "native"):
         raise ModelError(
             f"{loaded.path} holds a {loaded.kind} model, which cannot {use}; "
             "give the folder of a train stage"

@@ -33,7 +33,7 @@ written as JSON, which knows no infinity."""
 
 def local_scorer(loaded: Loaded, batch: int = 32) -> Scorer:
     """The scorer that fits the model: cosine, tag agreement, or likelihood."""
-    kinds = {"clip": ClipScorer, "tagger": TagScorer, "llava": LikelihoodScorer}
+    kinds = {"clip": ClipScorer, "tagger": TagScorer, "family": LikelihoodScorer}
     if loaded.kind not in kinds:
         raise ModelError(
             f"{loaded.path}: a {loaded.kind} model does not score texts yet; give a CLIP folder, "

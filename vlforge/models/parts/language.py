@@ -1,0 +1,51 @@
+"""Language models: transformers' classes, held to what the checkpoints were trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from vlforge.types import ModelError
+
+SCALED_EMBEDDINGS = ("gemma", "gemma2", "gemma3_text")
+"""Their word embeddings come multiplied by the root of the width. Until transformers 4.x
+the model multiplied everything it was given, pictures too; since 5.x it does not."""
+
+
+def text_config(fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """The language model's configuration, its activation as written.
+
+    transformers 5 turns Gemma's `gelu` into the tanh approximation whatever the
+    file says; models that were trained with the exact one keep it here.
+
+    Raises:
+        ModelError: a language model of a type that is not known.
+    """
+    fields = dict(fields)
+    kind = fields.get("model_type")
+    try:
+        config = AutoConfig.for_model(**fields)
+    except (KeyError, ValueError):
+        raise ModelError(f"a language model of type {kind!r} is not known") from None
+    if kind == "gemma" and fields.get("hidden_act"):
+        config.hidden_act = fields["hidden_act"]
+    return config
+
+
+def build_language(config: PreTrainedConfig) -> PreTrainedModel:
+    """A causal language model with new weights."""
+    return AutoModelForCausalLM.from_config(config)
+
+
+def picture_scale(config: PreTrainedConfig) -> float:
+    """What picture tokens are multiplied by, to stand beside word embeddings.
+
+    Source: GemmaModel.forward of transformers 4.38, which scales `inputs_embeds`.
+    """
+    if config.model_type in SCALED_EMBEDDINGS:
+        return float(config.hidden_size**0.5)
+    return 1.0

@@ -1,0 +1,132 @@
+"""Reading the parts of a model from folders: every weight lands, or one line says which did not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from vlforge.models.parts import image_processor
+from vlforge.models.parts.image_processor import ImageProcessor, small_processor
+from vlforge.models.parts.language import text_config
+from vlforge.models.parts.small_vision import SmallVisionConfig
+from vlforge.models.parts.vision import WHOLE_MODELS, vision_class, vision_config
+from vlforge.types import ModelError
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """`config.json` of a model folder.
+
+    Raises:
+        ModelError: no such folder, or no readable configuration in it.
+    """
+    file = path / "config.json"
+    try:
+        fields = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path} is not a model folder: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from None
+    if not isinstance(fields, dict):
+        raise ModelError(f"{file} does not hold a configuration")
+    return fields
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer in a folder.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        raise ModelError(f"{path} has no tokenizer.json or tokenizer.model; name a tokenizer")
+    level = transformers_logging.get_verbosity()
+    try:
+        # It reads config.json on the way and warns of a model type that it does not know.
+        transformers_logging.set_verbosity_error()
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: its tokenizer cannot be read: {first_line(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def read_language(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The causal language model in a folder, with the activation that its file says."""
+    config = text_config(read_config(path))
+    return load_weights(AutoModelForCausalLM, path, dtype, config=config)
+
+
+def read_vision(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The vision encoder in a folder; of a whole CLIP or SigLIP its tower."""
+    fields = read_config(path)
+    kind = vision_class(vision_config(fields))
+    return load_weights(kind, path, dtype, is_part=fields["model_type"] in WHOLE_MODELS)
+
+
+def load_weights(
+    kind: Any, path: Path, dtype: torch.dtype, *, is_part: bool = False, **how: Any
+) -> Any:
+    """`kind.from_pretrained`, strict: nothing is made up, nothing is left over.
+
+    Args:
+        is_part: the folder holds a larger model, of which the rest is left.
+
+    Raises:
+        ModelError: weights that are missing, have no place, or cannot be read.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = kind.from_pretrained(path, dtype=dtype, output_loading_info=True, **how)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from None
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(f"{path} lacks {len(missing)} weights, the first is {missing[0]}")
+    if info["unexpected_keys"] and not is_part:
+        unused = sorted(info["unexpected_keys"])
+        raise ModelError(f"{path} has {len(unused)} weights of no use, the first is {unused[0]}")
+    return model
+
+
+def read_processor(path: Path, vision: Any, fit_mode: str) -> ImageProcessor:
+    """The folder's own image processor, or the one that the encoder's configuration implies."""
+    file = path / image_processor.FILE_NAME
+    if file.exists():
+        return ImageProcessor.from_json(json.loads(file.read_text()), fit_mode)
+    if isinstance(vision, SmallVisionConfig):
+        return small_processor(vision.image_size)
+    return ImageProcessor(size=vision.image_size, fit_mode=fit_mode)
+
+
+def check_vocabulary(tokenizer: Any, language: PreTrainedModel) -> None:
+    """Refuse a tokenizer with more tokens than the language model has embeddings.
+
+    Raises:
+        ModelError: it has.
+    """
+    rows = language.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens and the language model {rows} embeddings; "
+            "they do not belong together"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its type where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def write_json(path: Path, fields: Any) -> None:
+    """Write sorted, indented JSON; a killed writer leaves the old file."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    os.replace(draft, path)
