@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -68,8 +70,7 @@ class Need(enum.IntEnum):
     MODEL = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]

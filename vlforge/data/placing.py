@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
+
+from msgspec.structs import replace
 
 from vlforge.data.records import Picture, Record
 from vlforge.types import DataError, RecipeError

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from vlforge.data.roots import place_all
 from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, Turn
@@ -20,8 +23,7 @@ from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, Turn
 MARK = LLAVA_IMAGE_TOKEN
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(msgspec.Struct, frozen=True, gc=False):
     """A picture of a record: a file, or bytes that travel with the record.
 
     `path` is as the data names it, relative to `root` where it is not absolute;
@@ -54,8 +56,7 @@ class Picture:
             raise DataError(f"picture cannot be read: {self.place!r} ({why})") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One sample of a dataset. Either `turns` or `chunks`, or neither for pictures alone.
 
     `id` is as the data has it (a string, a number, None). `line` is its place in
@@ -66,7 +67,7 @@ class Record:
     pictures: tuple[Picture, ...] = ()
     turns: tuple[Turn, ...] = ()
     chunks: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
     line: int = 0
 
     @property
@@ -76,8 +77,7 @@ class Record:
         return sum([text.count(MARK) for text in texts])
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True, gc=False):
     """A row of a file that is no record: its place and one line on why."""
 
     line: int

@@ -7,9 +7,11 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from vlforge.data.checking.baking import bake, bake_file
 from vlforge.data.checking.encodings import Recoded, is_text, is_utf8, recode

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from vlforge.data.checking.pictures import is_link, other_extension
 from vlforge.data.json_turns import TURN_FIELDS

@@ -7,9 +7,11 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
+
+from msgspec.structs import replace
 
 from vlforge.data.formats.webdataset import WebdatasetFormat, picture_members
 from vlforge.data.images import header_size

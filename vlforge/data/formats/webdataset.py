@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
+
+from msgspec.structs import replace
 
 from vlforge.data.json_lines import as_row, decode, encode, whole_file
 from vlforge.data.json_rows import fault_of
