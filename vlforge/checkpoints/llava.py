@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from vlforge.models.reading import read_config
 from vlforge.models.llava import LlavaConfig, LlavaModel
 from vlforge.models.parts.vision import vision_config
+from vlforge.models.reading import read_config
 from vlforge.types import ModelError
 
 TOWER, PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector."

@@ -14,19 +14,34 @@ class ModelSpec:
     own); `tokenizer` defaults to the language folder. `connector_init` is
     where the connector begins: at random, or, with an encoder that was trained
     on tags, by handing the language model the words of the tags it sees
-    (`connector_gain` is how loudly).
+    (`connector_gain` is how loudly). `connector_weights` is a file with a
+    connector that was trained before (mm_projector.bin, a MiniGPT-4 stage).
+
+    llava: `image_aspect_ratio: anyres` cuts a picture into tiles, laid out by
+    `image_grid_pinpoints`, joined as `patch_merge` says (LLaVA 1.6).
+    mgm: `vision_high` is the second encoder, which looks at `image_size_high`
+    pixels; `image_grid` and `image_global` crop the first one's view.
+    minigpt4: `qformer` is a folder or file with the Q-Former's weights.
     """
 
     vision: str
     language: str
-    family: Literal["llava"] = "llava"
+    family: Literal["llava", "mgm", "minigpt4", "qwen_vl"] = "llava"
     connector: str = "mlp2x_gelu"
     connector_init: Literal["random", "tags"] = "random"
     connector_gain: float = 0.1
+    connector_weights: str | None = None
     tokenizer: str | None = None
     select_layer: int = -2
     select_feature: Literal["patch", "cls_patch"] = "patch"
-    image_aspect_ratio: Literal["square", "pad"] = "square"
+    image_aspect_ratio: Literal["square", "pad", "stretch", "anyres"] = "square"
+    image_grid_pinpoints: tuple[tuple[int, int], ...] = ()
+    patch_merge: Literal["flat", "spatial", "spatial_unpad"] = "flat"
+    vision_high: str | None = None
+    image_size_high: int = 768
+    image_grid: int = 1
+    image_global: bool = False
+    qformer: str | None = None
 
 
 @dataclass(frozen=True)

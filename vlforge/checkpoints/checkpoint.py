@@ -1,0 +1,199 @@
+"""A model on disk in any layout, told in our names: what layouts read and write.
+
+`LAYOUT.read` gives a `Checkpoint` without reading a weight; `check` holds names
+and shapes against the family's model; `build` makes that model; another
+`LAYOUT.write` puts the same tensors under its own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
+
+from vlforge.checkpoints.weights import SHARD_BYTES, Lazy, Weights
+from vlforge.models.base import VisionLanguageModel
+from vlforge.models.families import family_of, find_family
+from vlforge.models.parts.image_processor import ImageProcessor
+from vlforge.types import ModelError
+
+SHOWN = 3
+"""Names that an error lists before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Folders or files that a layout leaves out and the user names.
+
+    base: the model that an adapter or a connector belongs to.
+    vision, vision_high: encoders that the checkpoint only points to.
+    language, qformer: likewise.
+    """
+
+    base: Path | None = None
+    vision: Path | None = None
+    vision_high: Path | None = None
+    language: Path | None = None
+    qformer: Path | None = None
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a checkpoint is written.
+
+    dtype: None keeps each tensor's own. kind: safetensors or torch's pickle, where
+    the layout has both. merge: an adapter's weights are added to the base's.
+    """
+
+    dtype: torch.dtype | None = None
+    kind: Literal["safetensors", "bin"] = "safetensors"
+    shard_bytes: int = SHARD_BYTES
+    on_shard: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole model: its configuration and its tensors under our names.
+
+    config: of a family (`LlavaConfig`, …), as `config.json` of our folders holds it.
+    weights: our parameter name -> tensor, in file order.
+    tokenizer: folder with the tokenizer's files; None where the layout has none.
+    processor: how pictures are prepared; None: what the encoder implies.
+    template: conversation template, where the layout tells.
+    unused: the source's tensors that have no place here, with reason where known.
+    notes: what the user should know before trusting it (a template that does not
+        fit, tensors that were made up), one line each.
+    """
+
+    path: Path
+    layout: str
+    config: PreTrainedConfig
+    weights: Weights
+    tokenizer: Path | None = None
+    processor: ImageProcessor | None = None
+    template: str = "plain"
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The family's name."""
+        name = family_of(self.config.model_type)
+        if name is None:
+            raise ModelError(f"{self.path}: {self.config.model_type!r} is no family")
+        return name
+
+    def check(self) -> None:
+        """Hold every name and shape against the family's model; no weight is read.
+
+        Raises:
+            ModelError: weights that are missing, have no place, or another shape;
+                counts them and names the first.
+        """
+        wanted = expected(self.config)
+        missing = [name for name in wanted if name not in self.weights]
+        extra = [name for name in self.weights if name not in wanted]
+        if missing or extra:
+            raise ModelError(f"{self.path}: " + "; ".join(_faults(self.weights, missing, extra)))
+        for name, shape in wanted.items():
+            if self.weights[name].shape != shape:
+                raise ModelError(
+                    f"{self.weights[name].where} has shape {list(self.weights[name].shape)}, and "
+                    f"the configuration asks for {list(shape)}; weights and config.json do not "
+                    "belong together"
+                )
+
+    def build(self, dtype: torch.dtype = torch.float32) -> VisionLanguageModel:
+        """The model with these weights, in evaluation mode.
+
+        Raises:
+            ModelError: as `check`.
+        """
+        self.check()
+        model = new_model(self.config, dtype)
+        places = model.state_dict()
+        with torch.no_grad():
+            for name, lazy in self.weights.items():
+                places[name].copy_(lazy.read())
+        return model.eval()
+
+
+class Layout(Protocol):
+    """One way of laying a model out on disk; `<Name>Layout` in a file of this folder."""
+
+    name: str
+    says: str
+    """One line for `vlforge list layouts`: whose layout, which files."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether what lies at `path` is in this layout, by its content."""
+        ...
+
+    def read(self, path: Path, parts: Parts) -> Checkpoint:
+        """Open it; configurations are read, weights are not.
+
+        Raises:
+            ModelError: a part that is missing and not named, or does not fit.
+        """
+        ...
+
+    def write(self, checkpoint: Checkpoint, out: Path, how: Writing) -> None:
+        """Write into the empty folder `out`.
+
+        Raises:
+            ModelError: this layout cannot hold such a model; says why.
+        """
+        ...
+
+
+def new_model(config: PreTrainedConfig, dtype: torch.dtype) -> VisionLanguageModel:
+    """A family's model whose weights are about to be filled: memory is reserved, not drawn."""
+    family = find_family(str(family_of(config.model_type)))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with init.no_init_weights():
+            return family(config)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def meta_model(config: PreTrainedConfig) -> VisionLanguageModel:
+    """The same model without memory: names and shapes only, whatever its size."""
+    with torch.device("meta"):
+        return find_family(str(family_of(config.model_type)))(config)
+
+
+def expected(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a model's file holds; a tied one stands once."""
+    return names_of(meta_model(config))
+
+
+def names_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a module's state, the doubles of tied weights left out."""
+    tied = set(getattr(model, "all_tied_weights_keys", ()))
+    state = model.state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if name not in tied}
+
+
+def _faults(weights: Mapping[str, Lazy], missing: list[str], extra: list[str]) -> list[str]:
+    said = []
+    if missing:
+        said.append(f"{len(missing)} weights are missing: {_some(missing)}")
+    if extra:
+        said.append(
+            f"{len(extra)} weights have no place: {_some([weights[name].where for name in extra])}"
+        )
+    return said
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
