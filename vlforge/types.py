@@ -82,11 +82,12 @@ class Sample:
     """One training or chat sample: images and the turns that speak of them.
 
     `turns` hold `<image>` once per entry of `images`, in order. `images` are
-    absolute paths. `extra` carries fields the file had and nobody used.
+    absolute paths, or encoded pictures that the data holds itself. `extra` carries
+    fields the file had and nobody used.
     """
 
     id: str
-    images: tuple[str, ...]
+    images: tuple[str | bytes, ...]
     turns: tuple[Turn, ...]
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
 from vlforge.models.folder import read_folder
 from vlforge.training import fit, loop
-from vlforge.training.config import Mixture, Optimiser, TrainConfig
+from vlforge.training.config import Mixing, Mixture, Optimiser, TrainConfig
 from vlforge.training.loop import train
 from vlforge.types import DataError, ModelError, RecipeError
 
@@ -210,6 +210,44 @@ def test_mixtures_draw_by_weight(tmp_path, made):
     config = replace(made, data=parts)
     summary = train(config, tmp_path / "out", device="cpu")
     assert summary["data_rows"] == 15
+
+
+def test_datasets_name_their_own_rows(tmp_path, made):
+    other = write_data(tmp_path / "other", rows=3)
+    config = replace(made, data=(f"{made.data}#5", f"{other}#2e"), samples=None)
+    assert train(config, tmp_path / "out", device="cpu")["samples"] == 11
+
+
+@pytest.mark.parametrize(
+    "mixing", [Mixing(), Mixing("per_sample"), Mixing("per_batch"), Mixing("exact", 2.0)]
+)
+def test_an_interrupted_mix_goes_on_with_the_rows_that_were_next(
+    tmp_path, made, monkeypatch, mixing
+):
+    other = write_data(tmp_path / "other", rows=5)
+    config = replace(made, data=(made.data, str(other)), mixing=mixing, save_every_samples=8)
+    batch, seen = loop.ConversationTask.batch, []
+
+    def noted(self, rows, positions, device):
+        seen.append(rows.tolist())
+        if len(seen) == dies_at:
+            raise KeyboardInterrupt
+        return batch(self, rows, positions, device)
+
+    monkeypatch.setattr(loop.ConversationTask, "batch", noted)
+    dies_at = 0
+    train(config, tmp_path / "whole", device="cpu")
+    whole, seen[:] = list(seen), []
+    dies_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", device="cpu")
+    (state,) = (tmp_path / "cut" / "checkpoint").glob("step-*/state.json")
+    done = json.loads(state.read_text())["step"]
+    assert seen == whole[:4]
+    dies_at, seen[:] = 0, []
+    train(config, tmp_path / "cut", device="cpu")
+    assert seen == whole[done:]
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from transformers import LlamaForCausalLM
 from tests.tiny_model import COLOURS, SPEC, write_data, write_parts
 from vlforge.data.images import load_rgb
 from vlforge.models.config import ModelSpec, SmallLanguageSpec
-from vlforge.models.folder import assemble, read_tokenizer
+from vlforge.models.folder import assemble
 from vlforge.models.parts.image_processor import small_processor
 from vlforge.models.parts.tags import Tagger
+from vlforge.models.reading import read_tokenizer
 from vlforge.training import fit
 from vlforge.training.config import AugmentSpec, Mixture, Optimiser, PretrainConfig
 from vlforge.training.pretrain import pretrain

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from tests.tiny_model import write_data
-from vlforge.models.folder import read_tokenizer
+from vlforge.models.reading import read_tokenizer
 from vlforge.training.config import TokenizerConfig
 from vlforge.training.tokenizer import choose_vocabulary, train_tokenizer
 from vlforge.types import DataError

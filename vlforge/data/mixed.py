@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 from vlforge.data.mixing import ExactMix, Share, wanted_rows
 from vlforge.data.records import Fault, Format, Holds, Record, Writer
+from vlforge.data.set_aside import Aside
 from vlforge.types import DataError, ProgressFn, no_progress
 
 _TOLD_EVERY = 1000
@@ -118,40 +117,30 @@ class Mixed:
 
 
 class _Aside:
-    """Records in a temporary file, found again by their place; the few it cannot hold in memory."""
+    """Records set aside in a file, found again by their place; the few it cannot hold in memory."""
 
     def __init__(self, folder: Path):
-        try:
-            self._file: BinaryIO = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        except OSError as error:
-            raise DataError(f"cannot write in {folder}: {error.strerror or error}") from None
+        self._pieces = Aside(folder)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Record).decode
-        self._starts = array("q", [0])
         self._odd: dict[int, Record] = {}
 
     def __enter__(self) -> _Aside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._pieces.close()
 
     def add(self, record: Record) -> int:
         """Keep a record; its place."""
-        place = len(self._starts) - 1
         try:
-            data = self._encode(record)
+            return self._pieces.add(self._encode(record))
         except _FAILS:
             # Lone surrogates and numbers beyond 64 bits, which JSON may hold.
-            self._odd[place], data = record, b""
-        self._file.write(data)
-        self._starts.append(self._starts[-1] + len(data))
-        return place
+            place = self._pieces.add(b"")
+            self._odd[place] = record
+            return place
 
     def record(self, place: int) -> Record:
         """The record at a place."""
-        if place in self._odd:
-            return self._odd[place]
-        start, stop = self._starts[place], self._starts[place + 1]
-        self._file.seek(start)
-        return self._decode(self._file.read(stop - start))
+        return self._odd[place] if place in self._odd else self._decode(self._pieces.read(place))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from vlforge.recipe.references import split_reference
 from vlforge.recipe.typed import build
 from vlforge.runs.plan import plan_nodes
 from vlforge.runs.prepare import Choice, Prepared, prepare
-from vlforge.types import VLForgeError
+from vlforge.types import Sample, VLForgeError
 
 _SHOWN = 5
 
@@ -67,7 +67,7 @@ def _check_node(node: Node, prepared: Prepared) -> Iterator[Finding]:
     config = build(find_kind(node.kind).config_class(), settings, lambda *keys: node.name)
     try:
         if node.kind == "process":
-            yield from _check_dataset(node, config.dataset_path, None)
+            yield from _check_dataset(node, config.dataset_path)
         elif node.kind == "train":
             yield from _check_training(node, config)
         elif node.kind == "evaluate":
@@ -88,20 +88,27 @@ def _missing_paths(node: Node) -> Iterator[str]:
                 yield text
 
 
-def _check_dataset(node: Node, path: str, image_root: str | None) -> Iterator[Finding]:
-    """Rows read, images there and readable by their header."""
+def _check_dataset(node: Node, path: str) -> Iterator[Finding]:
     from vlforge.data.detect import read_samples
-    from vlforge.data.images import header_size
 
     bad: list[str] = []
+    yield from _check_samples(node, path, read_samples(path, on_bad=_keep(bad)), bad)
+
+
+def _check_samples(
+    node: Node, path: str, samples: Iterable[Sample], bad: list[str]
+) -> Iterator[Finding]:
+    """Rows read, images there and readable by their header; adds to `bad`."""
+    from vlforge.data.images import header_size
+
     rows = images = 0
     seen: set[str] = set()
-    for sample in read_samples(path, image_root, on_bad=_keep(bad)):
+    for sample in samples:
         rows += 1
         for image in sample.images:
-            if image in seen:
+            if isinstance(image, str) and image in seen:
                 continue
-            seen.add(image)
+            seen.update([image] if isinstance(image, str) else [])
             images += 1
             try:
                 header_size(image)
@@ -113,17 +120,20 @@ def _check_dataset(node: Node, path: str, image_root: str | None) -> Iterator[Fi
 
 def _check_training(node: Node, config: Any) -> Iterator[Finding]:
     """The data, and how many tokens and labels its rows have under the template."""
-    parts = [config.data] if isinstance(config.data, str) else [m.path for m in config.data]
-    for path in parts:
-        yield from _check_dataset(node, path, config.image_root)
-    yield from _check_labels(node, config, parts)
+    from vlforge.training.mixture import mixtures, samples_of
+
+    for part in mixtures(config.data):
+        bad: list[str] = []
+        samples = samples_of(part, config.image_root, _keep(bad))
+        yield from _check_samples(node, part.path, samples, bad)
+    yield from _check_labels(node, config)
 
 
-def _check_labels(node: Node, config: Any, parts: list[str]) -> Iterator[Finding]:
-    from vlforge.data.detect import read_samples
+def _check_labels(node: Node, config: Any) -> Iterator[Finding]:
     from vlforge.text.encode import encode_turns
     from vlforge.text.templates import find_template
     from vlforge.text.tokenizers import load_tokenizer
+    from vlforge.training.mixture import mixtures, samples_of
 
     model = config.model
     folder = model if isinstance(model, str) else (model.tokenizer or model.language)
@@ -131,8 +141,8 @@ def _check_labels(node: Node, config: Any, parts: list[str]) -> Iterator[Finding
     template = find_template(config.template)
     longest = cut = rows = 0
     lost: list[str] = []
-    for path in parts:
-        for sample in read_samples(path, config.image_root, on_bad=_skip):
+    for part in mixtures(config.data):
+        for sample in samples_of(part, config.image_root, _skip):
             try:
                 text = encode_turns(template, tokenizer, sample.turns, max_length=config.max_length)
             except VLForgeError as error:

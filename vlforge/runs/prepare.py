@@ -17,6 +17,9 @@ from vlforge.runs.keys import node_key
 from vlforge.runs.store import Store
 from vlforge.types import RecipeError
 
+_MIXING = ("pretrain", "train")
+"""Kinds whose data may be written as PATH#N."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -113,6 +116,8 @@ def _seeds(count: int) -> tuple[int, ...]:
 def _with_paths(node: Node, recipe: Recipe, maps: Mapping[str, str]) -> Node:
     """Existing relative paths made absolute: from the working folder, else the recipe's."""
 
+    from vlforge.training.mixture import spelled_out
+
     set_moved(maps)
 
     def absolute(text: str) -> str:
@@ -126,4 +131,5 @@ def _with_paths(node: Node, recipe: Recipe, maps: Mapping[str, str]) -> Node:
                 return str((root / text).resolve())
         return text
 
-    return Node(**{**node.__dict__, "settings": replace_strings(node.settings, absolute)})
+    settings = spelled_out(node.settings) if node.kind in _MIXING else node.settings
+    return Node(**{**node.__dict__, "settings": replace_strings(settings, absolute)})

@@ -1,7 +1,7 @@
-"""Which samples a run sees, in which order, and how rows become a padded batch.
+"""Rows in a shuffled order, and how they become a padded batch.
 
-The whole order is worked out before the first step from (rows, weights, budget,
-seed): a run can be resumed at any step, and more devices see the same batches.
+An order depends on its arguments alone: a run can be resumed at any step, and
+more devices see the same batches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlforge.types import IGNORE_INDEX, DataError
+from vlforge.types import IGNORE_INDEX
 
 GROUP_WINDOW = 50
 """Batches whose samples are sorted together when grouping by length."""
@@ -24,50 +24,31 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % 2**63, *stream])))
 
 
-def share_out(weights: Sequence[float], samples: int) -> list[int]:
-    """Samples per dataset: exact in sum, largest remainders first.
-
-    Raises:
-        DataError: no weight is positive, or one is negative.
-    """
-    if not weights or min(weights) < 0 or not sum(weights):
-        raise DataError(f"mixture weights {list(weights)}: give numbers of at least 0, not all 0")
-    exact = [weight / sum(weights) * samples for weight in weights]
-    counts = [int(part) for part in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
-    for index in by_remainder[: samples - sum(counts)]:
-        counts[index] += 1
-    return counts
-
-
-def draw_order(
-    sizes: Sequence[int], samples: int, seed: int, weights: Sequence[float] | None = None
-) -> np.ndarray:
-    """Row numbers [samples] of the datasets laid end to end.
+def walk(sizes: Sequence[int], counts: Sequence[int], seed: int) -> np.ndarray:
+    """Row numbers of the datasets laid end to end, so many of each, in shuffled order.
 
     Each dataset is walked in shuffled epochs: no row comes again before every
-    row of its dataset has come. Without weights, datasets count by their rows.
+    row of its dataset has come.
 
-    Raises:
-        DataError: a dataset to draw from is empty.
+    Args:
+        sizes: rows of each dataset; at least 1 where rows are wanted.
+        counts: rows to see of each.
+        seed: decides the order.
     """
-    counts = share_out(weights if weights is not None else [float(n) for n in sizes], samples)
     starts = np.cumsum([0, *sizes[:-1]])
     walks = []
     for number, (rows, count) in enumerate(zip(sizes, counts, strict=True)):
-        if count and not rows:
-            raise DataError(f"dataset {number + 1} of {len(sizes)} has no usable row")
         epochs = -(-count // rows) if count else 0
-        walk = [generator(seed, 0, number, epoch).permutation(rows) for epoch in range(epochs)]
-        chosen = np.concatenate(walk)[:count] if walk else np.empty(0, dtype=np.int64)
+        order = [generator(seed, 0, number, epoch).permutation(rows) for epoch in range(epochs)]
+        chosen = np.concatenate(order)[:count] if order else np.empty(0, dtype=np.int64)
         walks.append(chosen + starts[number])
     if len(walks) == 1:
         return walks[0]
     turns = generator(seed, 1).permutation(np.repeat(np.arange(len(sizes)), counts))
-    order = np.empty(samples, dtype=np.int64)
-    for number, walk in enumerate(walks):
-        order[turns == number] = walk
-    return order
+    mixed = np.empty(len(turns), dtype=np.int64)
+    for number, chosen in enumerate(walks):
+        mixed[turns == number] = chosen
+    return mixed
 
 
 def group_by_length(order: np.ndarray, lengths: np.ndarray, batch: int, seed: int) -> np.ndarray:

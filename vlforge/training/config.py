@@ -10,7 +10,7 @@ from vlforge.models.config import ModelSpec, SmallLanguageSpec, SmallVisionSpec
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Train a tokenizer on texts and data files (dj jsonl, LLaVA json, plain text)."""
+    """Train a tokenizer on datasets of any format and on plain text."""
 
     data: tuple[str, ...]
     type: Literal["word"] = "word"
@@ -34,10 +34,35 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Mixture:
-    """One dataset of several, drawn with a weight (relative, in samples)."""
+    """One dataset of several, and how much of it is seen.
+
+    `weight` is its share of the samples, relative to the others'; or `rows` or
+    `epochs` of it are seen; without any of them it counts by its rows.
+    `PATH#0.7w`, `PATH#1000` and `PATH#2.5e` are short for these. `format` is one
+    of `vlforge list formats`, judged by content unless named; `image_root` is
+    where this dataset's relative picture paths start.
+    """
 
     path: str
-    weight: float = 1.0
+    weight: float | None = None
+    rows: int | None = None
+    epochs: float | None = None
+    format: str = "auto"
+    image_root: str | None = None
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How several datasets become one order.
+
+    `exact` meets every share to the row and shuffles all; `per_sample` draws a
+    dataset for each row, `per_batch` for each global batch, whose rows are then
+    all of one dataset. `temperature` T, without weights, counts a dataset of n
+    rows as n^(1/T): above 1 the small ones come more often.
+    """
+
+    draw: Literal["exact", "per_sample", "per_batch"] = "exact"
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +87,13 @@ class PretrainConfig:
     """
 
     objective: Literal["tags", "text"]
-    data: str | tuple[Mixture, ...]
+    data: str | tuple[str | Mixture, ...]
     tokenizer: str
     samples: int
     vision: SmallVisionSpec = field(default_factory=SmallVisionSpec)
     language: SmallLanguageSpec = field(default_factory=SmallLanguageSpec)
     batch: int = 16
+    mixing: Mixing = Mixing()
     tag_sharpness: float = 1.0
     tag_max_share: float = 1.0
     tag_min_count: int = 1
@@ -86,14 +112,16 @@ class TrainConfig:
     `model` is three nouns to assemble, or the folder of a model to go on with.
     `train` names the parts that learn: vision, connector, language, or regular
     expressions over parameter names; everything else is frozen.
-    `samples` (or `epochs`) is the budget; `batch` is the global batch, worked
-    down to `micro_batch` times accumulation.
+    `samples` (or `epochs`) is the budget, unless the entries of `data` name their
+    rows or epochs; `batch` is the global batch, worked down to `micro_batch` times
+    accumulation. `data` is of any format, pictures in the data included.
     """
 
     model: ModelSpec | str
-    data: str | tuple[Mixture, ...]
+    data: str | tuple[str | Mixture, ...]
     samples: int | None = None
     epochs: float | None = None
+    mixing: Mixing = Mixing()
     template: str = "plain"
     train: tuple[str, ...] = ("connector",)
     batch: int = 16

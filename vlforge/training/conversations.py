@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlforge.data.detect import read_samples
-from vlforge.models.llava import PARTS, LlavaModel, encode_sample
+from vlforge.models.base import PARTS, VisionLanguageModel
+from vlforge.models.encoding import encode_sample
 from vlforge.models.parts.splice import SplicePlan, plan_splice
 from vlforge.text.templates import Template
 from vlforge.text.tokenizers import adapt
 from vlforge.training.augment import Augment
 from vlforge.training.batches import TokenRows
-from vlforge.training.config import Mixture
-from vlforge.training.pictures import Pictures
+from vlforge.training.mixture import Data, mixtures, samples_of
+from vlforge.training.pictures import Found, Pictures, name_of
 from vlforge.types import DataError
 
 SHOWN_DROPS = 100
@@ -59,8 +59,8 @@ class ConversationData:
         for images in self.rows.images:
             for image in images:
                 if image in self.pictures.bad:
-                    path = Path(self.pictures.paths[image]).name
-                    self.dropped.add("unreadable picture", self.pictures.bad[image], path)
+                    name = name_of(self.pictures.sources[image])
+                    self.dropped.add("unreadable picture", self.pictures.bad[image], name)
                     break
 
     def fingerprint(self) -> str:
@@ -71,14 +71,9 @@ class ConversationData:
         return whole.hexdigest()
 
 
-def mixtures(data: str | tuple[Mixture, ...]) -> tuple[Mixture, ...]:
-    """One path is a mixture of one."""
-    return (Mixture(data),) if isinstance(data, str) else data
-
-
 def read_conversations(
-    data: str | tuple[Mixture, ...],
-    model: LlavaModel,
+    data: Data,
+    model: VisionLanguageModel,
     template: Template,
     tokenizer: Any,
     *,
@@ -86,14 +81,17 @@ def read_conversations(
     max_length: int,
     image_root: str | None = None,
     threads: int = 1,
+    scratch: Path | None = None,
 ) -> ConversationData:
     """Read and encode datasets; a bad row costs only itself and is counted.
+
+    Pictures that the data hold themselves are set aside in a file in `scratch`.
 
     Raises:
         DataError: a file cannot be read, or a dataset has no usable row; says why.
     """
     tokens, dropped = adapt(tokenizer), Dropped()
-    numbers: dict[str, int] = {}
+    found = Found(scratch)
     encoded: list[list[tuple[Any, tuple[int, ...], str]]] = []
     rows_read = 0
     for part in mixtures(data):
@@ -103,7 +101,7 @@ def read_conversations(
         def bad(number: int, error: DataError, name: str = name) -> None:
             dropped.add("unreadable row", str(error), f"{name}:{number}")
 
-        for sample in read_samples(Path(part.path), image_root, on_bad=bad):
+        for sample in samples_of(part, image_root, bad):
             rows_read += 1
             try:
                 row = encode_sample(
@@ -119,14 +117,14 @@ def read_conversations(
             if row.problem:
                 dropped.add("nothing supervised", row.problem, f"{name}:{sample.id}")
                 continue
-            images = tuple(numbers.setdefault(path, len(numbers)) for path in row.images)
+            images = tuple(map(found.number, row.images))
             encoded[-1].append((row, images, f"{name}:{sample.id}"))
-    pictures = Pictures(list(numbers), processor, threads)
+    pictures = Pictures(found.sources, processor, threads)
     return _without_bad_pictures(data, encoded, pictures, dropped, rows_read)
 
 
 def _without_bad_pictures(
-    data: str | tuple[Mixture, ...],
+    data: Data,
     encoded: Sequence[Sequence[tuple[Any, tuple[int, ...], str]]],
     pictures: Pictures,
     dropped: Dropped,
@@ -151,7 +149,7 @@ def _without_bad_pictures(
 class ConversationLoss(nn.Module):
     """A model as the loop calls it: a laid-out batch in, summed loss out."""
 
-    def __init__(self, model: LlavaModel):
+    def __init__(self, model: VisionLanguageModel):
         super().__init__()
         self.model = model
 
@@ -168,7 +166,7 @@ class ConversationLoss(nn.Module):
             return self.model.loss_sum(self.model.lay_out(plan, ids, pixels, features=features))
         loss = self.model.loss_sum(self.model.lay_out(plan, ids))
         model = self.model
-        unseen = model.connector(features) if features is not None else model.encode_images(pixels)
+        unseen = model.project(features) if features is not None else model.encode_images(pixels)
         return loss + unseen.sum() * 0.0
 
 
@@ -179,7 +177,7 @@ class ConversationTask:
 
     def __init__(
         self,
-        model: LlavaModel,
+        model: VisionLanguageModel,
         data: ConversationData,
         augment: Augment | None = None,
         features: Tensor | None = None,

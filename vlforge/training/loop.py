@@ -6,12 +6,12 @@ with which template. See `fit` for the optimiser loop itself.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vlforge.models.base import PARTS
 from vlforge.models.config import ModelSpec
 from vlforge.models.folder import (
     ModelFolder,
@@ -19,17 +19,15 @@ from vlforge.models.folder import (
     read_folder,
     with_stage,
     write_folder,
-    write_json,
 )
-from vlforge.models.llava import PARTS
+from vlforge.models.reading import write_json
 from vlforge.text.templates import find_template
 from vlforge.training.augment import Augment
-from vlforge.training.batches import draw_order, group_by_length
+from vlforge.training.batches import group_by_length
 from vlforge.training.config import TrainConfig
 from vlforge.training.conversations import (
     ConversationData,
     ConversationTask,
-    mixtures,
     read_conversations,
 )
 from vlforge.training.fit import (
@@ -41,6 +39,13 @@ from vlforge.training.fit import (
     peak_memory_mb,
 )
 from vlforge.training.freezing import freeze, optimiser_groups
+from vlforge.training.mixture import (
+    budget,
+    check_mixing,
+    draw_order,
+    mixtures,
+    names_its_rows,
+)
 from vlforge.training.pictures import cache_features, features_fit
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
 
@@ -87,9 +92,9 @@ def train(
         if isinstance(config.model, ModelSpec)
         else read_folder(Path(config.model))
     )
-    names = freeze(folder.model, config.train, PARTS, _unused(folder.model))
+    names = freeze(folder.model, config.train, PARTS, folder.model.unused_parameters)
     optimiser_groups(folder.model, config.optimiser, PARTS)
-    data = _read(config, folder, threads)
+    data = _read(config, folder, threads, out)
     plan = make_plan(config, data, seed)
     features = _features(config, folder.model, data, plan, accelerator.device, names)
     augment = Augment.of(config.augment, seed)
@@ -104,15 +109,19 @@ def train(
 def _check_settings(config: TrainConfig) -> None:
     """Raise for what can be known without reading anything."""
     find_template(config.template)
-    if (config.samples is None) == (config.epochs is None):
+    parts = mixtures(config.data)
+    if config.samples is not None and config.epochs is not None:
         raise RecipeError("a train stage takes samples or epochs, one of them")
+    if config.samples is None and config.epochs is None and not names_its_rows(parts):
+        raise RecipeError("a train stage takes samples or epochs, or data that name their rows")
+    check_mixing(parts, config.mixing, config.group_by_length)
     for name in ("batch", "max_length", "samples", "epochs", "micro_batch"):
         value = getattr(config, name)
         if isinstance(value, int | float) and value <= 0:
             raise RecipeError(f"{name} is {value}; give at least 1")
 
 
-def _read(config: TrainConfig, folder: ModelFolder, threads: int) -> ConversationData:
+def _read(config: TrainConfig, folder: ModelFolder, threads: int, out: Path) -> ConversationData:
     data = read_conversations(
         config.data,
         folder.model,
@@ -122,6 +131,7 @@ def _read(config: TrainConfig, folder: ModelFolder, threads: int) -> Conversatio
         max_length=config.max_length,
         image_root=config.image_root,
         threads=threads,
+        scratch=out,
     )
     _check_positions(folder.model, data, config)
     return data
@@ -131,14 +141,11 @@ def make_plan(config: TrainConfig, data: ConversationData, seed: int) -> FitPlan
     """The order of rows and how it is stepped through.
 
     Raises:
-        DataError: a dataset to draw from is empty.
+        DataError: a dataset would get no row, or is smaller than a batch drawn from it.
     """
-    samples = config.samples
-    if samples is None:
-        samples = math.ceil(config.epochs * len(data.rows))
     parts = mixtures(config.data)
-    weights = [part.weight for part in parts] if len(parts) > 1 else None
-    order = draw_order(data.sizes, samples, seed, weights)
+    samples = budget(parts, data.sizes, config.samples, config.epochs)
+    order = draw_order(parts, data.sizes, samples, seed, config.mixing, config.batch)
     if config.group_by_length:
         order = group_by_length(order, data.rows.lengths, config.batch, seed)
     return FitPlan(
@@ -150,10 +157,6 @@ def make_plan(config: TrainConfig, data: ConversationData, seed: int) -> FitPlan
         precision=config.precision,
         save_every_samples=config.save_every_samples,
     )
-
-
-def _unused(model: Any) -> set[str]:
-    return {f"vision.{name}" for name in model.vision.unused_parameters()}
 
 
 def _check_positions(model: Any, data: ConversationData, config: TrainConfig) -> None:
@@ -176,11 +179,12 @@ def _features(
 ) -> torch.Tensor | None:
     """The frozen encoder's features of every picture that will be drawn, where they fit."""
     frozen = not any(name.startswith("vision.") for name in trainable)
+    frozen = frozen and model.features_are_tensors
     drawn = {image for row in set(plan.order.tolist()) for image in data.rows.images[row]}
     width = model.config.vision_config.hidden_size
     if not frozen or config.augment is not False or not drawn or not data.pictures.all_in_memory:
         return None
-    if not features_fit(len(data.pictures.paths), model.image_tokens, width):
+    if not features_fit(len(data.pictures.sources), model.image_tokens, width):
         return None
     model.vision.to(device)
     return cache_features(model.vision, data.pictures, sorted(drawn), device)

@@ -1,13 +1,15 @@
-"""Pictures of a run: each file decoded once and kept small, or decoded just in time.
+"""Pictures of a run: each decoded once and kept small, or decoded just in time.
 
 Shapes: B pictures, S pixels a side, I files, N tokens a picture, D width.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vlforge.data.images import header_size, load_rgb
+from vlforge.data.set_aside import Aside
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.types import DataError
 
@@ -29,8 +32,60 @@ FEATURE_CHUNK = 64
 """Pictures that the frozen encoder sees at once when the cache is filled."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A picture that came with the data, set aside on disk."""
+
+    aside: Aside
+    number: int
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"picture {self.number + 1} of those in the data"
+
+    def read(self) -> bytes:
+        """The encoded picture."""
+        return self.aside.read(self.number)
+
+
+Source = str | Stored
+
+
+def name_of(source: Source) -> str:
+    """The picture's file name, or what stands for it."""
+    return source.name if isinstance(source, Stored) else Path(source).name
+
+
+class Found:
+    """The different pictures of a dataset, numbered as they are met.
+
+    Pictures that the data hold themselves are kept in a file of `scratch` that
+    has no name, so that memory does not grow with them.
+    """
+
+    def __init__(self, scratch: Path | None = None):
+        self.sources: list[Source] = []
+        self._numbers: dict[str | bytes, int] = {}
+        self._scratch = scratch
+        self._aside: Aside | None = None
+
+    def number(self, image: str | bytes) -> int:
+        """The number of a path or of an encoded picture; equal ones have the same."""
+        key = image if isinstance(image, str) else hashlib.blake2b(image, digest_size=16).digest()
+        number = self._numbers.setdefault(key, len(self.sources))
+        if number == len(self.sources):
+            self.sources.append(image if isinstance(image, str) else self._stored(image))
+        return number
+
+    def _stored(self, image: bytes) -> Stored:
+        if self._aside is None:
+            self._aside = Aside(self._scratch)
+        return Stored(self._aside, self._aside.add(image))
+
+
 class Pictures:
-    """Picture files by number, fitted to the encoder's size.
+    """Pictures by number, files or stored ones, fitted to the encoder's size.
 
     Small sets are decoded at once and kept as bytes; larger ones are decoded by
     threads, a few batches ahead. `bad` maps numbers to why they cannot be read:
@@ -38,14 +93,14 @@ class Pictures:
     unreadable pictures come back black.
     """
 
-    def __init__(self, paths: Sequence[str], processor: ImageProcessor, threads: int = 1):
-        self.paths = list(paths)
+    def __init__(self, sources: Sequence[Source], processor: ImageProcessor, threads: int = 1):
+        self.sources = list(sources)
         self.processor = processor
         self.bad: dict[int, str] = {}
         self._kept: Tensor | None = None
         self._ahead: dict[int, Future[np.ndarray]] = {}
         self._pool = ThreadPoolExecutor(max_workers=max(1, threads))
-        if len(self.paths) * 3 * processor.size**2 <= MEMORY_SHARE * machine_memory():
+        if len(self.sources) * 3 * processor.size**2 <= MEMORY_SHARE * machine_memory():
             self._kept = self._decode_all()
         else:
             self._look_at_headers()
@@ -74,21 +129,25 @@ class Pictures:
 
     def _decode_all(self) -> Tensor:
         size = self.processor.size
-        kept = torch.zeros(len(self.paths), size, size, 3, dtype=torch.uint8)
-        for number, picture in enumerate(self._pool.map(self._decode, range(len(self.paths)))):
+        kept = torch.zeros(len(self.sources), size, size, 3, dtype=torch.uint8)
+        for number, picture in enumerate(self._pool.map(self._decode, range(len(self.sources)))):
             kept[number] = torch.from_numpy(picture)
         return kept
 
     def _look_at_headers(self) -> None:
-        for number, path in enumerate(self.paths):
+        for number in range(len(self.sources)):
             try:
-                header_size(path)
+                header_size(self._content(number))
             except DataError as error:
                 self.bad[number] = str(error)
 
+    def _content(self, number: int) -> str | bytes:
+        source = self.sources[number]
+        return source.read() if isinstance(source, Stored) else source
+
     def _decode(self, number: int) -> np.ndarray:
         try:
-            return np.array(self.processor.fit(load_rgb(self.paths[number])))
+            return np.array(self.processor.fit(load_rgb(self._content(number))))
         except DataError as error:
             self.bad[number] = str(error)
             return np.zeros((self.processor.size, self.processor.size, 3), dtype=np.uint8)
@@ -139,6 +198,6 @@ def cache_features(
         pixels = pictures.processor.normalise(pictures.take(chunk).to(device))
         features = vision(pixels).float().cpu()
         if cache is None:
-            cache = torch.zeros(len(pictures.paths), *features.shape[1:])
+            cache = torch.zeros(len(pictures.sources), *features.shape[1:])
         cache[torch.tensor(chunk)] = features
     return torch.zeros(0) if cache is None else cache

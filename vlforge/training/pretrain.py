@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,20 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from vlforge.data.detect import read_samples
 from vlforge.kernels.lean_loss import lean_loss
-from vlforge.models.folder import read_tokenizer, write_json
 from vlforge.models.parts import image_processor
 from vlforge.models.parts.image_processor import small_processor
 from vlforge.models.parts.small_vision import SmallVisionConfig, SmallVisionModel
 from vlforge.models.parts.tags import Tagger, tag_names, tag_targets
+from vlforge.models.reading import read_tokenizer, write_json
 from vlforge.training.augment import Augment
-from vlforge.training.batches import TokenRows, draw_order, group_by_length
+from vlforge.training.batches import TokenRows, group_by_length
 from vlforge.training.config import PretrainConfig
-from vlforge.training.conversations import Dropped, mixtures
+from vlforge.training.conversations import Dropped
 from vlforge.training.fit import FitPlan, FitResult, drop_checkpoints, fit, open_accelerator
 from vlforge.training.loop import write_timing
-from vlforge.training.pictures import Pictures
+from vlforge.training.mixture import check_mixing, draw_order, mixtures, samples_of
+from vlforge.training.pictures import Found, Pictures, Stored
 from vlforge.training.texts import encode_texts, read_marked_texts
 from vlforge.types import (
     LLAVA_IMAGE_TOKEN,
@@ -68,14 +69,14 @@ def pretrain(
     torch.manual_seed(seed)
     if config.samples < 1 or config.batch < 1:
         raise RecipeError(f"{config.samples} samples in batches of {config.batch}: give at least 1")
+    parts = mixtures(config.data)
+    check_mixing(parts, config.mixing, config.group_by_length)
     transformers_logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = read_tokenizer(Path(config.tokenizer))
     make = _tag_stage if config.objective == "tags" else _text_stage
-    task, sizes, content, save = make(config, tokenizer, seed, threads)
-    parts = mixtures(config.data)
-    weights = [part.weight for part in parts] if len(parts) > 1 else None
-    order = draw_order(sizes, config.samples, seed, weights)
+    task, sizes, content, save = make(config, tokenizer, seed, threads, out)
+    order = draw_order(parts, sizes, config.samples, seed, config.mixing, config.batch)
     if config.group_by_length:
         order = group_by_length(order, task.lengths, config.batch, seed)
     plan = FitPlan(
@@ -173,11 +174,13 @@ class TagTask:
         }
 
 
-def _tag_stage(config: PretrainConfig, tokenizer: Any, seed: int, threads: int) -> tuple:
-    texts, paths, sizes, dropped = _read_captions(config)
-    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
+def _tag_stage(
+    config: PretrainConfig, tokenizer: Any, seed: int, threads: int, out: Path
+) -> tuple:
+    captions = _read_captions(config, out)
+    texts, sizes, dropped = captions.texts, captions.sizes, captions.dropped
     processor = small_processor(config.vision.image_size)
-    pictures = Pictures(list(numbers), processor, threads)
+    pictures = Pictures(captions.found.sources, processor, threads)
     tags = _choose_tags(texts, tokenizer, config)
     if not tags:
         raise DataError(f"{config.data}: its captions hold none of the tokenizer's words")
@@ -186,11 +189,11 @@ def _tag_stage(config: PretrainConfig, tokenizer: Any, seed: int, threads: int) 
     for size in sizes:
         before = len(rows)
         for number in range(place, place + size):
-            image = numbers[paths[number]]
+            image = captions.images[number]
             if image in pictures.bad:
-                dropped.add("unreadable picture", pictures.bad[image], paths[number])
+                dropped.add("unreadable picture", pictures.bad[image], captions.place(image))
             elif not found[number]:
-                dropped.add("no tag", "the caption has no known word", paths[number])
+                dropped.add("no tag", "the caption has no known word", captions.place(image))
             else:
                 rows.append((image, found[number]))
         kept_sizes.append(len(rows) - before)
@@ -211,28 +214,44 @@ def _tag_stage(config: PretrainConfig, tokenizer: Any, seed: int, threads: int) 
     return task, kept_sizes, f"{len(rows)} {tags}", save
 
 
-def _read_captions(config: PretrainConfig) -> tuple[list[str], list[str], list[int], Dropped]:
-    """Per row with one picture: what the assistant says, and the picture's path."""
-    texts, paths, sizes, dropped = [], [], [], Dropped()
+@dataclass
+class _Captions:
+    """Per row with one picture: what the assistant says, and the picture's number."""
+
+    found: Found
+    texts: list[str] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    dropped: Dropped = field(default_factory=Dropped)
+
+    def place(self, image: int) -> str:
+        """How a picture is named where a row is dropped for it."""
+        source = self.found.sources[image]
+        return source.name if isinstance(source, Stored) else source
+
+
+def _read_captions(config: PretrainConfig, out: Path) -> _Captions:
+    captions = _Captions(Found(out))
+    texts, dropped = captions.texts, captions.dropped
     for part in mixtures(config.data):
         before, name = len(texts), Path(part.path).name
 
         def bad(number: int, error: DataError, name: str = name) -> None:
             dropped.add("unreadable row", str(error), f"{name}:{number}")
 
-        for sample in read_samples(Path(part.path), config.image_root, on_bad=bad):
+        for sample in samples_of(part, config.image_root, bad):
             if len(sample.images) != 1:
                 dropped.add("not one picture", f"{len(sample.images)}", f"{name}:{sample.id}")
                 continue
             said = [turn.text for turn in sample.turns if turn.role == "assistant"]
             texts.append(" ".join(said).replace(LLAVA_IMAGE_TOKEN, ""))
-            paths.append(sample.images[0])
-        sizes.append(len(texts) - before)
-        if not sizes[-1]:
+            captions.images.append(captions.found.number(sample.images[0]))
+        captions.sizes.append(len(texts) - before)
+        if not captions.sizes[-1]:
             raise DataError(
                 f"{part.path}: no usable row; tags are learned from rows with a picture"
             )
-    return texts, paths, sizes, dropped
+    return captions
 
 
 def _choose_tags(texts: Sequence[str], tokenizer: Any, config: PretrainConfig) -> list[str]:
@@ -285,11 +304,14 @@ class TextTask:
         return {"ids": ids.to(device), "labels": labels.to(device)}
 
 
-def _text_stage(config: PretrainConfig, tokenizer: Any, seed: int, threads: int) -> tuple:
+def _text_stage(
+    config: PretrainConfig, tokenizer: Any, seed: int, threads: int, out: Path
+) -> tuple:
     spec, dropped = config.language, Dropped()
     rows, sizes = [], []
     for part in mixtures(config.data):
-        texts = [text for text in read_marked_texts(Path(part.path)) if text.text.strip()]
+        found = read_marked_texts(Path(part.path), part.format)
+        texts = [text for text in found if text.text.strip()]
         if not texts:
             raise DataError(f"{part.path}: no text to learn from")
         rows += encode_texts(texts, tokenizer, spec.max_positions)

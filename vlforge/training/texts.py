@@ -30,14 +30,14 @@ class Text:
     supervised: tuple[Span, ...] | None = None
 
 
-def read_marked_texts(path: Path) -> Iterator[Text]:
+def read_marked_texts(path: Path, format_name: str = "auto") -> Iterator[Text]:
     """The texts of any file that `read_texts` takes, with the spans that json lines mark.
 
     Raises:
         DataError: a file or line that cannot be read; spans that are no pairs in the text.
     """
     if path.suffix != ".jsonl" or not _marks_spans(path):
-        yield from (Text(text) for text in read_texts(path))
+        yield from (Text(text) for text in read_texts(path, format_name))
         return
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

@@ -63,20 +63,25 @@ def train_tokenizer(config: TokenizerConfig, out: Path, *, log: LogFn = no_log) 
     return facts
 
 
-def read_texts(path: Path) -> Iterator[str]:
+def read_texts(path: Path, format_name: str = "auto") -> Iterator[str]:
     """Texts of a plain text file (lines), of `{"text"}` lines, or of a dataset's turns.
+
+    Args:
+        path: the file, or a dataset of any format.
+        format_name: the dataset's format, where its content does not say it.
 
     Raises:
         DataError: the file is missing or in no known form.
     """
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such text file")
-    if path.suffix == ".txt":
+    is_dataset = path.is_dir() or format_name != "auto"
+    if path.suffix == ".txt" and not is_dataset:
         yield from (line for _, line in _lines(path))
-    elif path.suffix == ".jsonl" and _holds_plain_text(path):
+    elif path.suffix == ".jsonl" and not is_dataset and _holds_plain_text(path):
         yield from (_text_of(path, number, line) for number, line in _lines(path))
     else:
-        for sample in read_samples(path):
+        for sample in read_samples(path, format_name=format_name):
             yield from (turn.text.replace(LLAVA_IMAGE_TOKEN, "") for turn in sample.turns)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vlforge.runs.job import Cost, Job, Upstream
 from vlforge.runs.kinds.flops import small_language_cost, small_vision_cost
@@ -24,6 +25,13 @@ def run(config: PretrainConfig, job: Job) -> None:
         progress=job.progress,
         log=job.log,
     )
+
+
+def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
+    """The modules that read the stage's datasets, for its key."""
+    from vlforge.training.mixture import readers_of
+
+    return readers_of(settings)
 
 
 def estimate(config: PretrainConfig, inputs: Mapping[str, Upstream]) -> Cost:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vlforge.runs.job import Cost, Job, Upstream
 from vlforge.training.config import TokenizerConfig
@@ -13,6 +14,13 @@ def run(config: TokenizerConfig, job: Job) -> None:
     from vlforge.training.tokenizer import train_tokenizer
 
     train_tokenizer(config, job.out, log=job.log)
+
+
+def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
+    """The modules that read the stage's datasets, for its key."""
+    from vlforge.training.mixture import readers_of
+
+    return readers_of(settings)
 
 
 def estimate(config: TokenizerConfig, inputs: Mapping[str, Upstream]) -> Cost:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vlforge.runs.job import Cost, Job, Upstream
 from vlforge.runs.kinds.flops import cost_of
@@ -31,10 +32,16 @@ def run(config: TrainConfig, job: Job) -> None:
     )
 
 
+def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
+    """The modules that read the stage's datasets, for its key."""
+    from vlforge.training.mixture import readers_of
+
+    return readers_of(settings)
+
+
 def estimate(config: TrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
     """FLOPs of every sample; memory of weights, gradients and optimiser states."""
-    data = config.data if isinstance(config.data, str) else config.data[0].path
-    samples = config.samples or int(count_rows(data, inputs) * (config.epochs or 1))
+    samples = config.samples or _samples(config, inputs)
     note = f"{samples:,} samples, learns {', '.join(config.train)}"
     cost = cost_of(config.model, inputs)
     if cost is None:
@@ -50,3 +57,11 @@ def estimate(config: TrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
         memory_mb=500.0 + weights_mb + states_mb,
         note=f"{note}, {cost.parameters / 1e6:,.1f} M weights",
     )
+
+
+def _samples(config: TrainConfig, inputs: Mapping[str, Upstream]) -> int:
+    from vlforge.training.mixture import budget, mixtures
+
+    parts = mixtures(config.data)
+    sizes = [max(1, count_rows(part.path, inputs)) for part in parts]
+    return budget(parts, sizes, None, config.epochs)

@@ -1,0 +1,183 @@
+"""Which rows of which datasets a run sees, in which order.
+
+The whole order is worked out before the first step from (rows, shares, budget,
+seed). A checkpoint holds the step and a digest of the order: that is its
+position, and going on from it gives the rows that would have come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlforge.data.detect import OnBad, read_samples, reader_of
+from vlforge.data.mixing import DrawnMix, Share, parse_share, wanted_rows
+from vlforge.training.config import Mixing, Mixture
+from vlforge.types import DataError, RecipeError, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Data = str | tuple[str | Mixture, ...]
+
+
+def mixtures(data: Data) -> tuple[Mixture, ...]:
+    """The datasets of a stage; one path is a mixture of one, `PATH#1000` one of 1,000 rows."""
+    return tuple(_mixture(part) for part in ((data,) if isinstance(data, str) else data))
+
+
+def _mixture(part: str | Mixture) -> Mixture:
+    if isinstance(part, Mixture):
+        return part
+    share = parse_share(part)
+    return Mixture(share.path, share.weight, share.count, share.epochs)
+
+
+def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings with every `PATH#N` of its data as a table, so that paths are paths."""
+    data = settings.get("data")
+    listed = data if isinstance(data, list) else [data]
+    tables = [_table(part) for part in listed]
+    if tables == listed:
+        return dict(settings)
+    return {**settings, "data": tables}
+
+
+def _table(part: Any) -> Any:
+    if not isinstance(part, str):
+        return part
+    made = _mixture(part)
+    said = {"weight": made.weight, "rows": made.rows, "epochs": made.epochs}
+    given = {key: value for key, value in said.items() if value is not None}
+    return {"path": made.path, **given} if given else part
+
+
+def samples_of(
+    part: Mixture, image_root: str | None = None, on_bad: OnBad | None = None
+) -> Iterator[Sample]:
+    """The samples of one dataset; its own `image_root` comes before the stage's."""
+    root = part.image_root or image_root
+    yield from read_samples(Path(part.path), root, format_name=part.format, on_bad=on_bad)
+
+
+def readers_of(settings: Mapping[str, Any]) -> list[str]:
+    """The modules of the formats that a stage's datasets are in, those that are there."""
+    data = settings.get("data")
+    found = set()
+    for part in data if isinstance(data, list | tuple) else [data]:
+        table = part if isinstance(part, Mapping) else {"path": part}
+        path = Path(str(table.get("path", "")))
+        if not path.is_absolute() or not path.exists():
+            continue
+        try:
+            reader = reader_of(path, str(table.get("format", "auto")))
+        except DataError:
+            continue
+        if reader is not None:
+            found.add(type(reader).__module__)
+    return sorted(found)
+
+
+def names_its_rows(parts: Sequence[Mixture]) -> bool:
+    """Whether the datasets say themselves how many rows are to be seen."""
+    return any(part.rows is not None or part.epochs is not None for part in parts)
+
+
+def budget(
+    parts: Sequence[Mixture], sizes: Sequence[int], samples: int | None, epochs: float | None
+) -> int:
+    """Samples to see in all: those given, or so many epochs of the rows that `parts` name."""
+    if samples is not None:
+        return samples
+    whole = sum(wanted_rows(_shares(parts), sizes)) if names_its_rows(parts) else sum(sizes)
+    return whole if epochs is None else math.ceil(epochs * whole)
+
+
+def draw_order(
+    parts: Sequence[Mixture],
+    sizes: Sequence[int],
+    samples: int,
+    seed: int,
+    mixing: Mixing = Mixing(),
+    batch: int = 1,
+) -> np.ndarray:
+    """Row numbers [samples] of the datasets laid end to end.
+
+    Each dataset is walked in shuffled passes: no row comes again before every
+    row of its dataset has come (drawn per batch, every row but those beyond the
+    last whole batch).
+
+    Args:
+        parts: the datasets.
+        sizes: usable rows of each.
+        samples: how many to draw.
+        seed: decides the order.
+        mixing: how they are mixed.
+        batch: rows of a global batch.
+
+    Raises:
+        DataError: a dataset is empty or would get no row, or shares that contradict each other.
+    """
+    shares = _shares(parts)
+    counts = wanted_rows(shares, sizes, samples, mixing.temperature)
+    if mixing.draw == "exact":
+        from vlforge.training.batches import walk
+
+        return walk(sizes, counts, seed)
+    return _drawn(shares, sizes, counts, seed, mixing, batch)
+
+
+def _drawn(
+    shares: Sequence[Share],
+    sizes: Sequence[int],
+    counts: Sequence[int],
+    seed: int,
+    mixing: Mixing,
+    batch: int,
+) -> np.ndarray:
+    import numpy as np
+
+    has_weights = all(share.weight is not None for share in shares)
+    weights = [float(share.weight or 0) for share in shares] if has_weights else counts
+    mix = DrawnMix(
+        tuple(share.path for share in shares),
+        tuple(sizes),
+        tuple(weights),
+        seed,
+        batch if mixing.draw == "per_batch" else 1,
+    )
+    starts = np.cumsum([0, *sizes[:-1]])
+    total = sum(counts)
+    rows = (starts[pick.dataset] + pick.row for pick in islice(mix.picks(), total))
+    return np.fromiter(rows, dtype=np.int64, count=total)
+
+
+def check_mixing(parts: Sequence[Mixture], mixing: Mixing, groups_by_length: bool) -> None:
+    """Raise for shares that contradict each other, before anything is read."""
+    for part in parts:
+        said = [name for name in ("weight", "rows", "epochs") if getattr(part, name) is not None]
+        if len(said) > 1:
+            raise RecipeError(f"{part.path}: {' and '.join(said)} are given: take one of them")
+        for name in said:
+            if not (0 < getattr(part, name) < math.inf):
+                raise RecipeError(f"{part.path}: {name} is {getattr(part, name)}: take more than 0")
+    weighed = [part.path for part in parts if part.weight is not None]
+    if weighed and len(weighed) < len(parts):
+        bare = next(part.path for part in parts if part.weight is None)
+        raise RecipeError(f"{bare} has no weight while others do: give all datasets one, or none")
+    if mixing.temperature <= 0:
+        raise RecipeError(f"temperature is {mixing.temperature:g}: it must be above 0")
+    if weighed and mixing.temperature != 1:
+        raise RecipeError("weights and a temperature are both given: take one of the two")
+    if mixing.draw == "per_batch" and groups_by_length:
+        raise RecipeError(
+            "group_by_length moves rows between batches, draw: per_batch keeps a dataset's "
+            "rows together: take one of the two"
+        )
+
+
+def _shares(parts: Sequence[Mixture]) -> list[Share]:
+    return [Share(part.path, part.rows, part.epochs, part.weight) for part in parts]
