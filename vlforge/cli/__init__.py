@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["process"]:
         from vlforge.cli.quick import clean_at_once
 
-        code = clean_at_once(given)
+        code = clean_at_once(given, is_whole_process=arguments is None)
         if code is not None:
             return code
     from vlforge.cli.start import main as read_and_run

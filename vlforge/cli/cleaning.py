@@ -89,10 +89,19 @@ def is_ours(path: Path) -> bool:
     from vlforge.recipe.adopt.printed_table import is_printed_table
     from vlforge.recipe.source import read_source
 
-    if is_printed_table(path):
+    if is_printed_table(path) or not _names_stages(path):
         return False
     tree = read_source(path).plain()
     return "stages" in tree or "kind" in tree
+
+
+def _names_stages(path: Path) -> bool:
+    """Whether the words stand anywhere in the file; most recipes need not be read for that."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return True
+    return b"stages" in content or b"kind" in content or b"\\" in content
 
 
 def _run_stages(path: Path, changes: Sequence[tuple[str, str]], out: Path | None) -> None:

@@ -7,6 +7,7 @@ is left to it.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,29 @@ _PATHS, _NUMBERS = ("config", "out"), ("limit", "sample")
 _LEFT_TO_PARSER = {"-h", "--help", "--"}
 
 
-def clean_at_once(given: Sequence[str]) -> int | None:
-    """The exit code of `process …`; None where the parser has to read it."""
+def clean_at_once(given: Sequence[str], *, is_whole_process: bool = False) -> int | None:
+    """The exit code of `process …`; None where the parser has to read it.
+
+    Args:
+        given: the command line.
+        is_whole_process: this process ends with the command, so that looking for
+            garbage in it may wait, and at its end need not be.
+    """
     read = split_options(given[1:])
     if read is None:
         return None
-    words, options = read
+    if not is_whole_process:
+        return _clean(given, *read)
+    from vlforge.engine.pool import RARELY
+
+    gc.set_threshold(RARELY)
+    code = _clean(given, *read)
+    # What is frozen is not searched once more when the interpreter ends.
+    gc.freeze()
+    return code
+
+
+def _clean(given: Sequence[str], words: Sequence[str], options: dict[str, Any]) -> int:
     from vlforge.cli.cleaning import clean
 
     try:

@@ -41,9 +41,9 @@ class Track:
     item: Item
     drop: Drop | None = None
     place: int = READ
-    keys: list[tuple[int, bytes, str]] = field(default_factory=list)
-    changes: list[int] = field(default_factory=list)
-    traces: list[tuple[int, bytes]] = field(default_factory=list)
+    keys: tuple[tuple[int, bytes, str], ...] = ()
+    changes: tuple[int, ...] = ()
+    traces: tuple[tuple[int, bytes], ...] = ()
     at_dedup: Row | None = None
     born: int | None = None
 
@@ -152,19 +152,19 @@ class BlockRun:
             bad = set(faults)
             alive = [track for at, track in enumerate(alive) if at not in bad]
             columns = tuple([v for at, v in enumerate(c) if at not in bad] for c in columns)
+        measured = [track.item.stats for track in alive]
         for name, column in zip(op.stats, columns, strict=bool(op.stats)):
-            for track, value in zip(alive, column, strict=True):
-                track.item.stats[name] = value
+            for stats, value in zip(measured, column, strict=True):
+                stats[name] = value
         judged = [at for at, track in enumerate(alive) if track.drop is None]
         if len(judged) < len(alive):
             alive = [alive[at] for at in judged]
             columns = tuple([column[at] for at in judged] for column in columns)
         stays = op.keep_all(columns)
-        for at, is_kept in enumerate(stays):
-            if not is_kept:
-                track = alive[at]
-                track.drop = op.fault(bound.name, [column[at] for column in columns])
-                track.place = bound.place
+        for at in [at for at, is_kept in enumerate(stays) if not is_kept]:
+            track = alive[at]
+            track.drop = op.fault(bound.name, [column[at] for column in columns])
+            track.place = bound.place
         self._judged[bound.place] = list(alive)
         self.report.measured[bound.place] = (None, list(columns), stays)
 
@@ -189,14 +189,14 @@ class BlockRun:
 
     def _measure(self, op: Filter, alive: Sequence[Track], batch: Batch) -> tuple[list[Any], ...]:
         """`op.measure`, but statistics that came with the file are taken as they are."""
+        if not op.stats or not any(item.given for item in batch.items):
+            return op.measure(batch)
         given = [
             tuple(item.given[s] for s in op.stats)
-            if op.stats and item.given and all(s in item.given for s in op.stats)
+            if item.given and all(s in item.given for s in op.stats)
             else None
             for item in batch.items
         ]
-        if all(values is None for values in given):
-            return op.measure(batch)
         missing = [track for track, values in zip(alive, given, strict=True) if values is None]
         fresh = zip(*op.measure(self.batch(missing)), strict=True) if missing else iter(())
         rows = [next(fresh) if values is None else values for values in given]
@@ -213,7 +213,7 @@ class BlockRun:
         self._trace(bound, track, track.item, row)
         track.item.row = row
         track.item.given = {}
-        track.changes.append(bound.place)
+        track.changes += (bound.place,)
 
     def _grow(
         self, bound: Bound, alive: Sequence[Track], results: Sequence[Grown | Row | Drop]
@@ -241,15 +241,15 @@ class BlockRun:
         stats = result.stats or ({},) * len(result.rows)
         for number, (row, measured) in enumerate(zip(result.rows, stats, strict=True), 1):
             child = Track(Item(f"{item.uid}/{number}", item.line, row, {**item.stats, **measured}))
-            child.keys, child.at_dedup = list(track.keys), track.at_dedup
+            child.keys, child.at_dedup = track.keys, track.at_dedup
             if track.keys and track.at_dedup is None:
                 child.at_dedup = item.row
             if out:
                 child.born = bound.place
             else:
-                child.changes, child.traces = list(track.changes), list(track.traces)
+                child.changes, child.traces = track.changes, track.traces
                 child.born = track.born
-            child.changes.append(bound.place)
+            child.changes += (bound.place,)
             self._trace(bound, child, item, row)
             out.append(child)
         return out
@@ -262,7 +262,7 @@ class BlockRun:
         before, after = _difference(old.row, row, bound.op.text_key)
         uid = track.item.uid
         line = changed_line(uid, row.get("id"), bound.name, before, after)
-        track.traces.append((bound.place, line))
+        track.traces += ((bound.place, line),)
 
     def _dedup(
         self,
@@ -279,7 +279,7 @@ class BlockRun:
             elif key is not None and self.matchers is not None:
                 decide(track, bound, key, self.matchers[bound.place])
             elif key is not None:
-                track.keys.append((bound.place, key, track.item.uid))
+                track.keys += ((bound.place, key, track.item.uid),)
                 if rewritten_later and track.at_dedup is None:
                     track.at_dedup = track.item.row
 

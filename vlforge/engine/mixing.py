@@ -8,7 +8,6 @@ that is wanted whole keeps its order.
 from __future__ import annotations
 
 import math
-import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -130,6 +129,8 @@ class _Spool:
     """Lines in a temporary file, found again by their place."""
 
     def __init__(self) -> None:
+        import tempfile
+
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._starts, self._numbers, self._owners = array("q", [0]), array("q"), array("l")
         self._origins: list[Origin] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import deque
@@ -13,6 +14,13 @@ from vlforge.types import VLForgeError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+RARELY = 200_000
+"""New objects between two searches for garbage.
+
+Rows go when they are let go, in no circles. A search takes time, and in a worker
+it writes into all the pages that it shares with its parent.
+"""
 
 _task: Callable[[Any], Any] | None = None
 """What this process's workers do; they inherit it when they are forked."""
@@ -57,7 +65,11 @@ def _forked(
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),))
     waiting: deque[Future[Result]] = deque()
     try:
-        waiting.extend(pool.submit(_run, job) for job in islice(jobs, workers))
+        gc.freeze()
+        try:
+            waiting.extend(pool.submit(_run, job) for job in islice(jobs, workers))
+        finally:
+            gc.unfreeze()
         yield done
         for job in jobs:
             waiting.append(pool.submit(_run, job))
@@ -84,6 +96,7 @@ def _start(parent: int) -> None:
     """In a worker: leave Ctrl-C to the parent, and end when the parent is killed."""
     import signal
 
+    gc.set_threshold(RARELY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         import ctypes

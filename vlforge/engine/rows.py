@@ -8,7 +8,6 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from vlforge.data.formats.dj import image_paths
 from vlforge.data.json_lines import as_row, decode
 from vlforge.data.roots import place_all
 from vlforge.engine.block import READ, Track
@@ -22,6 +21,7 @@ from vlforge.types import DataError, Drop, Row
 
 SUFFIX = "__dj__suffix__"
 """Data-Juicer's field for the end of the name of a row's file."""
+_STRINGS = {str}
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 
 
@@ -44,39 +44,44 @@ class Reading:
 
     def tracks(self, block: Block) -> list[Track]:
         """One track per line that is not blank; a line that is no row comes dropped."""
+        origin, copies, origins = block.origin, block.copies, block.origins
         out = []
-        for at, line in enumerate(block.lines):
+        for at, (line, number) in enumerate(zip(block.lines, block.numbers, strict=True)):
             if not line or line.isspace():
                 continue
-            origin = block.origins[at] if block.origins else block.origin
-            number = block.numbers[at]
+            if origins:
+                origin = origins[at]
             uid = f"{origin.fingerprint}-{number - 1}"
-            if block.copies and block.copies[at]:
-                uid = f"{uid}+{block.copies[at]}"
+            if copies and copies[at]:
+                uid = f"{uid}+{copies[at]}"
             out.append(self._track(uid, number, line, origin))
         return out
 
     def _track(self, uid: str, number: int, data: bytes, origin: Origin) -> Track:
         try:
-            value = decode(data)
-            row = as_row(value)
+            row = as_row(decode(data))
         except DataError as error:
             return _not_a_row(uid, number, data, str(error), origin)
         given = row.pop(STATS, None)
         item = Item(uid, number, row, {}, given if isinstance(given, dict) else {})
-        text = row.get(self.text_key) if self.text_key in row else look_up(row, self.text_key)
+        text = row.get(self.text_key)
+        if type(text) is not str and self.text_key not in row:
+            text = look_up(row, self.text_key)
         if not isinstance(text, str):
             what = "no text" if text is None else "text is not a string"
             return _bad(item, what, _told(row, self.text_key, text))
         for key in self.needed_keys:
             if look_up(row, key) is None:
                 return _bad(item, "no text", f"{key!r} is missing or null")
-        try:
-            if row.get(self.image_key) is not None:
-                self._place_images(row, origin)
-        except DataError as error:
-            return _bad(item, "images are not a list of paths", str(error))
-        self._place_media(row, origin.root)
+        images = row.get(self.image_key)
+        if images is not None:
+            try:
+                row[self.image_key] = self._placed(images, origin)
+            except DataError as error:
+                return _bad(item, "images are not a list of paths", str(error))
+        for key in self.media_keys:
+            if key in row and _are_paths(row[key]):
+                row[key] = place_all(origin.root, row[key])
         if self.adds_suffix:
             row.setdefault(SUFFIX, origin.suffix)
         if self.confine:
@@ -85,17 +90,14 @@ class Reading:
                 return _bad(item, "image outside the data folder", fault)
         return Track(item)
 
-    def _place_images(self, row: Row, origin: Origin) -> None:
-        given = row[self.image_key]
-        if isinstance(given, str) and origin.suffix in _TABLES:
-            row[self.image_key] = _cell_paths(given)
-        row[self.image_key] = image_paths(row, origin.root, self.image_key)
+    def _placed(self, images: Any, origin: Origin) -> list[str]:
+        if isinstance(images, str) and origin.suffix in _TABLES:
+            images = _cell_paths(images)
+        if _are_paths(images) and "" not in images:
+            return place_all(origin.root, images)
+        from vlforge.data.formats.dj import image_paths
 
-    def _place_media(self, row: Row, root: str) -> None:
-        for key in self.media_keys:
-            paths = row.get(key)
-            if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
-                row[key] = place_all(root, paths)
+        return image_paths({self.image_key: images}, origin.root, self.image_key)
 
     def _strays(self, row: Row, root: str) -> str | None:
         """The first path that leads out of `root`, links followed."""
@@ -122,6 +124,10 @@ def reading_of(config: ProcessConfig) -> Reading:
         config.confine,
         config.add_suffix or "suffix_filter" in names,
     )
+
+
+def _are_paths(value: Any) -> bool:
+    return type(value) is list and set(map(type, value)) <= _STRINGS
 
 
 @functools.lru_cache(4096)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -147,6 +146,8 @@ class Source:
         """The rows of the sample, in order."""
         if self.sample is None:
             return None
+        import random
+
         total = count_rows(self.parts)
         total = total if self.limit is None else min(total, self.limit)
         wanted = min(self.sample, total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import io
 import re
@@ -65,6 +64,8 @@ class TextTable:
             yield from collected(lines, rows)
 
     def _records(self, file: Any) -> Iterator[list[str]]:
+        import csv
+
         csv.field_size_limit(MAX_CELL)
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(text, delimiter=self.delimiter)

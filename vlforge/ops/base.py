@@ -1,7 +1,9 @@
 """What an operator is: a filter, mapper, dedup or selector; the keys all of them take.
 
 An operator is a frozen dataclass without state. Its fields are the keys of the
-recipe, so names and defaults are Data-Juicer's where the operator is.
+recipe, so names and defaults are Data-Juicer's where the operator is. Kinds of
+operators that add no field are left as they are: making each of them a dataclass
+anew would take longer than ten rows.
 """
 
 from __future__ import annotations
@@ -195,14 +197,12 @@ class ImageFilter(Filter):
         return not fits or (any(fits) if self.any_or_all == "any" else all(fits))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Mapper(Operator):
     """Rewrites rows."""
 
     kind: ClassVar[str] = "mapper"
 
 
-@dataclass(frozen=True, kw_only=True)
 class TextMapper(Mapper):
     """Rewrites one field of text, row by row."""
 
@@ -220,7 +220,6 @@ class Grown:
     stats: tuple[Mapping[str, Any], ...] = field(default=())
 
 
-@dataclass(frozen=True, kw_only=True)
 class RowMapper(Mapper):
     """Turns one row into another, or into any number of rows."""
 
@@ -230,7 +229,6 @@ class RowMapper(Mapper):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
 class CorpusMapper(Mapper):
     """Rewrites rows by what all rows together say: first keys of all, then the rewriting.
 
@@ -250,7 +248,6 @@ class CorpusMapper(Mapper):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
 class Dedup(Operator):
     """Gives each row a key and keeps the first row of each key."""
 
@@ -292,7 +289,6 @@ class ExactMatcher:
         self._first[key] = uid
 
 
-@dataclass(frozen=True, kw_only=True)
 class NearDedup(Operator):
     """Keeps the first row of each cluster of near repeats; it must see every row."""
 
@@ -319,7 +315,6 @@ class NearDedup(Operator):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
 class Grouper(Operator):
     """Joins rows to batch rows, whose fields are lists."""
 
@@ -339,7 +334,6 @@ class Grouper(Operator):
         return {name: [row.get(name) for row in rows] for name in names}
 
 
-@dataclass(frozen=True, kw_only=True)
 class Selector(Operator):
     """Looks at all rows at once and says which stay, and in which order."""
 

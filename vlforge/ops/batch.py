@@ -247,21 +247,33 @@ class Batch:
         self, op: Operator, look: Callable[[ImageFile], tuple[Any, ...]], width: int
     ) -> tuple[list[Any], ...]:
         """`look` at each picture; `width` columns with one list of values per row, or a `Drop`."""
-        found: list[Any] = []
-        for files in self.image_files(op):
-            try:
-                found.append([look(file) for file in files])
-            except ImageError as error:
-                found.append(drop_of(error))
-        return tuple(
-            [row if isinstance(row, Drop) else [value[at] for value in row] for row in found]
-            for at in range(width)
-        )
+        listed = self.image_files(op)
+        try:
+            found = [[look(file) for file in files] for files in listed]
+        except ImageError:
+            return _columns_with_drops(listed, look, width)
+        return tuple([[value[at] for value in row] for row in found] for at in range(width))
 
     def views(self, op: Any) -> list[Any]:
         """What `op` makes of each picture: a list per row, or a `Drop`."""
         (column,) = self.per_image(op, lambda file: (self.files.view(file, op),), 1)
         return column
+
+
+def _columns_with_drops(
+    listed: Sequence[Sequence[ImageFile]], look: Callable[[ImageFile], tuple[Any, ...]], width: int
+) -> tuple[list[Any], ...]:
+    """The columns of `Batch.per_image` where some pictures cannot be used."""
+    found: list[Any] = []
+    for files in listed:
+        try:
+            found.append([look(file) for file in files])
+        except ImageError as error:
+            found.append(drop_of(error))
+    return tuple(
+        [row if isinstance(row, Drop) else [value[at] for value in row] for row in found]
+        for at in range(width)
+    )
 
 
 def _table_of(texts: list[str]) -> TextTable | PlainTable:

@@ -32,7 +32,9 @@ def exactly(cls: type[Made], values: Mapping[str, Any]) -> Made | None:
             if field.default is field.default_factory is dataclasses.MISSING:
                 return None
             continue
-        value = _fitted(values[field.name], _hint(cls, field))
+        value = values[field.name]
+        if type(value) is not type(field.default) or value != field.default:
+            value = _fitted(value, _hint(cls, field))
         if value is _NO:
             return None
         found[field.name] = value
@@ -47,11 +49,12 @@ def exactly(cls: type[Made], values: Mapping[str, Any]) -> Made | None:
 
 def _hint(cls: Any, field: dataclasses.Field[Any]) -> Any:
     plain = _PLAIN.get(field.type) if isinstance(field.type, str) else None
-    return _hints(cls)[field.name] if plain is None else plain
+    return hints_of(cls)[field.name] if plain is None else plain
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The types of a class's fields, worked out once."""
     return typing.get_type_hints(cls)
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from vlforge.types import RecipeError
 
 _KINDS = "Filter|Mapper|Dedup|Deduplicator|Selector|Grouper|Aggregator"
-_CLASS = re.compile(rf"^class (\w+(?:{_KINDS}))\(", re.M)
+_classes = re.compile(rf"\nclass (\w+(?:{_KINDS}))\(".encode()).findall
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BASES = frozenset({"base.py", "batch.py", "index.py", "bind.py", "foreign.py", "custom"})
 _custom: dict[str, type[Any]] = {}
@@ -38,14 +38,19 @@ class OpInfo:
 @functools.cache
 def places() -> dict[str, tuple[str, str]]:
     """(module, class) of each operator's name, in order of the names."""
-    root = Path(__file__).parent
+    root = os.path.dirname(__file__)
     found = {}
-    for file in root.rglob("*.py"):
-        if file.relative_to(root).parts[0] in _BASES:
-            continue
-        module = ".".join(("vlforge", "ops", *file.relative_to(root).with_suffix("").parts))
-        for name in _CLASS.findall(file.read_text(encoding="utf-8")):
-            found[name_of(name)] = (module, name)
+    for folder, folders, files in os.walk(root):
+        if folder == root:
+            folders[:], files = set(folders) - _BASES, sorted(set(files) - _BASES)
+        package = ["vlforge", "ops", *os.path.relpath(folder, root).split(os.sep)]
+        for file in files:
+            if not file.endswith(".py"):
+                continue
+            module = ".".join([part for part in (*package, file[: -len(".py")]) if part != "."])
+            with open(os.path.join(folder, file), "rb", buffering=0) as opened:
+                names = _classes(opened.read())
+            found |= {name_of(name): (module, name) for name in map(bytes.decode, names)}
     return dict(sorted(found.items()))
 
 
