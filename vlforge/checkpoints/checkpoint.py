@@ -17,6 +17,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 
+from vlforge.checkpoints.experts import file_shapes, pieces
 from vlforge.checkpoints.weights import SHARD_BYTES, Lazy, Weights
 from vlforge.models.base import VisionLanguageModel
 from vlforge.models.families import family_of, find_family
@@ -118,10 +119,12 @@ class Checkpoint:
         """
         self.check()
         model = new_model(self.config, dtype)
-        places = model.state_dict()
+        kind = _language_kind(self.config)
+        tied = _tied(model)
         with torch.no_grad():
-            for name, lazy in self.weights.items():
-                places[name].copy_(lazy.read())
+            for name, place in model.state_dict().items():
+                for file, index in pieces(name, place.shape, kind) if name not in tied else ():
+                    place[index].copy_(self.weights[file].read())
         return model.eval()
 
 
@@ -173,14 +176,22 @@ def meta_model(config: PreTrainedConfig) -> VisionLanguageModel:
 
 def expected(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a model's file holds; a tied one stands once."""
-    return names_of(meta_model(config))
+    return file_shapes(names_of(meta_model(config)), _language_kind(config))
 
 
 def names_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a module's state, the doubles of tied weights left out."""
-    tied = set(getattr(model, "all_tied_weights_keys", ()))
+    tied = _tied(model)
     state = model.state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if name not in tied}
+
+
+def _tied(model: nn.Module) -> set[str]:
+    return set(getattr(model, "all_tied_weights_keys", ()))
+
+
+def _language_kind(config: PreTrainedConfig) -> str | None:
+    return getattr(getattr(config, "text_config", None), "model_type", None)
 
 
 def _faults(weights: Mapping[str, Lazy], missing: list[str], extra: list[str]) -> list[str]:
