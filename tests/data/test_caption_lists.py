@@ -11,7 +11,7 @@ from tests.data.pictures_made import picture
 from vlforge.data.formats.cc_sbu_tsv import convert_cc_sbu, convert_laion
 from vlforge.data.formats.index import detect
 from vlforge.data.formats.paddle_labels import convert_labels
-from vlforge.data.json_lines import write_array
+from vlforge.data.json_lines import read_values, write_array
 from vlforge.types import DataError
 
 ITEMS = [
@@ -27,7 +27,7 @@ def test_values_go_into_the_column_of_their_key_and_rows_without_one_are_told(tm
     write_array(tmp_path / "a.json", ITEMS)
     done = convert_laion(tmp_path / "a.json", tmp_path / "a.tsv")
     assert (done.read, done.written, dict(done.dropped)) == (4, 3, {"no 'caption'": 1})
-    assert [fault.line for fault in done.faults] == [3]
+    assert [row["line"] for _, row in read_values(done.drops)] == [3]
     assert (tmp_path / "a.tsv").read_bytes().decode() == (
         "caption\turl\tn\n"
         "a bus\thttp://a.example/1.jpg\t\n"
@@ -76,7 +76,7 @@ def test_rows_that_cannot_be_trained_on_are_told_and_not_counted(tmp_path):
     (tmp_path / "in.tsv").write_bytes(labels(2) + b"".join(bad) + labels(3))
     done = convert_labels(tmp_path / "in.tsv", tmp_path, prompt="Say.", val_every=5)
     assert (done.read, done.rows, done.train, done.val) == (10, 5, 4, 1)
-    assert [fault.line for fault in done.faults] == [3, 4, 5, 6, 7]
+    assert [row["line"] for _, row in read_values(done.drops)] == [3, 4, 5, 6, 7]
     train = json.loads((tmp_path / "train.json").read_text())
     assert [row["id"] for row in train] == [f"identity_{n}" for n in range(1, 5)]
     assert {row["conversations"][0][0] for row in train} == {"Say."}

@@ -18,6 +18,7 @@ Examples:
   vlforge convert llava.json rows.parquet --to parquet --images embed --shard-rows 100000
   vlforge convert chat.json rows.jsonl --from sharegpt --to messages
   vlforge list formats
+  vlforge tool llava_to_dj llava.json rows.jsonl      another system's converter
 """
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from vlforge.cli.show import plain_line, table
+from vlforge.cli.tool import list_tools
 
 OPS_EXAMPLES = """\b
 Examples:
@@ -40,12 +41,13 @@ Into = Annotated[
 
 
 def build_app() -> typer.Typer:
-    """`list ops`, `list keys`, `list kinds` and `list formats`."""
+    """`list ops`, `list keys`, `list kinds`, `list formats` and `list tools`."""
     app = typer.Typer(help="What a recipe can name.", no_args_is_help=True)
     app.command("ops", epilog=OPS_EXAMPLES)(list_operators)
     app.command("keys", epilog=KEYS_EXAMPLES)(list_keys)
     app.command("kinds", epilog=KINDS_EXAMPLES)(list_kinds)
     app.command("formats")(list_formats)
+    app.command("tools")(list_tools)
     return app
 
 

@@ -23,6 +23,7 @@ from vlforge.cli import (
     convert,
     download,
     evaluate,
+    fetch,
     lists,
     mix,
     plan,
@@ -32,6 +33,7 @@ from vlforge.cli import (
     report,
     run,
     split,
+    tool,
     train,
     view,
     why,
@@ -40,7 +42,7 @@ from vlforge.cli.show import error_line, plain_line
 from vlforge.types import VLForgeError
 
 DEBUG = "VLFORGE_DEBUG"
-CONTINUABLE = {"download", "run", "process", "train", "eval", "quickstart"}
+CONTINUABLE = {"download", "fetch", "run", "process", "train", "eval", "quickstart"}
 
 PLACES = {
     errno.ENOSPC: "free some space and give the same command again",
@@ -102,12 +104,14 @@ def build_app() -> typer.Typer:
     )
     app.command("view", epilog=view.EXAMPLES)(view.view)
     app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
+    app.command("tool", epilog=tool.EXAMPLES, context_settings=tool.FREE_OPTIONS)(tool.tool)
     app.command("repair", epilog=repair.EXAMPLES)(repair.repair)
     app.command("mix", epilog=mix.EXAMPLES)(mix.mix)
     app.command("split", epilog=split.EXAMPLES)(split.split)
     app.command("download", epilog=download.EXAMPLES, context_settings=download.FREE_OPTIONS)(
         download.download
     )
+    app.command("fetch", epilog=fetch.EXAMPLES)(fetch.fetch)
     app.command("train", epilog=train.EXAMPLES)(train.train)
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)

@@ -12,7 +12,7 @@ from vlforge.data.formats import dialog_tools, mmc4_tools
 from vlforge.data.formats.llava import DjToLlava, LlavaToDj
 from vlforge.data.json_lines import RowFile, as_row, read_values
 from vlforge.data.json_rows import fault_of
-from vlforge.types import DataError, Row
+from vlforge.types import DataError, ProgressFn, Row, no_progress
 
 Tool = Callable[[Row], Row | None]
 TOOLS: dict[str, Callable[..., Tool]] = {
@@ -31,6 +31,7 @@ TOOLS: dict[str, Callable[..., Tool]] = {
 }
 _LINES = frozenset(name for name in TOOLS if name.endswith("_to_dj")) | {"dj_to_mmc4"}
 """Tools that write JSON lines; the others write one array."""
+_TOLD_EVERY = 1000
 
 
 def make_tool(name: str, **options: Any) -> Tool:
@@ -50,7 +51,13 @@ def make_tool(name: str, **options: Any) -> Tool:
 
 
 def run_tool(
-    name: str, source: Path, target: Path, *, original: Path | None = None, **options: Any
+    name: str,
+    source: Path,
+    target: Path,
+    *,
+    original: Path | None = None,
+    progress: ProgressFn = no_progress,
+    **options: Any,
 ) -> Converted:
     """Convert a whole file, streamed; JSON lines or one array as Data-Juicer writes them.
 
@@ -61,11 +68,14 @@ def run_tool(
         source: JSON lines or one array.
         target: the new file.
         original: what the rows were once made from, for `restore_questions`.
+        progress: told the rows so far.
         options: the converter's.
 
     Raises:
         DataError: a file cannot be read or written, or a wrong option.
     """
+    if target.absolute() == source.absolute():
+        raise DataError(f"{target}: source and target are the same; name another target")
     if original is not None:
         options["original"] = first_questions(original)
     tool = make_tool(name, **options)
@@ -81,6 +91,8 @@ def run_tool(
                 fault = fault_of(line, error)
                 done.dropped[fault.reason] += 1
                 drops.add(fault, fault)
+            if done.read % _TOLD_EVERY == 0:
+                progress(done.read, None, f"{done.written} written")
     done.paths.append(target)
     done.drops = drops.path if done.dropped else None
     return done

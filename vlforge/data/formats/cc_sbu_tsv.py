@@ -11,39 +11,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from vlforge.data.convert import Drops
 from vlforge.data.json_lines import as_row, read_values, whole_file
 from vlforge.data.json_rows import fault_of
-from vlforge.data.records import Fault
-from vlforge.types import DataError, Row
+from vlforge.types import DataError, ProgressFn, Row, no_progress
 
 CC_SBU = ("ccs_synthetic_filtered_large.json", "ccs_synthetic_filtered_large.tsv")
 LAION = ("laion_synthetic_filtered_large.json", "laion_synthetic_filtered_large.tsv")
 NEEDED = ("url", "caption")
+_TOLD_EVERY = 1000
 
 
 @dataclass
 class Table:
-    """What became of a list of captions: `read` is `written` and the sum of `dropped`."""
+    """What became of a list of captions: `read` is `written` and the sum of `dropped`.
+
+    `drops` is the list of those that are not written, where there are any.
+    """
 
     columns: list[str]
     read: int = 0
     written: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
-    """The first hundred rows that were dropped."""
+    drops: Path | None = None
 
 
 def convert_cc_sbu(
     source: Path | str = CC_SBU[0],
     target: Path | str = CC_SBU[1],
     mode: Literal["by_name", "reference"] = "by_name",
+    *,
+    progress: ProgressFn = no_progress,
 ) -> Table:
     """Write a JSON list of captions and links as TSV.
 
     By name, a value goes into the column of its key, whatever the order of an
     item's keys; the header has all keys in the order in which they first come; white
-    space inside a value is one blank; an item without url or caption is dropped
-    and told; UTF-8 with `\\n`.
+    space inside a value is one blank; an item without url or caption is listed
+    with its reason in `<target>.dropped.jsonl`; UTF-8 with `\\n`.
 
     `reference` writes MiniGPT-4's bytes: the header is the first item's keys,
     each row the values in that item's own order, quoted where needed, `\\r\\n`.
@@ -55,16 +60,18 @@ def convert_cc_sbu(
     if mode not in ("by_name", "reference"):
         raise DataError(f"mode is {mode!r}: take by_name or reference")
     write = _by_name if mode == "by_name" else _as_reference
-    return write(Path(source), Path(target))
+    return write(Path(source), Path(target), progress)
 
 
 def convert_laion(
     source: Path | str = LAION[0],
     target: Path | str = LAION[1],
     mode: Literal["by_name", "reference"] = "by_name",
+    *,
+    progress: ProgressFn = no_progress,
 ) -> Table:
     """As `convert_cc_sbu`, for LAION's list."""
-    return convert_cc_sbu(source, target, mode)
+    return convert_cc_sbu(source, target, mode, progress=progress)
 
 
 def _items(path: Path) -> Iterator[tuple[int, Row | DataError]]:
@@ -75,7 +82,7 @@ def _items(path: Path) -> Iterator[tuple[int, Row | DataError]]:
             yield line, error
 
 
-def _as_reference(source: Path, target: Path) -> Table:
+def _as_reference(source: Path, target: Path, progress: ProgressFn) -> Table:
     with whole_file(target) as file, _text(file) as lines:
         writer = csv.writer(lines, delimiter="\t", quoting=csv.QUOTE_MINIMAL)
         table = Table([])
@@ -87,13 +94,15 @@ def _as_reference(source: Path, target: Path) -> Table:
                 writer.writerow(row)
             _put(writer, list(row.values()), table)
             table.read += 1
+            _tell(table, progress)
         _has_items(table, source)
     return table
 
 
-def _by_name(source: Path, target: Path) -> Table:
+def _by_name(source: Path, target: Path, progress: ProgressFn) -> Table:
     table = Table(_columns(source))
-    with whole_file(target) as file, _text(file) as lines:
+    drops = Drops(target.with_name(f"{target.name}.dropped.jsonl"))
+    with drops, whole_file(target) as file, _text(file) as lines:
         writer = csv.writer(lines, delimiter="\t", lineterminator="\n")
         writer.writerow(table.columns)
         for line, row in _items(source):
@@ -103,11 +112,18 @@ def _by_name(source: Path, target: Path) -> Table:
             except DataError as error:
                 fault = fault_of(line, error)
                 table.dropped[fault.reason] += 1
-                table.faults += [fault] if len(table.faults) < 100 else []
+                drops.add(fault, fault)
             else:
                 _put(writer, values, table)
+            _tell(table, progress)
         _has_items(table, source)
+    table.drops = drops.path if table.dropped else None
     return table
+
+
+def _tell(table: Table, progress: ProgressFn) -> None:
+    if table.read % _TOLD_EVERY == 0:
+        progress(table.read, None, f"{table.written} written")
 
 
 def _put(writer: Any, values: list[Any], table: Table) -> None:

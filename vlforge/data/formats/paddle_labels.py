@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
+from vlforge.data.convert import Drops
 from vlforge.data.formats.chatml_paddle import PROMPT, TEMPLATE, write_template
 from vlforge.data.headers import begins_as_picture
 from vlforge.data.json_lines import open_data, whole_file
 from vlforge.data.json_rows import fault_of
 from vlforge.data.json_turns import decoded
-from vlforge.data.records import Fault
-from vlforge.types import DataError
+from vlforge.types import DataError, ProgressFn, no_progress
 
 STYLE = "风格"
 VAL_EVERY = 20
+_TOLD_EVERY = 100
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Labels:
     """What became of the rows; `read` is `rows` and the sum of `dropped`.
 
     `styles` are the openings of captions, up to their first comma, that speak of
-    a style; `longest` the characters of the longest caption.
+    a style; `longest` the characters of the longest caption. `drops` is the list
+    of rows that are in neither file, where there are any.
     """
 
     read: int = 0
@@ -38,8 +40,7 @@ class Labels:
     styles: set[str] = field(default_factory=set)
     longest: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
-    """The first hundred rows that were dropped."""
+    drops: Path | None = None
 
 
 class _Label(NamedTuple):
@@ -55,6 +56,7 @@ def convert_labels(
     mode: Literal["split", "rank3"] = "split",
     val_every: int = VAL_EVERY,
     chat_template: Path | str | None = None,
+    progress: ProgressFn = no_progress,
 ) -> Labels:
     """Write `train.json`, `val.json` and `chat_template.json` from a TSV.
 
@@ -63,8 +65,9 @@ def convert_labels(
 
     `split` puts every `val_every`-th good row, the first included, into val and
     all others into train; a row without caption or without a picture in base64
-    is dropped and told. `rank3` is what a published solution does: only
-    captions with 风格, rows of val in train as well, pictures not looked at.
+    is listed with its reason in `dropped.jsonl`. `rank3` is what a published
+    solution does: only captions with 风格, rows of val in train as well, pictures
+    not looked at.
 
     Args:
         source: the TSV.
@@ -73,6 +76,7 @@ def convert_labels(
         mode: `split` or `rank3`.
         val_every: one row of so many is for validation.
         chat_template: a file to copy instead of the usual template.
+        progress: told the rows so far.
 
     Raises:
         DataError: a file cannot be read or written, or a wrong option.
@@ -88,14 +92,11 @@ def convert_labels(
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}") from None
     with ExitStack() as stack:
+        drops = stack.enter_context(Drops(folder / "dropped.jsonl"))
         train, val = (
             stack.enter_context(_Array(folder / name)) for name in ("train.json", "val.json")
         )
-        for line, label in _labels(source, mode == "rank3"):
-            done.read += 1
-            if isinstance(label, DataError):
-                _drop(done, line, label)
-                continue
+        for label in _counted(_labels(source, mode == "rank3"), done, drops, progress):
             item = json.dumps(_item(done.rows, prompt, label), indent=4)
             is_val = done.rows % val_every == 0
             if is_val:
@@ -103,9 +104,29 @@ def convert_labels(
             if not is_val or mode == "rank3":
                 train.add(item)
             _count(done, label.caption)
+        _write_template(folder, None if chat_template is None else Path(chat_template))
     done.train, done.val = train.count, val.count
-    _write_template(folder, None if chat_template is None else Path(chat_template))
+    done.drops = drops.path if done.dropped else None
     return done
+
+
+def _counted(
+    labels: Iterable[tuple[int, _Label | DataError]],
+    done: Labels,
+    drops: Drops,
+    progress: ProgressFn,
+) -> Iterator[_Label]:
+    """The good ones; all others are listed with their reasons."""
+    for line, label in labels:
+        done.read += 1
+        if done.read % _TOLD_EVERY == 0:
+            progress(done.read, None, f"{done.rows} written")
+        if isinstance(label, DataError):
+            fault = fault_of(line, label)
+            done.dropped[fault.reason] += 1
+            drops.add(fault, fault)
+        else:
+            yield label
 
 
 def _item(number: int, prompt: str, label: _Label) -> dict[str, object]:
@@ -151,13 +172,6 @@ def _count(done: Labels, caption: str) -> None:
     style = caption.split("，")[0]
     if STYLE in style:
         done.styles.add(style)
-
-
-def _drop(done: Labels, line: int, error: DataError) -> None:
-    fault = fault_of(line, error)
-    done.dropped[fault.reason] += 1
-    if len(done.faults) < 100:
-        done.faults.append(fault)
 
 
 def _write_template(folder: Path, given: Path | None) -> None:
