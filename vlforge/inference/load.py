@@ -183,7 +183,9 @@ def _named(model_type: Any) -> str:
 
 def _load_family(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
     parts = read_folder(folder, dtype=dtype)
-    name = parts.template if template == "auto" else template
+    name = template
+    if template == "auto":
+        name = find_template(parts.template).asked_as or parts.template
     return Loaded(
         kind="family",
         path=str(folder),

@@ -63,7 +63,7 @@ def assemble(spec: ModelSpec) -> ModelFolder:
     check_vocabulary(tokenizer, language)
     model = find_family(spec.family).assemble(spec, language, tokenizer)
     processor = read_processor(
-        Path(spec.vision), model.config.vision_config, spec.image_aspect_ratio
+        Path(spec.vision), model.config.vision_config, model.config.image_aspect_ratio
     )
     if processor.size != model.image_size:
         raise ModelError(

@@ -2,10 +2,11 @@
 
 LLaVA and MGM tokenise the whole conversation, then tokenise each round again to
 count how many tokens to mask; a count that does not add up masks the whole row.
-XTuner tokenises prompts and answers apart.
+XTuner and MiniGPT-4 tokenise prompts and answers apart.
 
 Sources: haotian-liu/LLaVA@c121f04 and dvlab-research/MGM@769820c
-(train.preprocess*), InternLM/xtuner@v0.1.23 (llava_map_fn, encode_fn).
+(train.preprocess*), InternLM/xtuner@v0.1.23 (llava_map_fn, encode_fn),
+Vision-CAIR/MiniGPT-4@22d8888 (mini_gpt4.forward).
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def encode(row: ReferenceRow) -> EncodedText:
     """
     if row.rule in ("xtuner", "xtuner-images"):
         return _xtuner(row)
+    if row.rule == "minigpt4":
+        return _minigpt4(row)
     if row.has_image:
         turns = tuple(Turn(turn.role, _image_to_head(row, turn.text)) for turn in row.turns)
     else:
@@ -317,3 +320,29 @@ def _xtuner(row: ReferenceRow) -> EncodedText:
         ids += prompt + spoken + gap
         labels += [IGNORE_INDEX] * len(prompt) + spoken + [IGNORE_INDEX] * len(gap)
     return EncodedText.cut(ids, labels, row.max_length)
+
+
+def _minigpt4(row: ReferenceRow) -> EncodedText:
+    """A picture and its caption; `max_length` cuts the caption, its end sign first.
+
+    Padding is the end-of-sequence token there, so that a real one is never learned.
+    """
+    template, tokens = row.template, row.tokens
+    if [turn.role for turn in row.turns] != ["user", "assistant"]:
+        raise DataError("MiniGPT-4 takes a picture and its caption, nothing more")
+    asked, caption = (turn.text for turn in row.turns)
+    prompt = LLAVA_IMAGE_TOKEN
+    if template.words_from_user:
+        voice = template.user
+        prompt = template.opening + voice.open + voice.lead + asked + voice.end
+    before, *after = prompt.split(LLAVA_IMAGE_TOKEN)
+    if len(after) != 1:
+        raise DataError(f"MiniGPT-4 takes one picture, not {len(after)}")
+    target = tokens.ids(caption + template.assistant.end)
+    bos = [] if tokens.bos_token_id is None else [tokens.bos_token_id]
+    ids = [*bos, *tokens.ids(before), IMAGE_INDEX, *tokens.ids(after[0])]
+    labels = [IGNORE_INDEX] * len(ids)
+    length = len(ids) + len(target)
+    target = target[: row.max_length]
+    labels += [IGNORE_INDEX if token == tokens.eos_token_id else token for token in target]
+    return EncodedText(ids + target, labels, length)

@@ -45,7 +45,7 @@ def encode_turns(
         tokenizer: a `TextTokenizer` or a tokenizer of transformers.
         turns: see `render.render`; with `compat`, whatever the reference accepts.
         max_length: tokens to keep, an image counting as one; None keeps all.
-        compat: "llava", "mgm" or "xtuner" for the ids and labels of that system.
+        compat: "llava", "mgm", "xtuner" or "minigpt4" for the ids and labels of that system.
         generation: a prompt with an open assistant turn, nothing supervised.
         images: images the sample has; 0 makes a literal `<image>` ordinary text,
             None takes every `<image>` for an image.
@@ -125,7 +125,7 @@ def _tokenise(
         ends = group[-1].ends_sequence and tokens.eos_token_id is not None
         if ends and tokens.eos_token_id is not None:
             add([tokens.eos_token_id], [tokens.eos_token_id])
-        if place and not template.joined and _round_ends(pieces, place):
+        if place and template.eos_after_answer and _round_ends(pieces, place):
             begin()
     return ids, labels
 

@@ -35,16 +35,23 @@ class Rendered:
         return "".join(piece.text for piece in self.pieces)
 
 
-def lead_with_images(text: str, marks: tuple[str, str] = ("", "")) -> str:
+def lead_with_images(
+    text: str, marks: tuple[str, str] = ("", ""), gaps: tuple[str, str] = ("\n", "\n")
+) -> str:
     """The turn with its images at the head, one a line, and none of them lost.
 
     A turn without images comes back untouched.
+
+    Args:
+        marks: around each image.
+        gaps: between images, and between the last one and the words.
     """
     count = text.count(LLAVA_IMAGE_TOKEN)
     if not count:
         return text
     words = text.replace(LLAVA_IMAGE_TOKEN, "").strip()
-    return ((marks[0] + LLAVA_IMAGE_TOKEN + marks[1] + "\n") * count + words).strip()
+    images = gaps[0].join([marks[0] + LLAVA_IMAGE_TOKEN + marks[1]] * count)
+    return (images + gaps[1] + words).strip()
 
 
 def render(
@@ -75,6 +82,7 @@ def render(
     head, inside = _system_text(template, system), ""
     if template.system_inside:
         head, inside = "", head
+    head += template.opening
     pieces: list[Piece] = []
     for turn in spoken:
         words = _words(template, turn, image_marks) if with_images else turn.text
@@ -131,9 +139,12 @@ def _words(template: Template, turn: Turn, image_marks: tuple[str, str]) -> str:
     after = image_marks[1] + template.image_marks[1]
     if turn.role == "user" and not template.words_from_user:
         return (before + LLAVA_IMAGE_TOKEN + after) * turn.text.count(LLAVA_IMAGE_TOKEN)
+    marked = before + LLAVA_IMAGE_TOKEN + after
+    if turn.text.count(marked) == turn.text.count(LLAVA_IMAGE_TOKEN) and before + after:
+        return turn.text
     if template.images_first:
-        return lead_with_images(turn.text, (before, after))
-    return turn.text.replace(LLAVA_IMAGE_TOKEN, before + LLAVA_IMAGE_TOKEN + after)
+        return lead_with_images(turn.text, (before, after), template.image_gaps)
+    return turn.text.replace(LLAVA_IMAGE_TOKEN, marked)
 
 
 def _question(template: Template, words: str) -> str:

@@ -25,6 +25,7 @@ MaskRule = Literal[
     "headed",
     "xtuner",
     "xtuner-images",
+    "minigpt4",
 ]
 """How a reference implementation finds the labels; see `compat`."""
 
@@ -45,6 +46,7 @@ class Voice:
 class Template:
     """One conversation format.
 
+    opening: stands before the first question, after the system text.
     between: stands before every question but the first.
     after: stands after every answer, unsupervised.
     system_inside: the system text stands inside the first question, not before it.
@@ -57,8 +59,10 @@ class Template:
     images_first: the images of a turn stand at its head, one a line.
     words_from_user: False writes only the images of a user turn, bare (captioning);
         `user` then says how a reference writes words it is given all the same.
-    image_marks: text around every image.
+    image_marks: text around every image, unless all of a turn have it already.
+    image_gaps: between the images at the head of a turn, and between them and its words.
     stop_strings: end generation besides the end-of-sequence token.
+    asked_as: the template that a model trained with this one is talked to in; "" is this.
     references: mask rule per `compat` name that knows this template.
     """
 
@@ -67,6 +71,7 @@ class Template:
     assistant: Voice
     system: str = ""
     system_voice: Voice = Voice()
+    opening: str = ""
     between: str = ""
     after: str = ""
     system_inside: bool = False
@@ -76,5 +81,7 @@ class Template:
     images_first: bool = True
     words_from_user: bool = True
     image_marks: tuple[str, str] = ("", "")
+    image_gaps: tuple[str, str] = ("\n", "\n")
     stop_strings: tuple[str, ...] = ()
+    asked_as: str = ""
     references: Mapping[str, MaskRule] = field(default_factory=dict)
