@@ -5,34 +5,53 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vlforge.data.formats.cc_sbu_tsv import convert_cc_sbu, convert_laion
+from vlforge.cli import main
+from vlforge.data.formats.cc_sbu_tsv import convert_cc_sbu
 from vlforge.data.formats.index import detect
 from vlforge.data.formats.paddle_labels import convert_labels
 
 GOLDEN = {
-    "caption_list": "minigpt4_qwenvl/minigpt4/convert/*_large.json",
+    "result_file": "minigpt4_qwenvl/minigpt4/convert*/*.result.json",
     "labels_file": "minigpt4_qwenvl/mgen/convert_labels*/in.tsv",
     "paddle_file": "minigpt4_qwenvl/mgen/convert_labels*/expected/train.json",
 }
 
 
-def test_captions_are_the_references_table_to_the_byte(caption_list: Path, tmp_path: Path):
-    made = tmp_path / "made.tsv"
-    convert = convert_laion if caption_list.name.startswith("laion") else convert_cc_sbu
-    result = json.loads(caption_list.with_suffix(".result.json").read_text(encoding="utf-8"))
-    assert result["rc"] == 0
-    convert(caption_list, made, mode="reference")
-    assert made.read_bytes() == caption_list.with_suffix(".tsv").read_bytes()
+def list_of(result_file: Path) -> tuple[Path, bool]:
+    """The list that a result is of, and whether the reference wrote a table from it."""
+    name = result_file.name.removesuffix(".result.json")
+    succeeded = json.loads(result_file.read_text(encoding="utf-8"))["rc"] == 0
+    return result_file.with_name(f"{name}.json"), succeeded
 
 
-def test_captions_by_name_keep_every_url_and_caption(caption_list: Path, tmp_path: Path):
+def test_captions_are_the_references_table_to_the_byte(result_file: Path, tmp_path: Path):
+    source, succeeded = list_of(result_file)
     made = tmp_path / "made.tsv"
-    table = convert_cc_sbu(caption_list, made)
-    items = json.loads(caption_list.read_text(encoding="utf-8"))
-    assert table.read == table.written == len(items)
-    assert made.read_bytes().count(b"\n") == len(items) + 1
+    tool = "convert_laion" if source.name.startswith("laion") else "convert_cc_sbu"
+    code = main(["tool", tool, str(source), str(made), "--mode", "reference"])
+    assert code == (0 if succeeded else 2)
+    if succeeded:
+        assert made.read_bytes() == source.with_suffix(".tsv").read_bytes()
+
+
+def test_captions_by_name_keep_every_url_and_caption(result_file: Path, tmp_path: Path):
+    source, succeeded = list_of(result_file)
+    items = json.loads(source.read_text(encoding="utf-8"))
+    good = [
+        item
+        for item in items
+        if isinstance(item.get("caption"), str) and str(item.get("url") or "").strip()
+    ]
+    made = tmp_path / "made.tsv"
+    if not items:
+        assert not succeeded
+        return
+    table = convert_cc_sbu(source, made)
+    assert (table.read, table.written) == (len(items), len(good))
+    assert sum(table.dropped.values()) == len(items) - len(good)
+    assert made.read_bytes().count(b"\n") == len(good) + 1
     assert b"\r" not in made.read_bytes()
-    assert detect(caption_list).name == "laion_json"
+    assert detect(source).name == "laion_json"
 
 
 def test_labels_of_rank3_are_the_references(labels_file: Path, tmp_path: Path):
@@ -46,6 +65,7 @@ def test_labels_of_rank3_are_the_references(labels_file: Path, tmp_path: Path):
     done = convert_labels(
         labels_file, tmp_path, prompt=prompt, mode="rank3", chat_template=template
     )
+    assert sum(done.dropped.values()) == done.read - done.rows
     for name in ("train.json", "val.json", "chat_template.json"):
         assert (tmp_path / name).read_bytes() == (expected / name).read_bytes()
     said = (expected / "stdout.txt").read_text(encoding="utf-8").splitlines()

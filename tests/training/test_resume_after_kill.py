@@ -15,12 +15,13 @@ STAGE = """
 import sys
 from pathlib import Path
 from vlforge.models.config import ModelSpec
-from vlforge.training.config import Optimiser, TrainConfig
+from vlforge.training.config import Mixing, Optimiser, TrainConfig
 from vlforge.training.loop import train
-made, out = Path(sys.argv[1]), Path(sys.argv[2])
+made, out, data = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 spec = ModelSpec(vision=str(made / "vision"), language=str(made / "language"))
 config = TrainConfig(
-    model=spec, data=str(made / "data.json"), samples=1600, batch=4, template="vicuna",
+    model=spec, data=tuple(data), samples=1600, batch=4, template="vicuna",
+    mixing=Mixing("per_batch" if len(data) > 1 else "exact"),
     train=("vision", "connector", "language"), augment=True, optimiser=Optimiser(lr=1e-3),
     save_every_samples=40,
 )
@@ -29,16 +30,17 @@ train(config, out, device="cpu")
 COMPARED = ("model.safetensors", "metrics.jsonl", "summary.json", "vlforge.json", "config.json")
 
 
-def start(made: Path, out: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", STAGE, str(made), str(out)], start_new_session=True
-    )
-
-
 @pytest.mark.slow
-def test_a_killed_stage_ends_byte_equal(tmp_path):
+@pytest.mark.parametrize("datasets", [1, 2], ids=["one", "drawn_mix"])
+def test_a_killed_stage_ends_byte_equal(tmp_path, datasets):
     made = tmp_path / "made"
-    write_parts(made, write_data(made))
+    data = [write_data(made), write_data(made / "more", rows=5)][:datasets]
+    write_parts(made, data[0])
+
+    def start(made: Path, out: Path) -> subprocess.Popen:
+        words = [sys.executable, "-c", STAGE, str(made), str(out), *map(str, data)]
+        return subprocess.Popen(words, start_new_session=True)
+
     assert start(made, tmp_path / "whole").wait(timeout=300) == 0
     for _ in range(3):
         stage = start(made, tmp_path / "killed")
