@@ -7,7 +7,7 @@ where the count is off; `compat` reproduces them, row by row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,8 @@ def encode_turns(
         eos=tokens.eos_token,
     )
     _check_images(rendered.text, images)
-    ids, labels = _tokenise(template, tokens, rendered.pieces, images != 0)
+    tokenise = _tokenise_apart if template.words_are_text else _tokenise
+    ids, labels = tokenise(template, tokens, rendered.pieces, images != 0)
     if generation:
         labels = [IGNORE_INDEX] * len(ids)
         if max_length is not None and len(ids) > max_length:
@@ -128,6 +129,42 @@ def _tokenise(
         if place and template.eos_after_answer and _round_ends(pieces, place):
             begin()
     return ids, labels
+
+
+def _tokenise_apart(
+    template: Template, tokens: TextTokenizer, pieces: Sequence[Piece], with_images: bool
+) -> tuple[list[int], list[int]]:
+    """Ids and labels where what people wrote is no markup, whatever it spells.
+
+    A tokenizer without `plain_ids` reads its special tokens everywhere.
+    """
+    plain = getattr(tokens, "plain_ids", tokens.ids)
+    ids: list[int] = []
+    labels: list[int] = []
+    for piece in pieces:
+        for segment, is_written in piece.segments:
+            parts = _marked(template, segment, with_images) if is_written else [(segment, False)]
+            for part, is_word in parts:
+                is_image = part == LLAVA_IMAGE_TOKEN and not is_word
+                new = [IMAGE_INDEX] if is_image else (plain if is_word else tokens.ids)(part)
+                ids += new
+                labels += new if piece.supervised else [IGNORE_INDEX] * len(new)
+    labels = [IGNORE_INDEX if label == IMAGE_INDEX else label for label in labels]
+    return ids, labels
+
+
+def _marked(template: Template, text: str, with_images: bool) -> Iterator[tuple[str, bool]]:
+    """A written text in parts, each with whether it is words: else `<image>` or a mark at it."""
+    before, after = template.image_marks
+    parts = text.split(LLAVA_IMAGE_TOKEN) if with_images else [text]
+    for number, part in enumerate(parts):
+        if number:
+            yield from ((LLAVA_IMAGE_TOKEN, False), (after, False))
+            part = part.removeprefix(after)
+        if number + 1 < len(parts):
+            yield from ((part.removesuffix(before), True), (before, False))
+        else:
+            yield part, True
 
 
 def _round_ends(pieces: Sequence[Piece], place: int) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +16,24 @@ class Piece:
     """A stretch of text with one speaker.
 
     `ends_sequence`: the tokenizer's end-of-sequence token follows the text.
+    `written`: (from, to) in characters, what somebody wrote; the rest is the template's.
     """
 
     text: str
     role: Literal["system", "user", "assistant"]
     supervised: bool = False
     ends_sequence: bool = False
+    written: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def segments(self) -> Iterator[tuple[str, bool]]:
+        """The text in parts, each with whether somebody wrote it."""
+        at = 0
+        for start, end in self.written:
+            yield self.text[at:start], False
+            yield self.text[start:end], True
+            at = end
+        yield self.text[at:], False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +92,18 @@ def render(
     """
     system, spoken = _split_system(turns)
     _check_order(template, spoken, generation)
-    head, inside = _system_text(template, system), ""
+    head, inside = _system_text(template, system), Piece("", "system")
     if template.system_inside:
-        head, inside = "", head
-    head += template.opening
+        head, inside = inside, head
+    head = _joined("system", head, template.opening)
     pieces: list[Piece] = []
+    shown = 0
     for turn in spoken:
-        words = _words(template, turn, image_marks) if with_images else turn.text
+        words = _words(template, turn, image_marks, shown) if with_images else turn.text
+        shown += turn.text.count(LLAVA_IMAGE_TOKEN)
         if turn.role == "user":
-            pieces.append(Piece(head + _question(template, inside + words), "user"))
-            head, inside = template.between, ""
+            pieces.append(_joined("user", head, _question(template, inside.text + words)))
+            head, inside = Piece(template.between, "system"), Piece("", "system")
         else:
             pieces.extend(_answer(template, words, eos))
     if generation and template.assistant.open:
@@ -128,13 +143,51 @@ def _check_order(template: Template, spoken: Sequence[Turn], generation: bool) -
         raise DataError(f"template {template.name!r} describes an image and the turn has none")
 
 
-def _system_text(template: Template, system: str | None) -> str:
+def _said(voice: Voice, words: str, role: Literal["system", "user"]) -> Piece:
+    before = voice.open + voice.lead
+    span = (len(before), len(before) + len(words))
+    return Piece(before + words + voice.end, role, written=(span,))
+
+
+def _joined(role: Literal["system", "user"], *parts: Piece | str) -> Piece:
+    """Parts one after the other, as one piece."""
+    text, written = "", []
+    for part in parts:
+        piece = Piece(part, role) if isinstance(part, str) else part
+        written += [(len(text) + start, len(text) + end) for start, end in piece.written]
+        text += piece.text
+    return Piece(text, role, written=tuple(written))
+
+
+def _system_text(template: Template, system: str | None) -> Piece:
     words = template.system if system is None else system
-    voice = template.system_voice
-    return voice.open + voice.lead + words + voice.end if words else ""
+    return _said(template.system_voice, words, "system") if words else Piece("", "system")
 
 
-def _words(template: Template, turn: Turn, image_marks: tuple[str, str]) -> str:
+def numbered_images(template: Template, text: str, shown: int = 0) -> str:
+    """The text with a label before each image's mark and a line feed after it.
+
+    Args:
+        shown: images that earlier turns have shown.
+    """
+    marked = template.image_marks[0] + LLAVA_IMAGE_TOKEN + template.image_marks[1]
+    is_marked = marked in text
+    own = re.escape(template.image_label.strip()).replace(re.escape("{}"), r"\d+")
+    found = re.escape(marked if is_marked else LLAVA_IMAGE_TOKEN)
+    number = shown
+
+    def write(match: re.Match[str]) -> str:
+        nonlocal number
+        number += 1
+        label = match.group("label") or template.image_label.replace("{}", str(number))
+        return label + marked + "\n"
+
+    return re.sub(rf"(?P<label>{own}[ \t]*)?{found}\n?", write, text)
+
+
+def _words(template: Template, turn: Turn, image_marks: tuple[str, str], shown: int) -> str:
+    if template.image_label:
+        return numbered_images(template, turn.text, shown)
     before = template.image_marks[0] + image_marks[0]
     after = image_marks[1] + template.image_marks[1]
     if turn.role == "user" and not template.words_from_user:
@@ -147,9 +200,9 @@ def _words(template: Template, turn: Turn, image_marks: tuple[str, str]) -> str:
     return turn.text.replace(LLAVA_IMAGE_TOKEN, marked)
 
 
-def _question(template: Template, words: str) -> str:
+def _question(template: Template, words: str) -> Piece:
     voice = template.user if template.words_from_user else Voice()
-    return voice.open + voice.lead + words + voice.end
+    return _said(voice, words, "user")
 
 
 def _answer(template: Template, words: str, eos: str | None) -> list[Piece]:
@@ -157,8 +210,9 @@ def _answer(template: Template, words: str, eos: str | None) -> list[Piece]:
     end = voice.end.replace(template.eos, eos) if template.eos and eos else voice.end
     spoken = voice.lead + words + end
     ends = template.eos_after_answer
+    span = ((len(voice.lead), len(voice.lead) + len(words)),)
     return [
         Piece(voice.open, "assistant"),
-        Piece(spoken, "assistant", supervised=True, ends_sequence=ends),
+        Piece(spoken, "assistant", supervised=True, ends_sequence=ends, written=span),
         Piece(template.after, "assistant"),
     ]

@@ -26,6 +26,9 @@ MaskRule = Literal[
     "xtuner",
     "xtuner-images",
     "minigpt4",
+    "qwen-vl",
+    "paddle-qwen-vl",
+    "paddle-mgen-vl",
 ]
 """How a reference implementation finds the labels; see `compat`."""
 
@@ -61,6 +64,10 @@ class Template:
         `user` then says how a reference writes words it is given all the same.
     image_marks: text around every image, unless all of a turn have it already.
     image_gaps: between the images at the head of a turn, and between them and its words.
+    image_label: stands before each image's mark, `{}` being the image's number in the
+        conversation; a line feed then ends the image. A label that the text has is kept.
+    words_are_text: what people wrote is tokenised apart from the template's own text, and
+        control tokens spelled out in it are ordinary text.
     stop_strings: end generation besides the end-of-sequence token.
     asked_as: the template that a model trained with this one is talked to in; "" is this.
     references: mask rule per `compat` name that knows this template.
@@ -82,6 +89,8 @@ class Template:
     words_from_user: bool = True
     image_marks: tuple[str, str] = ("", "")
     image_gaps: tuple[str, str] = ("\n", "\n")
+    image_label: str = ""
+    words_are_text: bool = False
     stop_strings: tuple[str, ...] = ()
     asked_as: str = ""
     references: Mapping[str, MaskRule] = field(default_factory=dict)
