@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -94,6 +99,33 @@ def load_weights(
         unused = sorted(info["unexpected_keys"])
         raise ModelError(f"{path} has {len(unused)} weights of no use, the first is {unused[0]}")
     return model
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file of weights; of a checkpoint with more in it, those of `model`.
+
+    `.pth` and `.bin` are unpickled without running anything that they ask for, and
+    mapped from disk where the file allows it.
+
+    Raises:
+        ModelError: no such file, or none of plain tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f"no weights at {path}; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError:
+        raise ModelError(f"{path} is no pickle of plain tensors; nothing of it was run") from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read ({first_line(error)}); copy it again") from None
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        state = state["model"]
+    if not isinstance(state, Mapping):
+        raise ModelError(f"{path} holds a {type(state).__name__}, not weights by name")
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def read_processor(path: Path, vision: Any, fit_mode: str) -> ImageProcessor:
