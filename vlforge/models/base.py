@@ -26,6 +26,7 @@ from transformers.modeling_utils import PreTrainedModel
 from vlforge.kernels.lean_loss import lean_loss, supervised_tokens
 from vlforge.models.config import ModelSpec
 from vlforge.models.encoding import Encoded, encode_sample
+from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.language import build_language, picture_scale, text_config
 from vlforge.models.parts.splice import SplicePlan, plan_splice, splice
 from vlforge.models.parts.vision import vision_config
@@ -147,6 +148,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     def image_size(self) -> int:
         """Pixels a side that the image processor has to give."""
         return int(self.vision.image_size)
+
+    def adapt_processor(self, processor: ImageProcessor) -> ImageProcessor:
+        """How the model wants its pictures, given the encoder's own way: just so by default."""
+        return processor
 
     @property
     def unused_parameters(self) -> set[str]:

@@ -20,7 +20,8 @@ class ModelSpec:
     llava: `image_aspect_ratio: anyres` cuts a picture into tiles, laid out by
     `image_grid_pinpoints`, joined as `patch_merge` says (LLaVA 1.6).
     mgm: `vision_high` is the second encoder, which looks at `image_size_high`
-    pixels; `image_grid` and `image_global` crop the first one's view.
+    pixels; `image_grid` and `image_global` crop the first one's view; `drop_path` above
+    0 (published: 0.1) drops its blocks in training, frozen or not.
     minigpt4: `qformer` is a folder or file with the Q-Former's weights.
     """
 
@@ -41,6 +42,7 @@ class ModelSpec:
     image_size_high: int = 768
     image_grid: int = 1
     image_global: bool = False
+    drop_path: float = 0.0
     qformer: str | None = None
 
 

@@ -62,8 +62,10 @@ def assemble(spec: ModelSpec) -> ModelFolder:
     tokenizer = read_tokenizer(Path(spec.tokenizer or spec.language))
     check_vocabulary(tokenizer, language)
     model = find_family(spec.family).assemble(spec, language, tokenizer)
-    processor = read_processor(
-        Path(spec.vision), model.config.vision_config, model.config.image_aspect_ratio
+    processor = model.adapt_processor(
+        read_processor(
+            Path(spec.vision), model.config.vision_config, model.config.image_aspect_ratio
+        )
     )
     if processor.size != model.image_size:
         raise ModelError(
