@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlforge.text import compat as references
+from vlforge.text import qwen_compat
 from vlforge.text.encoded import EncodedText
 from vlforge.text.render import Piece, render
 from vlforge.text.templates import Template
@@ -45,7 +46,8 @@ def encode_turns(
         tokenizer: a `TextTokenizer` or a tokenizer of transformers.
         turns: see `render.render`; with `compat`, whatever the reference accepts.
         max_length: tokens to keep, an image counting as one; None keeps all.
-        compat: "llava", "mgm", "xtuner" or "minigpt4" for the ids and labels of that system.
+        compat: "llava", "mgm", "xtuner", "minigpt4", "qwen-vl", "paddlemix" or "mgen-vl" for
+            the ids and labels of that system.
         generation: a prompt with an open assistant turn, nothing supervised.
         images: images the sample has; 0 makes a literal `<image>` ordinary text,
             None takes every `<image>` for an image.
@@ -67,6 +69,8 @@ def encode_turns(
         row = references.ReferenceRow(
             template, tokens, tuple(turns), max_length, images != 0, image_marks, rule
         )
+        if rule in qwen_compat.RULES:
+            return qwen_compat.encode(row)
         return references.encode(row)
     rendered = render(
         template,

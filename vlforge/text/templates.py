@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from vlforge.text.llava_templates import LLAVA_TEMPLATES
 from vlforge.text.minigpt4_templates import MINIGPT4_TEMPLATES
+from vlforge.text.qwen_templates import QWEN_TEMPLATES
 from vlforge.text.template import MaskRule, Template, Voice
 from vlforge.text.xtuner_templates import XTUNER_TEMPLATES
 from vlforge.types import RecipeError
@@ -14,7 +15,7 @@ __all__ = ["TEMPLATES", "MaskRule", "Template", "Voice", "find_template"]
 
 TEMPLATES: Mapping[str, Template] = {
     template.name: template
-    for template in (*LLAVA_TEMPLATES, *XTUNER_TEMPLATES, *MINIGPT4_TEMPLATES)
+    for template in (*LLAVA_TEMPLATES, *XTUNER_TEMPLATES, *MINIGPT4_TEMPLATES, *QWEN_TEMPLATES)
 }
 
 

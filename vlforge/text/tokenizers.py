@@ -205,7 +205,11 @@ def load_tokenizer(
             return _from_model(model_file, settings, chosen, extra_tokens)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder}: its tokenizer cannot be read: {error}") from error
-    raise ModelError(f"{folder}: holds neither tokenizer.json nor tokenizer.model")
+    if (folder / "qwen.tiktoken").is_file():
+        from vlforge.text.qwen_tokenizer import QwenTokenizer
+
+        return QwenTokenizer.from_pretrained(folder)
+    raise ModelError(f"{folder}: holds no tokenizer.json, tokenizer.model or qwen.tiktoken")
 
 
 def _settings(folder: Path) -> dict[str, Any]:
