@@ -12,12 +12,23 @@ from msgspec.structs import replace
 from vlforge.data.formats import dj, index, llava
 from vlforge.data.json_lines import as_row, is_array, open_data, read_values
 from vlforge.data.records import MARK, Fault, Format, Picture, Record, as_turns, with_marks
+from vlforge.data.shards import TAR_NAMES, expand
 from vlforge.types import DataError, Row, Sample
 
 OnBad = Callable[[int, DataError], None]
 """Told the line (or place in the data) and what is wrong with it; the row is passed over."""
 ROWS = ("dj", "llava")
 """Formats whose rows may stand in one file, each told by its own keys."""
+
+
+def files_of_pattern(text: str) -> list[Path]:
+    """The shards that `shards/{00000..00012}.tar` stands for and that are there; else none."""
+    if "{" not in text or not text.endswith(TAR_NAMES):
+        return []
+    try:
+        return [path for name in expand(text) if (path := Path(name)).is_file()]
+    except (DataError, OSError):
+        return []
 
 
 def format_of(row: Any) -> Literal["dj", "llava"]:

@@ -78,13 +78,15 @@ def _check_node(node: Node, prepared: Prepared) -> Iterator[Finding]:
 
 def _missing_paths(node: Node) -> Iterator[str]:
     """Settings that must be files and are not."""
+    from vlforge.data.detect import files_of_pattern
+
     for key in ("dataset_path", "data", "questions", "annotation", "model", "path"):
         value = node.settings.get(key)
         values = value if isinstance(value, list) else [value]
         for item in values:
             text = item.get("path") if isinstance(item, dict) else item
             outside = isinstance(text, str) and text and not split_reference(text)
-            if outside and not Path(text).exists():
+            if outside and not Path(text).exists() and not files_of_pattern(text):
                 yield text
 
 

@@ -31,7 +31,12 @@ def node_key(node: Node, input_keys: Mapping[str, str]) -> str:
         found = split_reference(text)
         if found:
             return f"${input_keys[node.inputs[found[0]]]}/{found[1]}"
-        return f"file:{fingerprint(Path(text))}" if _is_path(text) else text
+        if _is_path(text):
+            return f"file:{fingerprint(Path(text))}"
+        shards = files_of_pattern(text) if text.startswith("/") else []
+        return f"files:{','.join(map(fingerprint, shards))}" if shards else text
+
+    from vlforge.data.detect import files_of_pattern
 
     kind = find_kind(node.kind)
     body = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from vlforge.runs.keys import node_key
 from vlforge.runs.store import Store
 from vlforge.types import RecipeError
 
+Change = Callable[[str], str]
 _MIXING = ("pretrain", "train")
 """Kinds whose data may be written as PATH#N."""
+_PATHS = ("data", "image_root", "path")
+"""Settings that are paths even where they look like words."""
 
 
 @dataclass(frozen=True)
@@ -116,20 +119,39 @@ def _seeds(count: int) -> tuple[int, ...]:
 def _with_paths(node: Node, recipe: Recipe, maps: Mapping[str, str]) -> Node:
     """Existing relative paths made absolute: from the working folder, else the recipe's."""
 
+    from vlforge.data.detect import files_of_pattern
     from vlforge.training.mixture import spelled_out
 
     set_moved(maps)
 
     def absolute(text: str) -> str:
+        return found(text) if "/" in text or "." in text or text in maps else text
+
+    def found(text: str) -> str:
         if not text or len(text) > 4096 or "\n" in text or "\0" in text or text.startswith("$"):
             return text
         text = reroot(text)
-        if "/" not in text and "." not in text:
-            return text
         for root in (Path.cwd(), Path(recipe.folder)):
             if (root / text).exists():
                 return str((root / text).resolve())
+            if files_of_pattern(str(root / text)):
+                return str(root / text)
         return text
 
     settings = spelled_out(node.settings) if node.kind in _MIXING else node.settings
-    return Node(**{**node.__dict__, "settings": replace_strings(settings, absolute)})
+    settings = {key: _located(key, value, found, absolute) for key, value in settings.items()}
+    return Node(**{**node.__dict__, "settings": settings})
+
+
+def _located(key: str, value: Any, found: Change, absolute: Change) -> Any:
+    """A setting with its paths changed by `found`, and what looks like one by `absolute`."""
+    if key in _PATHS and isinstance(value, str):
+        return found(value)
+    if key == "data" and isinstance(value, list):
+        return [
+            {k: _located(k, v, found, absolute) for k, v in item.items()}
+            if isinstance(item, Mapping)
+            else replace_strings(item, found)
+            for item in value
+        ]
+    return replace_strings(value, absolute)

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlforge.data.detect import OnBad, read_samples, reader_of
+from vlforge.data.detect import OnBad, files_of_pattern, read_samples, reader_of
 from vlforge.data.mixing import DrawnMix, Share, parse_share, wanted_rows
 from vlforge.training.config import Mixing, Mixture
 from vlforge.types import DataError, RecipeError, Sample
@@ -70,7 +70,7 @@ def readers_of(settings: Mapping[str, Any]) -> list[str]:
     for part in data if isinstance(data, list | tuple) else [data]:
         table = part if isinstance(part, Mapping) else {"path": part}
         path = Path(str(table.get("path", "")))
-        if not path.is_absolute() or not path.exists():
+        if not path.is_absolute() or not (path.exists() or files_of_pattern(str(path))):
             continue
         try:
             reader = reader_of(path, str(table.get("format", "auto")))

@@ -10,13 +10,16 @@ from vlforge.runs.job import Upstream
 
 _SAMPLED_BYTES = 4 << 20
 _UNKNOWN_ROWS = 1000
+_PACKED = (".tar", ".parquet", ".gz", ".zst", ".arrow")
+"""Files whose lines are no rows."""
 
 
 def count_rows(path: str, inputs: Mapping[str, Upstream]) -> int:
     """Rows of a data file: counted (a large file by sample), or guessed from the stage before."""
     found = split_reference(path)
     if found is None:
-        return _rows_in_file(Path(path)) if Path(path).is_file() else _UNKNOWN_ROWS
+        is_counted = Path(path).is_file() and not path.endswith(_PACKED)
+        return _rows_in_file(Path(path)) if is_counted else _UNKNOWN_ROWS
     name, rest = found
     upstream = inputs.get(name)
     if upstream is None:
