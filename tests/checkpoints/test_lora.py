@@ -75,6 +75,8 @@ def test_half_precision_is_rounded_once(tmp_path, dtype):
     found = adapter.onto(lazies(half))["first.weight"].read()
     exact = half["first.weight"].float() + adapter.pairs["first.weight"].delta()
     assert torch.equal(found, exact.to(dtype))
+    whole = adapter.onto(lazies(half))["first.weight"].to(torch.float32).read()
+    assert torch.equal(whole, exact)
 
 
 def test_names_with_an_adapters_own_are_the_same(tmp_path):

@@ -124,7 +124,7 @@ class Checkpoint:
         with torch.no_grad():
             for name, place in model.state_dict().items():
                 for file, index in pieces(name, place.shape, kind) if name not in tied else ():
-                    place[index].copy_(self.weights[file].read())
+                    place[index].copy_(self.weights[file].to(place.dtype).read())
         return model.eval()
 
 

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,20 @@ class LoraPair:
                 f"{self.a.where} changes a weight of shape {list(self.shape)}, and {base.where} "
                 f"has {list(base.shape)}; the adapter belongs to another base"
             )
-        return base.map(self._change)
+        base = replace(base, exact=None)
 
-    def _change(self, weight: Tensor) -> Tensor:
+        def exact() -> Tensor:
+            return self._changed(base.read())
+
+        return replace(base, read=lambda: exact().to(base.dtype), exact=exact)
+
+    def _changed(self, weight: Tensor) -> Tensor:
         changed = weight.float() + self.delta()
         if self.length is not None:
             rows = changed.T if self.transposed else changed
             rows = rows * (self.length.read().float() / torch.linalg.norm(rows, dim=1))[:, None]
             changed = rows.T if self.transposed else rows
-        return changed.to(weight.dtype)
+        return changed
 
 
 @dataclass(frozen=True)

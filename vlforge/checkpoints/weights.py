@@ -43,12 +43,17 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Lazy:
-    """A tensor that is read when asked for; `where` says for errors what it was called."""
+    """A tensor that is read when asked for; `where` says for errors what it was called.
+
+    `exact`: the same before it was rounded to `dtype`, where it comes of arithmetic
+    (a merged adapter), so that another precision is rounded once.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], Tensor]
     where: str
+    exact: Callable[[], Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -63,13 +68,20 @@ class Lazy:
     def map(self, change: Callable[[Tensor], Tensor], shape: Sequence[int] | None = None) -> Lazy:
         """The tensor after `change`, which gives `shape` (the same by default) and keeps dtype."""
         new = self.shape if shape is None else tuple(shape)
-        return replace(self, shape=new, read=lambda: change(self.read()))
+        exact = self.exact
+        return replace(
+            self,
+            shape=new,
+            read=lambda: change(self.read()),
+            exact=None if exact is None else lambda: change(exact()),
+        )
 
     def to(self, dtype: torch.dtype) -> Lazy:
         """The tensor in another precision; integers stay."""
         if dtype == self.dtype or not self.dtype.is_floating_point:
             return self
-        return replace(self, dtype=dtype, read=lambda: self.read().to(dtype))
+        read = self.exact or self.read
+        return replace(self, dtype=dtype, read=lambda: read().to(dtype))
 
     @classmethod
     def joined(

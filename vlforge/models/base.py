@@ -145,6 +145,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         raise ModelError(f"{self.family}: pictures take tokens by their size; ask count()")
 
     @property
+    def needs_sizes(self) -> bool:
+        """Whether tokens depend on a picture's width and height."""
+        return False
+
+    @property
     def image_size(self) -> int:
         """Pixels a side that the image processor has to give."""
         return int(self.vision.image_size)
@@ -162,6 +167,18 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """Tokens of pictures with the given (width, height): the same for all by default."""
         return [self.image_tokens] * len(sizes)
 
+    def counts(self, sizes: Sizes | None, pictures: int) -> list[int]:
+        """Tokens of each of so many pictures, their sizes known or not.
+
+        Raises:
+            ModelError: sizes are needed and not there.
+        """
+        if sizes is None:
+            if pictures and self.needs_sizes:
+                raise ModelError(f"{self.family}: tokens depend on picture sizes here; give sizes")
+            return self.count([(0, 0)] * pictures)
+        return self.count(sizes)
+
     def encode(
         self,
         sample: Sample,
@@ -177,7 +194,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         Args:
             sizes: of the sample's pictures; needed where tokens depend on them.
         """
-        counts = self.count(sizes if sizes is not None else [(0, 0)] * len(sample.images))
+        counts = self.counts(sizes, len(sample.images))
         return encode_sample(
             sample,
             template,
@@ -225,7 +242,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """
         given = features if features is not None else pixels
         pictures = 0 if given is None else len(given)
-        counts = self.count(sizes if sizes is not None else [(0, 0)] * pictures)
+        counts = self.counts(sizes, pictures)
         plan = plan_splice(
             ids,
             counts,

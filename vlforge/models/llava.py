@@ -1,30 +1,46 @@
 """The LLaVA family: one vision encoder, a connector, a language model.
 
 A picture's tokens are projected into the language model's embedding space and
-stand where the conversation says `<image>` (id -200).
+stand where the conversation says `<image>` (id -200). LLaVA 1.6 looks at tiles of a
+picture and joins their tokens (`parts/anyres.py`).
 
-Source: LLaVA-1.5, haotian-liu/LLaVA@c121f04.
+Source: LLaVA-1.5 and 1.6, haotian-liu/LLaVA@c121f04.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
-from vlforge.models.base import FamilyConfig, VisionLanguageModel
+from vlforge.models.base import FamilyConfig, Sizes, VisionLanguageModel
 from vlforge.models.config import ModelSpec
+from vlforge.models.parts.anyres import DEFAULT_TILES, Tiling, read_pinpoints
 from vlforge.models.parts.connector import Connector, build_connector
+from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.tags import HEAD_NAME, Tagger
 from vlforge.models.parts.vision import VisionTower
 from vlforge.models.parts.word_connector import word_connector
 from vlforge.models.reading import read_vision
 from vlforge.types import ModelError
 
+TILE_FIELDS = {
+    "patch_merge": "flat", "image_grid_pinpoints": None, "rounds_tiles": False, "max_tiles": 0,
+}  # fmt: skip
+"""Fields that are written only where they say something: files from before tiles stay as
+they are."""
+
 
 class LlavaConfig(FamilyConfig):
-    """What a `LlavaModel` is made of."""
+    """What a `LlavaModel` is made of; the last four fields are those of `Tiling`.
+
+    `image_grid_pinpoints` are (width, height) in pixels.
+    """
 
     model_type = "vlforge_llava"
 
@@ -32,6 +48,42 @@ class LlavaConfig(FamilyConfig):
     connector_width: int | None = None
     select_layer: int = -2
     select_feature: str = "patch"
+    patch_merge: str = "flat"
+    image_grid_pinpoints: list[tuple[int, int]] | list[list[int]] | None = None
+    rounds_tiles: bool = False
+    max_tiles: int = 0
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How pictures are tiled; None where each is one tile."""
+        if self.image_aspect_ratio != "anyres":
+            return None
+        vision: Any = self.vision_config
+        if not hasattr(vision, "patch_size"):
+            raise ModelError(
+                f"image_aspect_ratio anyres needs CLIP or SigLIP, not {vision.model_type}"
+            )
+        side = int(vision.image_size)
+        grids = self.image_grid_pinpoints or [(w * side, h * side) for w, h in DEFAULT_TILES]
+        has_class_token = vision.model_type == "clip_vision_model"
+        return Tiling(
+            pinpoints=tuple((int(w), int(h)) for w, h in grids),
+            side=side,
+            patches=side // int(vision.patch_size),
+            merge=self.patch_merge,
+            extra=int(has_class_token and self.select_feature == "cls_patch"),
+            rounds=self.rounds_tiles,
+            max_tiles=self.max_tiles,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers'; what is about tiles only where it is set."""
+        fields = super().to_dict()
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in TILE_FIELDS or value != TILE_FIELDS[name]
+        }
 
 
 class LlavaModel(VisionLanguageModel):
@@ -42,24 +94,67 @@ class LlavaModel(VisionLanguageModel):
     family = "llava"
 
     def build(self, config: LlavaConfig) -> None:
-        """Tower and connector."""
+        """Tower and connector, and the token that ends a line of tiles."""
         self.vision = VisionTower(config.vision_config, config.select_layer, config.select_feature)
+        width = config.text_config.hidden_size
         self.connector = build_connector(
-            config.connector,
-            self.vision.width,
-            config.text_config.hidden_size,
-            config.connector_width,
+            config.connector, self.vision.width, width, config.connector_width
         )
+        self.tiling = config.tiling
+        if self.tiling is not None and self.tiling.has_newline:
+            self.image_newline = nn.Parameter(torch.empty(width))
+        else:
+            self.image_newline = None
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and self.image_newline is not None:
+            init.normal_(self.image_newline, std=self.image_newline.shape[0] ** -0.5)
+
+    def adapt_processor(self, processor: ImageProcessor) -> ImageProcessor:
+        """The encoder's own, which learns here into which tiles to cut."""
+        if self.tiling is None:
+            return processor
+        return replace(processor, fit_mode="anyres", pinpoints=self.tiling.pinpoints)
+
+    @property
+    def needs_sizes(self) -> bool:
+        """With tiles."""
+        return self.tiling is not None
 
     @property
     def image_tokens(self) -> int:
-        """Tokens that one picture takes in the language model."""
-        return self.vision.tokens
+        """Tokens that one picture takes in the language model, where it is one tile."""
+        if self.tiling is not None:
+            return super().image_tokens
+        return int(self.vision.tokens)
+
+    def count(self, sizes: Sizes) -> list[int]:
+        """Tokens of pictures; size (0, 0) is a blank of one tile."""
+        if self.tiling is None:
+            return super().count(sizes)
+        return [self.tiling.tokens(size) for size in sizes]
+
+    def project(self, features: Any, sizes: Sizes | None = None) -> Tensor | list[Tensor]:
+        """Features of all tiles of all pictures -> each picture's tokens, joined."""
+        tokens = super().project(features)
+        if self.tiling is None:
+            return tokens
+        if sizes is None:
+            raise ModelError("llava: tiles cannot be joined without the pictures' sizes")
+        newline = None if self.image_newline is None else self.image_newline * self.picture_scale
+        parts = tokens.split([self.tiling.tiles(size) for size in sizes])
+        return [
+            self.tiling.join(part, size, newline) for part, size in zip(parts, sizes, strict=True)
+        ]
 
     @classmethod
     def assemble(cls, spec: ModelSpec, language: PreTrainedModel, tokenizer: Any) -> Self:
         """A model of a vision folder and a language model."""
         vision = read_vision(Path(spec.vision))
+        pinpoints = spec.image_grid_pinpoints
+        if pinpoints:
+            pinpoints = read_pinpoints(pinpoints, vision.config.image_size)
         connector = _initial_connector(spec, tokenizer, language)
         config = LlavaConfig(
             vision_config=vision.config,
@@ -69,6 +164,8 @@ class LlavaModel(VisionLanguageModel):
             select_layer=spec.select_layer,
             select_feature=spec.select_feature,
             image_aspect_ratio=spec.image_aspect_ratio,
+            patch_merge=spec.patch_merge,
+            image_grid_pinpoints=list(pinpoints) or None,
         )
         model = cls(config)
         model.vision.load(vision)

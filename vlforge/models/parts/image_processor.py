@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlforge.models.parts.anyres import Size, as_bytes, cut_tiles
 from vlforge.types import ModelError
 
 FILE_NAME = "preprocessor_config.json"
@@ -31,20 +32,26 @@ class ImageProcessor:
 
     `size` is the encoder's side. `square` resizes the shorter edge to `edge`
     and crops the centre; `pad` first makes the picture square on a ground of
-    the mean colour; `stretch` resizes both sides to `size`.
+    the mean colour; `stretch` resizes both sides to `size`; `anyres` gives the
+    whole picture and tiles of it, as `pinpoints` (width and height in pixels) allow.
     """
 
     size: int
-    fit_mode: Literal["square", "pad", "stretch"] = "square"
+    fit_mode: Literal["square", "pad", "stretch", "anyres"] = "square"
     edge: int = 0
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     resample: int = int(Image.Resampling.BICUBIC)
+    pinpoints: tuple[Size, ...] = ()
 
     def fit(self, image: Image.Image) -> np.ndarray:
-        """An RGB picture of any size -> uint8 [S, S, 3]."""
+        """An RGB picture of any size -> uint8 [S, S, 3]; its tiles [T, S, S, 3] with anyres."""
         if image.mode != "RGB":
             image = image.convert("RGB")
+        if self.fit_mode == "anyres":
+            if not self.pinpoints:
+                raise ModelError("image_aspect_ratio anyres needs image_grid_pinpoints")
+            return as_bytes(cut_tiles(image, self.pinpoints, self.size, self.resample))
         if self.fit_mode == "stretch":
             if image.size != (self.size, self.size):
                 image = image.resize((self.size, self.size), self.resample)
@@ -72,7 +79,7 @@ class ImageProcessor:
         """The fields of transformers' CLIP processor, so that it reads the file too."""
         side = {"height": self.size, "width": self.size}
         crops = self.fit_mode != "stretch"
-        return {
+        fields: dict[str, Any] = {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
@@ -86,6 +93,10 @@ class ImageProcessor:
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
+        if self.pinpoints:
+            # Height first: so transformers' LlavaNextImageProcessor has them.
+            fields["image_grid_pinpoints"] = [[height, width] for width, height in self.pinpoints]
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], fit_mode: str = "square") -> ImageProcessor:
@@ -105,11 +116,12 @@ class ImageProcessor:
             )
         return cls(
             size=side,
-            fit_mode=fit_mode if crop else "stretch",
+            fit_mode=fit_mode if crop or fit_mode in ("pad", "anyres") else "stretch",
             edge=size.get("shortest_edge", 0),
             mean=tuple(fields.get("image_mean", CLIP_MEAN)),
             std=tuple(fields.get("image_std", CLIP_STD)),
             resample=fields.get("resample", int(Image.Resampling.BICUBIC)),
+            pinpoints=tuple((w, h) for h, w in fields.get("image_grid_pinpoints") or ()),
         )
 
 
