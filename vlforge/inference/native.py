@@ -18,6 +18,8 @@ from torch import Tensor
 
 from vlforge.data.images import load_rgb
 from vlforge.inference.generate import Decoding, Drawing, Generated, draw_token, settle
+from vlforge.models.native import message
+from vlforge.models.parts.native_processor import open_processor
 from vlforge.text.render import render
 from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample
 
@@ -52,10 +54,10 @@ def open_native(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         ModelError: a part is missing, or weights do not fit.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = open_processor(folder)
         model, info = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, output_loading_info=True
         )
@@ -84,7 +86,7 @@ def native_prompt(loaded: Loaded, sample: Sample) -> NativePrompt:
         tag = getattr(loaded.processor, "image_token", LLAVA_IMAGE_TOKEN)
         return NativePrompt(words.replace(LLAVA_IMAGE_TOKEN, tag), sample.images)
     if getattr(loaded.processor, "chat_template", None):
-        messages = [_message(turn.role, turn.text) for turn in sample.turns]
+        messages = [message(turn.role, turn.text) for turn in sample.turns]
         text = loaded.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
@@ -175,12 +177,6 @@ def _inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{loaded.path}: its processor refuses the prompt: {line}") from None
     return inputs.to(loaded.device, loaded.model.dtype)
-
-
-def _message(role: str, text: str) -> dict[str, Any]:
-    words = text.replace(LLAVA_IMAGE_TOKEN, "").strip()
-    pictures = [{"type": "image"}] * text.count(LLAVA_IMAGE_TOKEN)
-    return {"role": role, "content": [*pictures, {"type": "text", "text": words}]}
 
 
 class _KeyedDraw:

@@ -18,9 +18,9 @@ PREFIX = "vlforge_"
 
 def known_families() -> tuple[str, ...]:
     """Names of the families there are."""
-    shared = {"__init__", "base", "config", "cost", "encoding", "families", "folder", "reading"}
+    shared = {"__init__", "base", "config", "cost", "encoding", "families", "folder", "native"}
     found = (file.stem for file in Path(__file__).parent.glob("*.py"))
-    return tuple(sorted(name for name in found if name not in shared))
+    return tuple(sorted(name for name in found if name not in shared | {"reading", "sizes"}))
 
 
 def find_family(name: str) -> type[VisionLanguageModel]:

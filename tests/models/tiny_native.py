@@ -1,0 +1,182 @@
+"""Tiny image-text models of transformers with random weights and made processors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+CHATML = (
+    "{{% for m in messages %}}<|im_start|>{{{{ m['role'] }}}}\n"
+    "{{% for c in m['content'] %}}{{% if c['type'] == 'image' %}}{image}"
+    "{{% else %}}{{{{ c['text'] }}}}{{% endif %}}{{% endfor %}}<|im_end|>\n{{% endfor %}}"
+    "{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+)
+
+
+def tokenizer(*specials: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with ChatML's marks and some more."""
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *specials]
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300 + len(marks),
+        special_tokens=marks,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["what colour is the car? it is red. user assistant"] * 2, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+
+
+def qwen(out: Path) -> Path:
+    """Qwen2.5-VL: patches by size, window attention, three-part positions."""
+    words = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    ids = words.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config=TEXT
+        | {
+            "vocab_size": len(words),
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [1, 1, 2],
+                "rope_theta": 10000.0,
+            },
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+            "window_size": 112,
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    return _write(Qwen2_5_VLForConditionalGeneration, config, words, pictures, image, out)
+
+
+def onevision(out: Path) -> Path:
+    """LLaVA-OneVision: tiles by shape, unpadded, with newlines."""
+    words = tokenizer("<image>", "<video>")
+    ids = words.convert_tokens_to_ids
+    grid = [[28, 28], [28, 56], [56, 28], [56, 56]]
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+        "vision_use_head": False,
+    }
+    config = LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config={"model_type": "qwen2", "vocab_size": len(words)} | TEXT,
+        image_token_index=ids("<image>"),
+        image_token_id=ids("<image>"),
+        video_token_index=ids("<video>"),
+        video_token_id=ids("<video>"),
+        image_grid_pinpoints=grid,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    pictures = LlavaOnevisionImageProcessorPil(
+        size={"height": 28, "width": 28}, image_grid_pinpoints=grid
+    )
+    own = {
+        "num_image_tokens": 16,
+        "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_9",
+        "image_token": "<image>",
+        "video_token": "<video>",
+        "processor_class": "LlavaOnevisionProcessor",
+    }
+    kind = LlavaOnevisionForConditionalGeneration
+    return _write(kind, config, words, pictures, "<image>\n", out, own)
+
+
+def idefics(out: Path) -> Path:
+    """Idefics3: a grid of tiles with row and column tokens, pixel shuffle."""
+    rows = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
+    words = tokenizer(
+        "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *rows
+    )
+    config = Idefics3Config(
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 7,
+        },
+        text_config={"model_type": "llama", "vocab_size": len(words), "pad_token_id": 0} | TEXT,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        pad_token_id=0,
+        scale_factor=2,
+        tie_word_embeddings=False,
+    )
+    pictures = Idefics3ImageProcessorPil(
+        size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
+    )
+    own = {"image_seq_len": 4, "processor_class": "Idefics3Processor"}
+    return _write(Idefics3ForConditionalGeneration, config, words, pictures, "<image>", out, own)
+
+
+def _write(
+    kind: Any,
+    config: Any,
+    words: Any,
+    pictures: Any,
+    image: str,
+    out: Path,
+    own: dict[str, Any] | None = None,
+) -> Path:
+    import json
+
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    for parameter in model.parameters():  # far enough from zero that pictures matter
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    for part in (model, words, pictures):
+        part.save_pretrained(out)
+    (out / "chat_template.jinja").write_text(CHATML.format(image=image))
+    if own:
+        (out / "processor_config.json").write_text(json.dumps(own))
+    return out
