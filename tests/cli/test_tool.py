@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,18 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def test_files_and_options_may_have_the_tools_own_names(capsys):
-    write_array(Path("llava.json"), [TALK, {"id": 8, "conversations": TALK["conversations"][:1]}])
+    odd = [{"id": n, "conversations": TALK["conversations"][:1]} for n in (8, 9)]
+    write_array(Path("llava.json"), [TALK, *odd])
     words = "tool llava_to_dj.py --llava_ds_path llava.json --target_ds_path new/rows.jsonl"
     assert main([*words.split(), "--split_chunk", "True", "--sent_separator", "\\n"]) == 0
     shown = capsys.readouterr().out
-    assert "Written 1 of 2 rows" in shown
-    assert "new/rows.jsonl.dropped.jsonl" in shown
+    assert "Written 1 of 3 rows" in shown
+    assert re.search(r"^has 1 turns +2$", shown, re.M)
+    dropped = [value for _, value in read_values(Path("new/rows.jsonl.dropped.jsonl"))]
+    assert [(row["line"], row["id"], row["value"]) for row in dropped] == [
+        (2, 8, "questions lack answers"),
+        (3, 9, "questions lack answers"),
+    ]
     (row,) = (value for _, value in read_values(Path("new/rows.jsonl")))
     assert row["text"].count("<|__dj__eoc|>") == 2
     assert "What is it?\n[[gpt]]" in row["text"]

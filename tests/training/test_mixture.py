@@ -5,9 +5,17 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from tests.tiny_model import write_data
 from vlforge.data.mixing import DrawnMix, Order
 from vlforge.training.config import Mixing, Mixture
-from vlforge.training.mixture import budget, check_mixing, draw_order, mixtures, spelled_out
+from vlforge.training.mixture import (
+    budget,
+    check_mixing,
+    draw_order,
+    mixtures,
+    samples_of,
+    spelled_out,
+)
 from vlforge.types import DataError, RecipeError
 
 
@@ -77,6 +85,16 @@ def test_drawn_datasets_without_weights_count_by_their_rows_and_temperature():
     evened = draw_order(parts, sizes, 20_000, 0, Mixing("per_sample", temperature=2.0))
     assert 120 < (plain < 100).sum() < 280
     assert 1600 < (evened < 100).sum() < 2050
+
+
+def test_captions_may_be_learned_as_blip_learns_them(tmp_path):
+    path = write_data(tmp_path, rows=1)
+    (plain,), (blip,) = (
+        list(samples_of(Mixture(str(path), captions=how))) for how in ("as_is", "blip")
+    )
+    assert [turn.text for turn in plain.turns] == ["<image>\nWhat colour is it?", "It is red."]
+    assert [turn.text for turn in blip.turns] == ["<image>\nWhat colour is it?", "it is red"]
+    assert blip.images == plain.images
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from vlforge.data.formats import dialog_tools, mmc4_tools
 from vlforge.data.formats.llava import DjToLlava, LlavaToDj
 from vlforge.data.json_lines import RowFile, as_row, read_values
 from vlforge.data.json_rows import fault_of
+from vlforge.data.records import Record
 from vlforge.types import DataError, ProgressFn, Row, no_progress
 
 Tool = Callable[[Row], Row | None]
@@ -88,9 +89,10 @@ def run_tool(
                 file.write(_turned(tool, value))
                 done.written += 1
             except _BadRow as error:
-                fault = fault_of(line, error)
+                number = value.get("id") if isinstance(value, dict) else None
+                fault = fault_of(line, DataError(_unnamed(str(error), number)))
                 done.dropped[fault.reason] += 1
-                drops.add(fault, fault)
+                drops.add(fault, Record(number, line=line))
             if done.read % _TOLD_EVERY == 0:
                 progress(done.read, None, f"{done.written} written")
     done.paths.append(target)
@@ -100,6 +102,11 @@ def run_tool(
 
 class _BadRow(DataError):
     """A row that a converter cannot turn, told from a file that cannot be written."""
+
+
+def _unnamed(error: str, number: Any) -> str:
+    """The error without the row's name, so that equal faults are counted as one."""
+    return error.removeprefix(f"row {number!r}").lstrip(": ")
 
 
 def _turned(tool: Tool, value: Any) -> Row:

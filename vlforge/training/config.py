@@ -40,7 +40,9 @@ class Mixture:
     `epochs` of it are seen; without any of them it counts by its rows.
     `PATH#0.7w`, `PATH#1000` and `PATH#2.5e` are short for these. `format` is one
     of `vlforge list formats`, judged by content unless named; `image_root` is
-    where this dataset's relative picture paths start.
+    where this dataset's relative picture paths start. `captions: blip` makes its
+    answers small letters without marks, at most 50 words, as BLIP-2 and MiniGPT-4's
+    first stage learn them.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Mixture:
     epochs: float | None = None
     format: str = "auto"
     image_root: str | None = None
+    captions: Literal["as_is", "blip"] = "as_is"
 
 
 @dataclass(frozen=True)

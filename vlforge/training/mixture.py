@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlforge.data.detect import OnBad, files_of_pattern, read_samples, reader_of
 from vlforge.data.mixing import DrawnMix, Share, parse_share, wanted_rows
+from vlforge.text.captions import BlipCaption
 from vlforge.training.config import Mixing, Mixture
-from vlforge.types import DataError, RecipeError, Sample
+from vlforge.types import DataError, RecipeError, Sample, Turn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +61,14 @@ def samples_of(
 ) -> Iterator[Sample]:
     """The samples of one dataset; its own `image_root` comes before the stage's."""
     root = part.image_root or image_root
-    yield from read_samples(Path(part.path), root, format_name=part.format, on_bad=on_bad)
+    samples = read_samples(Path(part.path), root, format_name=part.format, on_bad=on_bad)
+    yield from samples if part.captions == "as_is" else map(_as_blip, samples)
+
+
+def _as_blip(sample: Sample) -> Sample:
+    clean = BlipCaption()
+    turns = (Turn(t.role, clean(t.text)) if t.role == "assistant" else t for t in sample.turns)
+    return Sample(sample.id, sample.images, tuple(turns), sample.extra)
 
 
 def readers_of(settings: Mapping[str, Any]) -> list[str]:
