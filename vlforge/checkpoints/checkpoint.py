@@ -49,13 +49,21 @@ class Writing:
     """How a checkpoint is written.
 
     dtype: None keeps each tensor's own. kind: safetensors or torch's pickle, where
-    the layout has both. merge: an adapter's weights are added to the base's.
+    the layout has both. on_shard: called with (shards written, shards in all). say:
+    called with a line about what the layout cannot hold as it is.
     """
 
     dtype: torch.dtype | None = None
     kind: Literal["safetensors", "bin"] = "safetensors"
     shard_bytes: int = SHARD_BYTES
     on_shard: Callable[[int, int], None] = lambda done, total: None
+    say: Callable[[str], None] = lambda line: None
+
+    def cast(self, weights: Weights) -> dict[str, Lazy]:
+        """The weights in the precision asked for."""
+        if self.dtype is None:
+            return dict(weights)
+        return {name: lazy.to(self.dtype) for name, lazy in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,7 @@ class Checkpoint:
             for name, place in model.state_dict().items():
                 for file, index in pieces(name, place.shape, kind) if name not in tied else ():
                     place[index].copy_(self.weights[file].to(place.dtype).read())
+        model.tie_weights()
         return model.eval()
 
 
