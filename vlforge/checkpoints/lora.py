@@ -78,7 +78,8 @@ class LoraSettings:
 class LoraPair:
     """What changes one weight: `a` [R, I], `b` [O, R], `length` [O] where it is DoRA.
 
-    `transposed`: the weight is stored [I, O], as embeddings and `fan_in_fan_out` do.
+    `transposed`: the weight is stored [I, O], as embeddings and `fan_in_fan_out` do;
+    `is_embedding`: and it is an embedding, which peft names otherwise.
     """
 
     a: Lazy
@@ -86,6 +87,7 @@ class LoraPair:
     scale: float
     length: Lazy | None = None
     transposed: bool = False
+    is_embedding: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -251,4 +253,5 @@ def _pair(module: str, found: Mapping[str, tuple[Lazy, str]], settings: LoraSett
         settings.scale(module, a.shape[0]),
         found["length"][0] if "length" in found else None,
         transposed=side.startswith("embedding") or settings.fan_in_fan_out,
+        is_embedding=side.startswith("embedding"),
     )
