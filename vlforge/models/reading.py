@@ -14,15 +14,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vlforge.models.parts import image_processor
 from vlforge.models.parts.image_processor import ImageProcessor, small_processor
-from vlforge.models.parts.language import text_config
+from vlforge.models.parts.language import language_class, text_config
 from vlforge.models.parts.small_vision import SmallVisionConfig
 from vlforge.models.parts.vision import WHOLE_MODELS, vision_class, vision_config
+from vlforge.text import qwen_tokenizer
 from vlforge.types import ModelError
 
 
@@ -51,6 +52,8 @@ def read_tokenizer(path: Path) -> Any:
         ModelError: there is none, or it cannot be read.
     """
     if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        if (path / qwen_tokenizer.FILE_NAME).exists():
+            return qwen_tokenizer.QwenTokenizer.from_pretrained(path)
         raise ModelError(f"{path} has no tokenizer.json or tokenizer.model; name a tokenizer")
     level = transformers_logging.get_verbosity()
     try:
@@ -66,7 +69,7 @@ def read_tokenizer(path: Path) -> Any:
 def read_language(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The causal language model in a folder, with the activation that its file says."""
     config = text_config(read_config(path))
-    return load_weights(AutoModelForCausalLM, path, dtype, config=config)
+    return load_weights(language_class(config), path, dtype, config=config)
 
 
 def read_vision(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from vlforge.models.parts.qwen_lm import QwenConfig, QwenForCausalLM
 from vlforge.types import ModelError
 
 SCALED_EMBEDDINGS = ("gemma", "gemma2", "gemma3_text")
@@ -27,6 +29,9 @@ def text_config(fields: Mapping[str, Any]) -> PreTrainedConfig:
     """
     fields = dict(fields)
     kind = fields.get("model_type")
+    if kind == QwenConfig.model_type:
+        known = {one.name for one in dataclasses.fields(QwenConfig)} - {"transformers_version"}
+        return QwenConfig(**{key: value for key, value in fields.items() if key in known})
     try:
         config = AutoConfig.for_model(**fields)
     except (KeyError, ValueError):
@@ -36,8 +41,15 @@ def text_config(fields: Mapping[str, Any]) -> PreTrainedConfig:
     return config
 
 
+def language_class(config: PreTrainedConfig) -> Any:
+    """What `from_pretrained` is asked of: Qwen-1 is ours, transformers has the others."""
+    return QwenForCausalLM if isinstance(config, QwenConfig) else AutoModelForCausalLM
+
+
 def build_language(config: PreTrainedConfig) -> PreTrainedModel:
     """A causal language model with new weights."""
+    if isinstance(config, QwenConfig):
+        return QwenForCausalLM(config)
     return AutoModelForCausalLM.from_config(config)
 
 
