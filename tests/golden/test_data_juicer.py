@@ -64,9 +64,10 @@ def operator_cases(root: Path, folder: str) -> list[Any]:
 def converter_cases(root: Path) -> list[Any]:
     """Recorded conversions between Data-Juicer's rows and other formats."""
     return [
-        pytest.param(case, id=f"{FAMILY}/converters/{tool}[{number}]")
-        for tool in TOOLS
-        for number, case in enumerate(json.loads((root / f"converters/{tool}.json").read_text()))
+        pytest.param(case, id=f"{FAMILY}/converters/{path.stem}[{number}]")
+        for path in sorted((root / "converters").glob("*.json"))
+        for number, case in enumerate(json.loads(path.read_text(encoding="utf-8")))
+        if case["tool"] in TOOLS
     ]
 
 
