@@ -279,8 +279,8 @@ def _low_encoder(work: _Reading, folder: Path | None) -> PreTrainedConfig:
     if not inside:
         if folder is None:
             raise ModelError(
-                f"{work.path} holds no CLIP and {work.fields.get('mm_vision_tower')!r} is not here; "
-                "name its folder (vision)"
+                f"{work.path} holds no CLIP and {work.fields.get('mm_vision_tower')!r} is not here;"
+                " name its folder (vision)"
             )
         config = vision_config(read_config(folder))
         for key, lazy in open_weights(folder).items():

@@ -57,6 +57,18 @@ class MgmConfig(FamilyConfig):
         super().__post_init__(**kwargs)
 
 
+def low_views(pixels: Tensor, side: int, grid: int = 1, has_global: bool = False) -> Tensor:
+    """[I, 3, S, S] -> [I, V, 3, side, side]: crops row by row, then the whole picture.
+
+    Bilinear without antialiasing and on normalised pixels, in fp32, as published.
+    """
+    wide = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
+    view = _resize(wide, side * grid)
+    crops = view.unflatten(3, (grid, side)).unflatten(2, (grid, side))
+    crops = crops.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    return torch.cat([crops, _resize(view, side)[:, None]], 1) if has_global else crops
+
+
 class MgmVision(nn.Module):
     """Both encoders, and how the low-resolution views are cut from the picture."""
 
@@ -91,16 +103,8 @@ class MgmVision(nn.Module):
         return self.see(self.views(pixels), pixels)
 
     def views(self, pixels: Tensor) -> Tensor:
-        """[I, 3, S, S] -> [I, V, 3, s, s]: crops row by row, then the whole picture.
-
-        Bilinear without antialiasing and on normalised pixels, as published.
-        """
-        side, g = self.low.image_size, self.grid
-        wide = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
-        view = _resize(wide, side * g)
-        crops = view.unflatten(3, (g, side)).unflatten(2, (g, side))
-        crops = crops.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-        return torch.cat([crops, _resize(view, side)[:, None]], 1) if self.has_global else crops
+        """[I, 3, S, S] -> what the low-resolution encoder looks at; see `low_views`."""
+        return low_views(pixels, self.low.image_size, self.grid, self.has_global)
 
     def see(self, views: Tensor, pixels: Tensor) -> Views:
         """Views [I, V, 3, s, s] and the picture [I, 3, S, S] through their encoders."""
