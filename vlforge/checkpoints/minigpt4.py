@@ -11,7 +11,6 @@ Source: Vision-CAIR/MiniGPT-4@22d8888 (mini_gpt4.py, blip2.py, eva_vit.py).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,12 +33,19 @@ from vlforge.checkpoints.weights import (
     write_weights,
 )
 from vlforge.models.minigpt4 import (
+    BLIP,
+    EVA,
+    SETTINGS,
+    SUFFIXES,
     Minigpt4Config,
     connector_state,
+    files_named,
     is_eva,
     minigpt4_config,
     published_state,
+    read_settings,
     vision_name,
+    weights_file,
 )
 from vlforge.models.parts.eva_vit import fit_positions
 from vlforge.models.parts.image_processor import ImageProcessor
@@ -50,9 +56,7 @@ from vlforge.text.minigpt4_templates import separator_doubt
 from vlforge.text.templates import find_template
 from vlforge.types import ModelError
 
-SETTINGS = "minigpt4.json"
-EVA, BLIP, STAGE, VICUNA = "eva_vit_g", "blip2_pretrained", "checkpoint.pth", "vicuna"
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+STAGE, VICUNA = "checkpoint.pth", "vicuna"
 _POSITIONS = "vision.eva.pos_embed"
 _NEW = (
     "llama_proj is in none of the files: the connector starts at random, and answers mean "
@@ -85,7 +89,7 @@ class Minigpt4Layout:
             return True
         if not path.is_dir() or (path / "config.json").exists():
             return False
-        return bool(_named(path, EVA) or _named(path, BLIP)) or bool(_stages(path))
+        return bool(files_named(path, EVA) or files_named(path, BLIP) or _stages(path))
 
     def read(self, path: Path, parts: Parts) -> Checkpoint:
         """Open the four; what `parts` does not name is looked for beside `path`."""
@@ -101,6 +105,8 @@ class Minigpt4Layout:
         for name, lazy in words.items():
             if name.endswith("rotary_emb.inv_freq"):
                 unused.append(f"{name} (buffer, computed)")
+            elif name == "lm_head.weight" and config.text_config.tie_word_embeddings:
+                unused.append(f"{name} (the embeddings, tied)")
             else:
                 weights.setdefault(f"language.{name}", lazy)
         template = str(files.settings.get("template", "minigpt4"))
@@ -162,29 +168,21 @@ def _find(path: Path, parts: Parts) -> _Files:
         raise ModelError(f"no model at {path}; check the path")
     home = path if path.is_dir() else path.parent
     homes = [home, *([parts.base] if parts.base else [])]
-    settings: dict[str, Any] = {}
-    for file in (folder / SETTINGS for folder in homes):
-        if file.is_file() and not settings:
-            settings = json.loads(file.read_text(encoding="utf-8"))
     return _Files(
         stage=path if path.is_file() else _last_stage(home),
         eva=_part(parts.vision, homes, EVA, "vision"),
         blip=_part(parts.qformer, homes, BLIP, "qformer"),
         vicuna=_language(parts.language, homes),
-        settings=settings,
+        settings=read_settings(*homes),
     )
 
 
 def _part(named: Path | None, homes: list[Path], stem: str, part: str) -> Path:
-    if named is not None and not named.is_dir():
-        return named
-    for home in [named] if named else homes:
-        found = _named(home, stem)
-        if len(found) > 1:
-            names = ", ".join(file.name for file in found)
-            raise ModelError(f"{home} has several {stem} files ({names}); name one as {part}")
-        if found:
-            return found[0]
+    if named is not None:
+        return weights_file(named, stem)
+    for home in homes:
+        if files_named(home, stem):
+            return weights_file(home, stem)
     raise ModelError(f"{homes[0]} has no {stem}*.pth; name that file as {part}")
 
 
@@ -205,13 +203,9 @@ def _language(named: Path | None, homes: list[Path]) -> Path:
     raise ModelError(f"{homes[0]} has no Vicuna folder; name it as language")
 
 
-def _named(home: Path, stem: str) -> list[Path]:
-    return [file for file in sorted(home.glob(f"{stem}*")) if file.suffix in SUFFIXES]
-
-
 def _stages(home: Path) -> list[Path]:
     """Files of a folder that hold a `llama_proj`."""
-    others = {*_named(home, EVA), *_named(home, BLIP)}
+    others = {*files_named(home, EVA), *files_named(home, BLIP)}
     files = [file for file in sorted(home.iterdir()) if file.suffix in SUFFIXES]
     return [file for file in files if file not in others and _is_stage(file)]
 
@@ -264,24 +258,11 @@ def _config(
         ModelError: the encoder and the Q-Former do not belong together, or one
             file is something else.
     """
+    shapes = [{name: lazy.shape for name, lazy in part.items()} for part in (eva, blip)]
     try:
-        config = minigpt4_config(
-            {name: lazy.shape for name, lazy in eva.items()},
-            {name: lazy.shape for name, lazy in blip.items()},
-            text_config(language),
-            vision_heads=files.settings.get("vision_heads"),
-            qformer_heads=files.settings.get("qformer_heads"),
-            image_size=files.settings.get("image_size"),
-        )
+        return minigpt4_config(*shapes, text_config(language), files.settings)
     except ModelError as error:
-        raise ModelError(f"{files.eva}, {files.blip}: {error}; check both, or {SETTINGS}") from None
-    sees, reads = config.vision_config.hidden_size, config.qformer_config.encoder_hidden_size
-    if sees != reads:
-        raise ModelError(
-            f"{files.blip} reads tokens {reads} wide and those of {files.eva} are {sees} wide; "
-            "they are not of the same BLIP-2"
-        )
-    return config
+        raise ModelError(f"{files.eva}, {files.blip}: {error}") from None
 
 
 def _with_stage(

@@ -10,6 +10,7 @@ Source: Vision-CAIR/MiniGPT-4@22d8888 (mini_gpt4.py, blip2.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,6 +29,13 @@ from vlforge.models.parts.eva_vit import EvaVit, EvaVitConfig, eva_sizes, fit_po
 from vlforge.models.parts.qformer import QFormer, QFormerConfig, our_name, qformer_sizes
 from vlforge.models.reading import read_tensors
 from vlforge.types import ModelError
+
+SETTINGS = "minigpt4.json"
+"""What no weights tell, beside them: heads, picture size, template. For published sizes
+none of it is needed."""
+EVA, BLIP = "eva_vit_g", "blip2_pretrained"
+"""How the published files' names begin."""
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
 class Minigpt4Config(FamilyConfig):
@@ -51,11 +59,7 @@ class BlipVision(nn.Module):
 
     def __init__(self, config: EvaVitConfig, qformer: QFormerConfig):
         super().__init__()
-        if config.hidden_size != qformer.encoder_hidden_size:
-            raise ModelError(
-                f"the Q-Former reads tokens {qformer.encoder_hidden_size} wide and the encoder's "
-                f"are {config.hidden_size}; they are not of the same BLIP-2"
-            )
+        check_widths(config, qformer)
         self.eva = EvaVit(config)
         self.ln_vision = nn.LayerNorm(config.hidden_size, eps=1e-5)
         self.qformer = QFormer(qformer)
@@ -85,12 +89,11 @@ class BlipVision(nn.Module):
         return set()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[I, 3, S, S] normalised -> [I, Q, C]."""
+        """[I, 3, S, S] normalised -> [I, Q, C]; the norm between is in fp32 at least."""
         seen = self.eva(pixels)
-        norm = self.ln_vision
-        whole = F.layer_norm(
-            seen.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
-        )
+        norm, wide = self.ln_vision, torch.promote_types(seen.dtype, torch.float32)
+        weight, bias = norm.weight.to(wide), norm.bias.to(wide)
+        whole = F.layer_norm(seen.to(wide), norm.normalized_shape, weight, bias, norm.eps)
         return self.qformer(whole.to(seen.dtype))
 
 
@@ -137,58 +140,119 @@ class Minigpt4Model(VisionLanguageModel):
         """
         if spec.qformer is None:
             raise ModelError("family minigpt4 needs qformer, the file blip2_pretrained_*.pth")
-        eva, blip = read_tensors(Path(spec.vision)), read_tensors(Path(spec.qformer))
-        config = minigpt4_config(_shapes(eva), _shapes(blip), language.config)
+        eva_file, blip_file = weights_file(spec.vision, EVA), weights_file(spec.qformer, BLIP)
+        eva, blip = read_tensors(eva_file), read_tensors(blip_file)
+        told = read_settings(eva_file.parent, blip_file.parent)
+        config = minigpt4_config(_shapes(eva), _shapes(blip), language.config, told)
         if spec.image_aspect_ratio != "square":
             config.image_aspect_ratio = spec.image_aspect_ratio
-        model = cls(config)
+        with init.no_init_weights():  # the language model's place is reserved, not filled
+            model = cls(config)
+        model.language = language
+        model.connector.reset_parameters()
         state = published_state(eva, blip, config.vision_config.num_hidden_layers)
         if spec.connector_weights is not None:
             stage = read_tensors(Path(spec.connector_weights))
             state |= connector_state(stage, spec.connector_weights, language.config.hidden_size)
-        places = {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if not name.startswith("language.")
-        }
-        wanted = [name for name in places if name.startswith("vision.")]
-        if lost := [name for name in wanted if name not in state]:
-            raise ModelError(
-                f"{spec.vision} and {spec.qformer} lack {len(lost)} weights, the first is {lost[0]}"
-            )
-        with torch.no_grad():
-            for name, tensor in state.items():
-                if name == "vision.eva.pos_embed":
-                    tensor = fit_positions(tensor, round((places[name].shape[1] - 1) ** 0.5))
-                if places[name].shape != tensor.shape:
-                    raise ModelError(
-                        f"{name} has shape {list(tensor.shape)} in the files and "
-                        f"{list(places[name].shape)} in the model; the files do not fit together"
-                    )
-                places[name].copy_(tensor)
-        model.language = language
+        model.land(state, f"{spec.vision} and {spec.qformer}")
         return model
+
+    @torch.no_grad()
+    def land(self, state: dict[str, Tensor], source: str) -> None:
+        """Take over tensors of the encoder, the Q-Former and the connector by our names.
+
+        Raises:
+            ModelError: one of encoder or Q-Former is missing, or has another shape.
+        """
+        places = {f"vision.{name}": place for name, place in self.vision.state_dict().items()}
+        if lost := [name for name in places if name not in state]:
+            raise ModelError(f"{source} lack {len(lost)} weights, the first is {lost[0]}")
+        places |= {f"connector.{name}": p for name, p in self.connector.state_dict().items()}
+        for name, tensor in state.items():
+            if name == "vision.eva.pos_embed":
+                tensor = fit_positions(tensor, round((places[name].shape[1] - 1) ** 0.5))
+            if name not in places or places[name].shape != tensor.shape:
+                wanted = list(places[name].shape) if name in places else "no place"
+                raise ModelError(
+                    f"{source}: {name} has shape {list(tensor.shape)} and the model {wanted}; "
+                    "the files do not fit together"
+                )
+            places[name].copy_(tensor)
 
 
 def minigpt4_config(
     eva: Mapping[str, tuple[int, ...]],
     blip: Mapping[str, tuple[int, ...]],
     language: PreTrainedConfig,
-    *,
-    vision_heads: int | None = None,
-    qformer_heads: int | None = None,
-    image_size: int | None = None,
+    told: Mapping[str, Any],
 ) -> Minigpt4Config:
     """The configuration that the shapes of the published files tell.
 
+    Args:
+        told: what `read_settings` found: `vision_heads`, `qformer_heads`, `image_size`.
+
     Raises:
-        ModelError: tensors of something else, or heads that nothing tells.
+        ModelError: tensors of something else, parts that do not fit each other, or
+            heads that nothing tells.
     """
-    return Minigpt4Config(
-        vision_config=EvaVitConfig(**eva_sizes(eva, vision_heads, image_size)),
-        qformer_config=QFormerConfig(**qformer_sizes(blip, qformer_heads)),
+    vision = eva_sizes(eva, told.get("vision_heads"), told.get("image_size"))
+    qformer = qformer_sizes(blip, told.get("qformer_heads"))
+    config = Minigpt4Config(
+        vision_config=EvaVitConfig(**vision),
+        qformer_config=QFormerConfig(**qformer),
         text_config=language,
     )
+    check_widths(config.vision_config, config.qformer_config)
+    return config
+
+
+def check_widths(vision: EvaVitConfig, qformer: QFormerConfig) -> None:
+    """Refuse a Q-Former that reads another encoder's tokens.
+
+    Raises:
+        ModelError: it does.
+    """
+    if vision.hidden_size != qformer.encoder_hidden_size:
+        raise ModelError(
+            f"the Q-Former reads tokens {qformer.encoder_hidden_size} wide and the encoder's "
+            f"are {vision.hidden_size} wide; they are not of the same BLIP-2"
+        )
+
+
+def weights_file(path: str | Path, stem: str) -> Path:
+    """The file that `path` is, or the one in it whose name begins with `stem`.
+
+    Raises:
+        ModelError: a folder with none or several such files.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = files_named(path, stem)
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ModelError(f"{path} needs one {stem}* file and has {names}; name the file itself")
+    return found[0]
+
+
+def files_named(folder: Path, stem: str) -> list[Path]:
+    """Files of weights whose names begin with `stem`."""
+    return [file for file in sorted(folder.glob(f"{stem}*")) if file.suffix in SUFFIXES]
+
+
+def read_settings(*folders: Path) -> dict[str, Any]:
+    """The first `minigpt4.json` in the folders; empty where there is none.
+
+    Raises:
+        ModelError: one that cannot be read.
+    """
+    for file in (folder / SETTINGS for folder in folders):
+        if file.is_file():
+            try:
+                return dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError) as error:
+                raise ModelError(f"{file} cannot be read: {error}") from None
+    return {}
 
 
 def vision_name(published: str) -> str | None:
@@ -224,8 +288,8 @@ def connector_state(stage: Mapping[str, Any], path: object, width: int) -> dict[
     Raises:
         ModelError: none in it, or for a language model of another width.
     """
-    found = {name: stage[f"llama_proj.{name}"] for name in ("weight", "bias")
-             if f"llama_proj.{name}" in stage}  # fmt: skip
+    keys = {name: f"llama_proj.{name}" for name in ("weight", "bias")}
+    found = {name: stage[key] for name, key in keys.items() if key in stage}
     if len(found) < 2:
         raise ModelError(f"{path} holds no llama_proj; it is no checkpoint of a MiniGPT-4 stage")
     given = int(found["weight"].shape[0])

@@ -63,7 +63,10 @@ def eva_sizes(
     except (KeyError, ValueError, IndexError):
         raise ModelError("the tensors are not those of an EVA-ViT") from None
     if heads is None and width not in HEADS:
-        raise ModelError(f"an EVA-ViT of width {width} does not tell how many heads it has")
+        raise ModelError(
+            f"an EVA-ViT of width {width} does not tell how many heads it has; say vision_heads in "
+            "minigpt4.json beside it"
+        )
     blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
     return {
         "image_size": image_size or side * patch,

@@ -101,7 +101,10 @@ def qformer_sizes(
     except (KeyError, ValueError):
         raise ModelError("the tensors are not those of BLIP-2's Q-Former") from None
     if heads is None and width not in HEADS:
-        raise ModelError(f"a Q-Former of width {width} does not tell how many heads it has")
+        raise ModelError(
+            f"a Q-Former of width {width} does not tell how many heads it has; say qformer_heads "
+            "in minigpt4.json beside it"
+        )
     return {
         "hidden_size": width,
         "intermediate_size": inner,
