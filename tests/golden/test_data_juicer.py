@@ -246,8 +246,9 @@ def assert_drawn_captions(case: Any, out: Outcome) -> None:
 def hash_cases(root: Path) -> list[Any]:
     """Recorded hashes of every row's pictures."""
     return [
-        pytest.param(case, root, id=f"{FAMILY}/ops/image_deduplicator[{number}]-hashes")
-        for number, case in enumerate(lines_of(root / "ops/image_deduplicator.jsonl"))
+        pytest.param(case, root, id=f"{FAMILY}/ops/{path.stem}[{number}]-hashes")
+        for path in sorted((root / "ops").glob("image_deduplicator*.jsonl"))
+        for number, case in enumerate(lines_of(path))
         if set(case["params"]) <= {"method"} and "image_bytes" not in case["input"][0]
     ]
 
