@@ -68,3 +68,11 @@ def test_ten_rows_need_neither_the_parser_nor_pydantic_nor_numpy(tmp_path):
     )
     assert found.stdout.splitlines()[-1] == "0"
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 10
+
+
+def test_a_dropped_row_with_half_a_character_in_its_id_is_shown(tmp_path, capfd):
+    (tmp_path / "a.jsonl").write_text('{"id": "\\ud800x", "text": "b"}\n{"text": "long enough"}\n')
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("dataset_path: a.jsonl\nprocess: [{text_length_filter: {min_len: 5}}]\n")
+    assert main(["process", str(recipe), "--out", str(tmp_path / "out")]) == 0
+    assert "\\ud800x" in capfd.readouterr().out

@@ -115,6 +115,15 @@ def test_a_repeat_is_shown_as_the_dedup_saw_it(tmp_path):
     assert len(lines(out / "changed.jsonl")) == 1
 
 
+def test_a_repeat_with_half_a_character_is_shown_whole(tmp_path):
+    half = '{"id": "%s", "text": "one half \\ud800 of a character, see www.example.org/page"}'
+    path = write_rows(tmp_path / "a.jsonl", [half % "a", half % "b"])
+    process = ("document_deduplicator", "clean_links_mapper")
+    run_process(config(path, *process), tmp_path / "out")
+    (dropped,) = lines(tmp_path / "out" / "dropped.jsonl")
+    assert dropped["row"] == json.loads(half % "b")
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [

@@ -70,11 +70,16 @@ def test_a_histogram_does_not_depend_on_the_portions(seed):
     scale = 10.0 ** pick.randint(-6, 9)
     values = [pick.gauss(0, 1) * scale for _ in range(500)]
     stays = [value > 0 for value in values]
-    whole, parts = Histogram(), Histogram()
+    whole, parts, merged = Histogram(), Histogram(), Histogram()
     whole.add(values, stays)
     for at in range(0, 500, 7):
         parts.add(values[at : at + 7], stays[at : at + 7])
         parts = Histogram.restored(parts.state())
+        part = Histogram()
+        part.add(values[at : at + 7], stays[at : at + 7])
+        merged.merge(part)
+    assert merged.state()[:-1] == parts.state()[:-1]
+    assert merged.counts == parts.counts
     mine, theirs = whole.summary((0, None)), parts.summary((0, None))
     assert mine["histogram"] == theirs["histogram"]
     assert mine["mean"] == pytest.approx(theirs["mean"])

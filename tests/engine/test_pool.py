@@ -98,3 +98,69 @@ except VLForgeError as error:
     print(error)
 """
     assert run(body) == ["row 5 is wrong"]
+
+
+def test_jobs_and_results_larger_than_a_pipe_go_through():
+    body = """
+def task(job):
+    return job[::-1] * 3
+jobs = [bytes([n]) * (n * 400_000) for n in range(12)]
+print(list(in_order(task, iter(jobs), 2, 1)) == [task(job) for job in jobs])
+"""
+    assert run(body) == ["True"]
+
+
+def test_a_task_that_warms_up_does_no_job_in_the_parent():
+    body = """
+class Task:
+    warmed = []
+    def warm(self, job):
+        self.warmed.append(job)
+        return True
+    def __call__(self, job):
+        return job, os.getpid(), self.warmed
+found = list(in_order(Task(), range(6), 2, 1))
+print([n for n, _, _ in found] == list(range(6)))
+print(os.getpid() in {pid for _, pid, _ in found}, {tuple(w) for _, _, w in found})
+"""
+    assert run(body) == ["True", "False {(0,)}"]
+
+
+def test_an_error_tells_where_in_the_worker_it_was_raised():
+    body = """
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__("cannot be sent")
+def task(n):
+    if n:
+        raise Odd(1, 2) if n == 2 else ValueError(str(n))
+for second in (2, 4):
+    try:
+        list(in_order(task, iter([0, second]), 2, 0))
+    except Exception as error:
+        print(type(error).__name__, error)
+try:
+    from vlforge.engine.crew import Crew
+    crew = Crew(task, 1)
+    crew.give(0, 4)
+    list(crew.results())
+except ValueError as error:
+    print("in task" in str(error.__cause__))
+finally:
+    crew.close()
+"""
+    found = run(body)
+    assert found == ["RuntimeError Odd: cannot be sent", "ValueError 4", "True"]
+
+
+def test_no_process_is_left_when_the_results_are_no_longer_wanted():
+    body = """
+results = in_order(lambda n: n, count(), 3, 1)
+next(results)
+results.close()
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("none")
+"""
+    assert run(body) == ["none"]

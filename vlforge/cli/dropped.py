@@ -42,5 +42,7 @@ def _examples(dropped: Path) -> dict[tuple[str, str], list[str]]:
             continue
         some = found[row["op"], row["reason"]]
         if len(some) < SHOWN_IDS:
-            some.append(f"line {row['line']}" if row["id"] is None else str(row["id"]))
+            name = f"line {row['line']}" if row["id"] is None else str(row["id"])
+            # Half a character, which JSON may hold, cannot be printed as it is.
+            some.append(name.encode("utf-8", "backslashreplace").decode("utf-8"))
     return found

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vlforge.engine.histogram import Histogram, histograms
 from vlforge.engine.lines import changed_line
 from vlforge.engine.plan import Step
 from vlforge.ops.base import (
@@ -52,14 +53,14 @@ class Track:
 class BlockReport:
     """What the operators saw in a block, for the funnel.
 
-    `measured[place]` holds the rows that the filter judged, its values and
-    whether each row stayed. `rows` are places among the block's tracks, or None
-    where no later decision can take a row back.
+    `counted[place]` are the histograms of a filter's statistics. `measured[place]`
+    stands for them where a dedup before the filter may still take rows back: the
+    rows that the filter judged, as places among the block's tracks, its values,
+    and whether each row stayed.
     """
 
-    measured: dict[int, tuple[list[int] | None, list[list[Any]], list[bool]]] = field(
-        default_factory=dict
-    )
+    counted: dict[int, dict[str, Histogram]] = field(default_factory=dict)
+    measured: dict[int, tuple[list[int], list[list[Any]], list[bool]]] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
 
     def add_seconds(self, place: int, since: float) -> None:
@@ -92,7 +93,7 @@ class BlockRun:
         self.matchers = matchers
         self.learned = learned or {}
         self.report = BlockReport()
-        self._judged: dict[int, list[Track]] = {}
+        self._judged: list[tuple[Bound, tuple[list[Track], list[list[Any]], list[bool]]]] = []
         self._traced: dict[int, int] = {}
         viewers: list[Any] = [b.op for s in steps for b in s.ops if needs_pixels(b.op)]
         self.files = Files(viewers)
@@ -104,12 +105,22 @@ class BlockRun:
             if not alive:
                 break
             self._step(step, alive, is_last=number + 1 == len(self.steps))
-        if any(track.keys for track in self.tracks):
-            at = {id(track): number for number, track in enumerate(self.tracks)}
-            for place, judged in self._judged.items():
-                rows = [at.get(id(track), -1) for track in judged]
-                self.report.measured[place] = (rows, *self.report.measured[place][1:])
+        self._count()
         return self.report
+
+    def _count(self) -> None:
+        """Tell of what the filters measured, summed up where no row can be taken back."""
+        first = min([keys[0][0] for track in self.tracks if (keys := track.keys)], default=None)
+        at: dict[int, int] = {}
+        if first is not None:
+            at = {id(track): number for number, track in enumerate(self.tracks)}
+        for bound, (judged, columns, stays) in self._judged:
+            if first is not None and bound.place > first:
+                rows = [at.get(id(track), -1) for track in judged]
+                self.report.measured[bound.place] = (rows, columns, stays)
+            else:
+                found = histograms(getattr(bound.op, "stats", ()), columns, stays)
+                self.report.counted[bound.place] = found
 
     def batch(self, tracks: Sequence[Track]) -> Batch:
         """The rows of some tracks, sharing what this block has read of pictures."""
@@ -165,8 +176,7 @@ class BlockRun:
             track = alive[at]
             track.drop = op.fault(bound.name, [column[at] for column in columns])
             track.place = bound.place
-        self._judged[bound.place] = list(alive)
-        self.report.measured[bound.place] = (None, list(columns), stays)
+        self._judged.append((bound, (list(alive), list(columns), stays)))
 
     def _drop_faults(
         self,

@@ -4,53 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
-from vlforge.data.json_lines import encode, encode_lines
+from vlforge.data.json_lines import decode, encode, encode_lines
 from vlforge.engine.block import BlockReport, BlockRun, Track
 from vlforge.engine.config import ProcessConfig
-from vlforge.engine.lines import (
-    dropped_line,
-    exported,
-    stats_of,
-    stats_told,
-    work_line,
-    work_told,
-)
+from vlforge.engine.lines import STATS, dropped_line, exported, stats_of, stats_told, work_told
 from vlforge.engine.plan import Pass, Plan, make_plan
 from vlforge.engine.rows import Reading, reading_of, work_track
 from vlforge.engine.source import Block
-from vlforge.ops.base import CorpusMapper, NearDedup
+from vlforge.ops.base import CorpusMapper, Dedup, Filter, NearDedup
 from vlforge.ops.batch import Context, Item
 from vlforge.ops.bind import Bound
-from vlforge.types import Drop
+from vlforge.ops.index import places
+from vlforge.ops.text.classes import FEW_CHARACTERS
+from vlforge.types import Drop, Need
 
-Name = tuple[str, Any, int]
-"""uid, id and line of a row."""
-
-
-class Fate(NamedTuple):
-    """What became of one row; lines are encoded already.
-
-    `reason` is None while the row is alive: then `data` and `beside` are its
-    line and its statistics (or its key at the pass's barrier), or `item` is the
-    row itself where more is to be done with it. `row` is the row at its first
-    dedup, as a line.
-    """
-
-    name: Name
-    reason: str | None
-    place: int
-    dropped: bytes | None
-    keys: Sequence[tuple[int, bytes, str]]
-    changes: Sequence[int]
-    traces: Sequence[tuple[int, bytes]]
-    born: int | None
-    row: bytes | None
-    data: bytes | None
-    beside: bytes | None
-    item: Item | None
+Keys = tuple[tuple[int, bytes, str], ...]
+"""Of a row at dedups: the place of each, the key there, and the uid that the row had there."""
+_ROW_OF_WORK = 2
+"""Where in `work_told` the row is."""
 
 
 @dataclass
@@ -67,9 +42,115 @@ class Sums:
     traces: list[tuple[int, bytes]] = field(default_factory=list)
 
 
+class Marks(NamedTuple):
+    """What mappers did to a row, each by its place; `born` is the one that made it."""
+
+    changes: Sequence[int]
+    traces: Sequence[tuple[int, bytes]]
+    born: int | None
+
+
+class Repeat(NamedTuple):
+    """A row that repeats an earlier one: the dedup's place, and the row's name there.
+
+    `drop` is None where a row that came of the same one has told of it already.
+    """
+
+    place: int
+    uid: str
+    drop: Drop | None
+
+
+@dataclass
+class Fates:
+    """What became of a block's rows, while dedups or models have still to decide about some.
+
+    A row is named by its place in the block. Whoever decides sees `keys`, in the
+    order of the rows. `alive` are rows that no operator has dropped; `data` and
+    `beside` hold a line of each (`beside` a key of `width` bytes where that is
+    not 0), or `items` the rows themselves where more is to be done with them.
+    `drops` are the others: place, reason, line. `at_dedup` are the rows, as
+    lines, that have changed since their first dedup.
+    """
+
+    numbers: list[int]
+    """The line of each row in the source."""
+    keys: list[tuple[int, Keys]] = field(default_factory=list)
+    alive: list[int] = field(default_factory=list)
+    data: bytes = b""
+    beside: bytes = b""
+    width: int = 0
+    items: list[Item] = field(default_factory=list)
+    drops: dict[int, tuple[int, str, bytes]] = field(default_factory=dict)
+    marks: dict[int, Marks] = field(default_factory=dict)
+    at_dedup: dict[int, bytes] = field(default_factory=dict)
+
+    def settled(self, repeats: Mapping[int, Repeat]) -> tuple[Sums, list[Item]]:
+        """The block without the rows that are repeats; with it the rows to go on with."""
+        sums, items = Sums(), self.items
+        lines = {at: line for at, (_, _, line) in self.drops.items()}
+        if repeats:
+            data, beside = _cut(self.data, 0), _cut(self.beside, self.width)
+            for at, repeat in repeats.items():
+                lines.pop(at, None)
+                if repeat.drop is not None:
+                    sums.drops[repeat.place, repeat.drop.reason] += 1
+                    lines[at] = self._told(at, repeat.uid, repeat.drop, data)
+            stays = [n for n, at in enumerate(self.alive) if at not in repeats]
+            items = [items[n] for n in stays] if items else items
+            sums.data = b"".join([data[n] for n in stays]) if data else b""
+            sums.beside = b"".join([beside[n] for n in stays]) if beside else b""
+        else:
+            stays, sums.data, sums.beside = self.alive, self.data, self.beside
+        for at, (place, reason, _) in self.drops.items():
+            if at not in repeats:
+                sums.drops[place, reason] += 1
+        sums.alive = 0 if items else len(stays)
+        sums.dropped = _lines([lines[at] for at in sorted(lines)])
+        for at, marks in self.marks.items():
+            _count(sums, marks, repeats.get(at))
+        return sums, items
+
+    def _told(self, at: int, uid: str, drop: Drop, data: Sequence[bytes]) -> bytes:
+        """The line of a repeat, with the row as the dedup saw it; `data` as lines."""
+        row: Any
+        if at in self.drops:
+            row = decode(self.drops[at][2])["row"]
+        elif self.items:
+            row = self.items[self.alive.index(at)].row
+        else:
+            told = decode(data[self.alive.index(at)])
+            row = told[_ROW_OF_WORK] if isinstance(told, list) else told
+            row.pop(STATS, None)
+        name = (uid, row.get("id"), self.numbers[at])
+        seen = self.at_dedup.get(at)
+        return dropped_line(name, drop, row if seen is None else decode(seen))
+
+
+def _cut(joined: bytes, width: int) -> list[bytes]:
+    """Lines with their ends, or keys of one width."""
+    if width:
+        return [joined[at : at + width] for at in range(0, len(joined), width)]
+    return joined.splitlines(keepends=True)
+
+
+def _count(sums: Sums, marks: Marks, repeat: Repeat | None) -> None:
+    """Count what mappers did to a row, of a repeat what they did before it was dropped."""
+    if repeat is None:
+        sums.changed.update(marks.changes)
+        sums.traces += marks.traces
+    elif repeat.drop is not None:
+        sums.changed.update(place for place in marks.changes if place < repeat.place)
+        sums.traces += [trace for trace in marks.traces if trace[0] < repeat.place]
+    else:
+        return
+    if marks.born is not None and (repeat is None or marks.born < repeat.place):
+        sums.added[marks.born] += 1
+
+
 @dataclass
 class Done:
-    """A block that went through some steps: row by row, or summed up where that is enough.
+    """A block that went through some steps: summed up, or row by row where that is not enough.
 
     `read` counts the rows that came in, `bad` tells of the first that an
     operator or the reader could not use.
@@ -77,7 +158,7 @@ class Done:
 
     read: int
     report: BlockReport
-    fates: list[Fate] = field(default_factory=list)
+    fates: Fates | None = None
     sums: Sums | None = None
     bad: str | None = None
 
@@ -106,47 +187,91 @@ class Head:
         run.run()
         return self.done(run, this, read, at_end=not this.tail)
 
+    def warm(self, job: tuple[int, Block | Sequence[bytes]]) -> bool:
+        """Take a few rows of a block through, so that the operators load what they need.
+
+        False, and nothing done, where that might leave something behind: operators
+        that rewrite rows, and a user's own.
+        """
+        number, block = job
+        known = places()
+        for bound in (b for step in self.plan.passes[number].head for b in step.ops):
+            own = known.get(bound.name, ("",))[0] == type(bound.op).__module__
+            if not own or not isinstance(bound.op, Filter | Dedup):
+                return False
+        lines = block.lines if isinstance(block, Block) else block
+        some = _few(lines, self.plan.needs)
+        few = lines[:some]
+        if isinstance(block, Block):
+            self((number, replace(block, lines=few, numbers=block.numbers[:some])))
+        else:
+            self((number, few))
+        return True
+
     def done(self, run: BlockRun, this: Pass, read: int, *, at_end: bool) -> Done:
         """A block's rows as results; `at_end` after the pass's last step."""
         keys: dict[int, bytes] = {}
         if at_end and this.barrier is not None:
             keys = self._barrier_keys(run, this.barrier)
         done = Done(read, run.report, bad=_first_bad(run.tracks))
-        order = self.plan.stats
-        if at_end and not this.has_dedup:
-            done.sums = self._sums(run.tracks, this, keys, order)
+        is_decided = run.matchers is not None or not this.has_dedup
+        if at_end and is_decided:
+            done.sums = self._sums(run.tracks, this, keys)
         else:
-            done.fates = [
-                self._fate(track, order, keys.get(id(track)), at_end=at_end) for track in run.tracks
-            ]
+            done.fates = self._fates(run.tracks, this, keys, at_end=at_end)
         return done
 
-    def _sums(
-        self, tracks: Sequence[Track], this: Pass, keys: Mapping[int, bytes], order: list[str]
-    ) -> Sums:
-        """All rows of a block together, at the end of a pass that leaves nothing to decide."""
-        items = [track.item for track in tracks if track.drop is None]
-        sums = Sums(alive=len(items))
-        if this.barrier is not None:
-            sums.data = encode_lines([work_told(item) for item in items])
-            sums.beside = _beside([keys[id(t)] for t in tracks if t.drop is None], this)
+    def _fates(
+        self, tracks: Sequence[Track], this: Pass, keys: Mapping[int, bytes], *, at_end: bool
+    ) -> Fates:
+        """The rows of a block for whoever sees all blocks in order."""
+        fates = Fates([track.item.line for track in tracks])
+        for at, track in enumerate(tracks):
+            if track.keys:
+                fates.keys.append((at, track.keys))
+            if track.at_dedup is not None:
+                fates.at_dedup[at] = encode(track.at_dedup)
+            if track.changes or track.born is not None:
+                fates.marks[at] = Marks(track.changes, track.traces, track.born)
+            if track.drop is None:
+                fates.alive.append(at)
+            else:
+                fates.drops[at] = (track.place, track.drop.reason, _dropped(track, track.drop))
+        alive = [tracks[at] for at in fates.alive]
+        if at_end:
+            fates.data, fates.beside = self._written(alive, this, keys)
+            fates.width = _width(this)
         else:
-            stats = [stats_of(item, order) for item in items]
-            both = list(zip(items, stats, strict=True))
-            sums.data = encode_lines([exported(i, s, self.keeps_stats) for i, s in both])
-            sums.beside = encode_lines([stats_told(i, s) for i, s in both])
+            fates.items = [track.item for track in alive]
+        return fates
+
+    def _written(
+        self, alive: Sequence[Track], this: Pass, keys: Mapping[int, bytes]
+    ) -> tuple[bytes, bytes]:
+        """The lines of rows at the end of a pass, and what stands beside them."""
+        items = [track.item for track in alive]
+        if this.barrier is not None:
+            beside = [keys[id(track)] for track in alive]
+            joined = b"".join(beside) if _width(this) else _lines(beside)
+            return encode_lines([work_told(item) for item in items]), joined
+        order = self.plan.stats
+        stats = [stats_of(item, order) for item in items]
+        both = list(zip(items, stats, strict=True))
+        data = encode_lines([exported(i, s, self.keeps_stats) for i, s in both])
+        return data, encode_lines([stats_told(i, s) for i, s in both])
+
+    def _sums(self, tracks: Sequence[Track], this: Pass, keys: Mapping[int, bytes]) -> Sums:
+        """All rows of a block together, at the end of a pass that leaves nothing to decide."""
+        alive = [track for track in tracks if track.drop is None]
+        sums = Sums(alive=len(alive))
+        sums.data, sums.beside = self._written(alive, this, keys)
         dropped = []
         for track in tracks:
             if track.drop is not None:
                 sums.drops[track.place, track.drop.reason] += 1
-                item = track.item
-                name = (item.uid, item.row.get("id"), item.line)
-                dropped.append(dropped_line(name, track.drop, item.row))
-            if track.changes:
-                sums.changed.update(track.changes)
-                sums.traces += track.traces
-            if track.born is not None:
-                sums.added[track.born] += 1
+                dropped.append(_dropped(track, track.drop))
+            if track.changes or track.born is not None:
+                _count(sums, Marks(track.changes, track.traces, track.born), None)
         sums.dropped = _lines(dropped)
         return sums
 
@@ -168,22 +293,6 @@ class Head:
             found = op.keys(run.batch(alive))
             return {id(t): encode(key) for t, key in zip(alive, found, strict=True)}
         return {id(track): encode(op.key(track.item)) for track in alive}
-
-    def _fate(self, track: Track, order: list[str], key: bytes | None, *, at_end: bool) -> Fate:
-        item, drop = track.item, track.drop
-        name = (item.uid, item.row.get("id"), item.line)
-        row = encode(track.at_dedup or item.row) if track.keys else None
-        marks = (track.keys, track.changes, track.traces, track.born, row)
-        if drop is not None:
-            line = dropped_line(name, drop, item.row)
-            return Fate(name, drop.reason, track.place, line, *marks, None, None, None)
-        if not at_end:
-            return Fate(name, None, -1, None, *marks, None, None, item)
-        if key is not None:
-            return Fate(name, None, -1, None, *marks, work_line(item), key, None)
-        stats = stats_of(item, order)
-        data = encode(exported(item, stats, self.keeps_stats))
-        return Fate(name, None, -1, None, *marks, data, encode(stats_told(item, stats)), None)
 
 
 def context_of(config: ProcessConfig, seed: int, produced: str) -> Context:
@@ -211,19 +320,26 @@ def head_of(
     )
 
 
-def joined(fates: Sequence[Fate], this: Pass) -> Sums:
-    """The lines of rows that are alive at the end of a pass, and nothing counted but them."""
-    data = _lines(fate.data or b"" for fate in fates)
-    return Sums(data, _beside([fate.beside or b"" for fate in fates], this), alive=len(fates))
+def _width(this: Pass) -> int:
+    """Bytes of what stands beside each row; 0 for lines."""
+    op = None if this.barrier is None else this.barrier.op
+    return 1 + op.key_bytes if isinstance(op, NearDedup) else 0
 
 
-def _beside(parts: Sequence[bytes], this: Pass) -> bytes:
-    """What stands beside the rows; keys of near dedups have a fixed width, others are lines."""
-    is_framed = this.barrier is not None and isinstance(this.barrier.op, NearDedup)
-    return b"".join(parts) if is_framed else _lines(parts)
+def _dropped(track: Track, drop: Drop) -> bytes:
+    item = track.item
+    return dropped_line((item.uid, item.row.get("id"), item.line), drop, item.row)
 
 
-def _lines(parts: Any) -> bytes:
+def _few(lines: Sequence[bytes], needs: Need) -> int:
+    """How many lines do for `Head.warm`: one with a picture to decode, else text for an array."""
+    if needs >= Need.PIXELS:
+        return 1
+    sizes = accumulate(map(len, lines))
+    return 1 + sum(1 for _ in takewhile(lambda size: size < 2 * FEW_CHARACTERS, sizes))
+
+
+def _lines(parts: Sequence[bytes]) -> bytes:
     return b"".join([part + b"\n" for part in parts])
 
 

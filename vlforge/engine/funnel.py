@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlforge.engine.block import READ, BlockReport
-from vlforge.engine.histogram import Histogram
+from vlforge.engine.histogram import Histogram, histograms
 from vlforge.engine.plan import kind_of
 from vlforge.ops.base import Filter
 from vlforge.ops.bind import Bound
@@ -94,25 +94,19 @@ class Funnel:
         for place, seconds in report.seconds.items():
             self.ops[place].seconds += seconds
         for place, (rows, columns, stays) in report.measured.items():
-            bound = next(b for b in self.bounds if b.place == place)
-            if gone and rows is not None:
+            if gone:
                 chosen = [i for i, row in enumerate(rows) if gone.get(row, sys.maxsize) > place]
                 columns = [[column[i] for i in chosen] for column in columns]
                 stays = [stays[i] for i in chosen]
+            bound = next(b for b in self.bounds if b.place == place)
             assert isinstance(bound.op, Filter)
-            self._measured(place, bound.op.stats, columns, stays)
+            self._merge(place, histograms(bound.op.stats, columns, stays))
+        for place, found in report.counted.items():
+            self._merge(place, found)
 
-    def _measured(
-        self, place: int, names: Sequence[str], columns: list[list[Any]], stays: list[bool]
-    ) -> None:
-        for name, column in zip(names, columns, strict=bool(names)):
-            if column and isinstance(column[0], list):
-                flat = [(v, s) for values, s in zip(column, stays, strict=True) for v in values]
-                column, marks = [v for v, _ in flat], [s for _, s in flat]
-            else:
-                marks = stays
-            if column and all(isinstance(value, int | float) for value in column):
-                self.ops[place].stats.setdefault(name, Histogram()).add(column, marks)
+    def _merge(self, place: int, found: Mapping[str, Histogram]) -> None:
+        for name, histogram in found.items():
+            self.ops[place].stats.setdefault(name, Histogram()).merge(histogram)
 
     def summary(self) -> dict[str, Any]:
         """What `funnel.json` holds, times and memory apart; operators in the recipe's order."""

@@ -10,9 +10,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, compress
 from typing import Any
 
 MOST_BINS = 64
+
+
+def histograms(
+    names: Sequence[str], columns: Sequence[Sequence[Any]], stays: Sequence[bool]
+) -> dict[str, Histogram]:
+    """One per statistic whose values are numbers, or lists of numbers; `stays` says of each row
+    whether it was kept."""
+    found = {}
+    for name, column in zip(names, columns, strict=bool(names)):
+        marks = stays
+        if column and isinstance(column[0], list):
+            marks = [stay for values, stay in zip(column, stays, strict=True) for _ in values]
+            column = list(chain.from_iterable(column))
+        if column and all(issubclass(kind, int | float) for kind in set(map(type, column))):
+            found[name] = Histogram()
+            found[name].add(column, marks)
+    return found
 
 
 class Histogram:
@@ -28,23 +46,38 @@ class Histogram:
 
     def add(self, values: Sequence[float], stays: Sequence[bool]) -> None:
         """Take a portion; values that are no finite numbers are left out."""
-        usable = [pair for pair in zip(values, stays, strict=True) if math.isfinite(pair[0])]
-        if not usable:
+        if not all(map(math.isfinite, values)):
+            usable = [pair for pair in zip(values, stays, strict=True) if math.isfinite(pair[0])]
+            values, stays = [value for value, _ in usable], [stay for _, stay in usable]
+        if not values:
             return
-        numbers = [float(value) for value, _ in usable]
-        self.low, self.high = min(self.low, *numbers), max(self.high, *numbers)
-        self.total += math.fsum(numbers)
-        self.number += len(numbers)
+        numbers = list(map(float, values))
+        power = self._grow(min(numbers), max(numbers), math.fsum(numbers), len(numbers))
+        where = list(map(math.floor, map((2.0**-power).__mul__, numbers)))
+        kept = Counter(compress(where, stays))
+        for place, count in Counter(where).items():
+            pair = self.counts.setdefault(place, [0, 0])
+            pair[0] += count
+            pair[1] += kept[place]
+
+    def merge(self, other: Histogram) -> None:
+        """Take what another histogram has taken."""
+        if other.power is None:
+            return
+        shift = self._grow(other.low, other.high, other.total, other.number) - other.power
+        for where, (all_of, kept) in other.counts.items():
+            pair = self.counts.setdefault(where >> shift, [0, 0])
+            pair[0] += all_of
+            pair[1] += kept
+
+    def _grow(self, low: float, high: float, total: float, number: int) -> int:
+        """Make room for numbers of this range; the power of the bins that they fall into."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.total += total
+        self.number += number
         self._widen()
         assert self.power is not None
-        scale = 2.0**-self.power
-        bins = Counter(
-            (math.floor(n * scale), s) for n, (_, s) in zip(numbers, usable, strict=True)
-        )
-        for (where, is_kept), count in bins.items():
-            pair = self.counts.setdefault(where, [0, 0])
-            pair[0] += count
-            pair[1] += count if is_kept else 0
+        return self.power
 
     def _widen(self) -> None:
         """Make the bins wide enough for the range; the finest that `MOST_BINS` allow."""
@@ -58,6 +91,7 @@ class Histogram:
         if self.power is None:
             self.power = power
             return
+        power = max(power, self.power)
         merged: dict[int, list[int]] = {}
         shift = power - self.power
         for where, (all_of, kept) in self.counts.items():

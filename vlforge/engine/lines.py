@@ -47,7 +47,7 @@ def dropped_line(name: tuple[str, Any, int], drop: Drop, row: Any) -> bytes:
     """A dropped row's line in `dropped.jsonl`.
 
     `name` is its uid, its id and its line in the source; `row` the row as the
-    operator saw it, which may be a line already (`msgspec.Raw`).
+    operator saw it.
     """
     uid, number, line = name
     return encode(

@@ -16,17 +16,16 @@ from vlforge.data.json_lines import decode, encode
 from vlforge.engine.barriers import DROPPED, Barrier, lines_of
 from vlforge.engine.block import BlockRun, Track, repeat_of
 from vlforge.engine.config import ProcessConfig
-from vlforge.engine.fates import Done, Fate, Head, Sums, context_of, head_of, joined
+from vlforge.engine.fates import Done, Fates, Head, Repeat, Sums, context_of, head_of
 from vlforge.engine.funnel import Funnel
-from vlforge.engine.lines import dropped_line
 from vlforge.engine.outputs import Outputs, cannot_write, write_whole
 from vlforge.engine.plan import PIXEL_BLOCK, Pass, Plan, make_plan, operators_of
 from vlforge.engine.pool import cores, in_order
 from vlforge.engine.source import Block, Position, open_source
 from vlforge.ops.base import CorpusMapper, Dedup, Matcher
+from vlforge.ops.bind import Bound
 from vlforge.types import (
     DataError,
-    Drop,
     LogFn,
     ModelSource,
     ProgressFn,
@@ -219,31 +218,32 @@ class ProcessRun:
         if self.number == 0:
             self.funnel.rows_in += done.read
         self._refuse_bad(done)
-        if done.sums is not None:
+        if done.fates is None:
             self.funnel.take(done.report, {})
-            self._add(done.sums)
+            self._add(done.sums or Sums())
             return
-        alive, gone = self._settle(done)
-        self.funnel.take(done.report, gone)
-        if self._pass.tail and alive:
-            tracks = [Track(fate.item) for fate in alive if fate.item is not None]
-            run = BlockRun(
-                tracks,
-                self.context,
-                self._pass.tail,
-                self.head.trace_num,
-                self._remembering(),
-                self.head.learned,
-            )
-            run.run()
-            tail = self.head.done(run, self._pass, len(tracks), at_end=True)
-            self._refuse_bad(tail)
-            self.funnel.take(tail.report, {})
-            if tail.sums is not None:
-                self._add(tail.sums)
-                return
-            alive, _ = self._settle(tail)
-        self._add(joined(alive, self._pass))
+        repeats = self._repeats(done.fates)
+        self.funnel.take(done.report, {at: repeat.place for at, repeat in repeats.items()})
+        sums, items = done.fates.settled(repeats)
+        self._add(sums)
+        if items:
+            self._run_tail([Track(item) for item in items])
+
+    def _run_tail(self, tracks: list[Track]) -> None:
+        """Operators that stay at home, over the rows of a block; dedups among them decide."""
+        run = BlockRun(
+            tracks,
+            self.context,
+            self._pass.tail,
+            self.head.trace_num,
+            self._remembering(),
+            self.head.learned,
+        )
+        run.run()
+        done = self.head.done(run, self._pass, len(tracks), at_end=True)
+        self._refuse_bad(done)
+        self.funnel.take(done.report, {})
+        self._add(done.sums or Sums())
 
     def _refuse_bad(self, done: Done) -> None:
         if self.config.stops_at_faults and done.bad is not None:
@@ -265,55 +265,29 @@ class ProcessRun:
         if is_last:
             self.funnel.rows_out += sums.alive
 
-    def _settle(self, done: Done) -> tuple[list[Fate], dict[int, int]]:
-        """Rows that are still alive, and where repeats went; the dropped ones are written."""
-        alive: list[Fate] = []
-        gone: dict[int, int] = {}
-        dropped: list[bytes] = []
+    def _repeats(self, fates: Fates) -> dict[int, Repeat]:
+        """The rows of a block that repeat earlier ones."""
+        found: dict[int, Repeat] = {}
         told: set[str] = set()
-        for at, fate in enumerate(done.fates):
-            place, reason = sys.maxsize, fate.reason
-            repeat = self._repeat(fate) if fate.keys else None
-            if repeat is not None:
-                drop, place, uid = repeat
-                gone[at] = place
-                if uid in told:
-                    continue
-                told.add(uid)
-                name = (uid, *fate.name[1:])
-                dropped.append(dropped_line(name, drop, msgspec.Raw(fate.row or b"null")))
-                reason = drop.reason
-            elif reason is not None:
-                place = fate.place
-                dropped.append(fate.dropped or b"")
-            else:
-                alive.append(fate)
-            if reason is not None:
-                self.funnel.drop(place, reason)
-            if fate.born is not None and fate.born < place:
-                self.funnel.grow(fate.born, 1)
-            for changed in fate.changes:
-                self.funnel.ops[changed].changed += changed < place
-            self._write_traces([trace for trace in fate.traces if trace[0] < place])
-        self.outputs.append(DROPPED, dropped)
-        return alive, gone
+        new: dict[int, list[bytes]] = {place: [] for place in self.matchers}
+        for at, keys in fates.keys:
+            for place, key, uid in keys:
+                first = self.matchers[place].find(key)
+                if first is None:
+                    self.matchers[place].add(key, uid)
+                    new[place].append(_key_line(key, uid))
+                elif first != uid:
+                    # Rows that came of one row are told of once.
+                    drop = None if uid in told else repeat_of(self._at(place), first)
+                    found[at] = Repeat(place, uid, drop)
+                    told.add(uid)
+                    break
+        for place, lines in new.items():
+            self.outputs.append(f"keys-{place}", lines)
+        return found
 
-    def _repeat(self, fate: Fate) -> tuple[Drop, int, str] | None:
-        """The drop, its place and the uid that the row had there, if it repeats an earlier one."""
-        for place, key, uid in fate.keys:
-            first = self._first(place, key, uid)
-            if first is not None and first != uid:
-                bound = next(b for b in self.bounds if b.place == place)
-                return repeat_of(bound, first), place, uid
-        return None
-
-    def _first(self, place: int, key: bytes, uid: str) -> str | None:
-        matcher = self.matchers[place]
-        first = matcher.find(key)
-        if first is None:
-            matcher.add(key, uid)
-            self.outputs.append(f"keys-{place}", [f"{key.hex()} {uid}".encode()])
-        return first
+    def _at(self, place: int) -> Bound:
+        return next(bound for bound in self.bounds if bound.place == place)
 
     def _remembering(self) -> dict[int, Matcher]:
         return {place: _Recorded(self, place) for place in self.matchers}
@@ -384,7 +358,12 @@ class _Recorded:
 
     def add(self, key: bytes, uid: str) -> None:
         """Remember and record the key."""
-        self._run._first(self._place, key, uid)
+        self._run.matchers[self._place].add(key, uid)
+        self._run.outputs.append(f"keys-{self._place}", [_key_line(key, uid)])
+
+
+def _key_line(key: bytes, uid: str) -> bytes:
+    return f"{key.hex()} {uid}".encode()
 
 
 def _peak_mb() -> float:

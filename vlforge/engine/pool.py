@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vlforge.types import VLForgeError
+
+if TYPE_CHECKING:
+    from vlforge.engine.crew import Crew
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -21,9 +22,6 @@ RARELY = 200_000
 Rows go when they are let go, in no circles. A search takes time, and in a worker
 it writes into all the pages that it shares with its parent.
 """
-
-_task: Callable[[Any], Any] | None = None
-"""What this process's workers do; they inherit it when they are forked."""
 
 
 def cores() -> int:
@@ -36,6 +34,10 @@ def in_order(
 ) -> Iterator[Result]:
     """`map(task, jobs)` over `workers` processes.
 
+    The workers inherit the modules that this process has loaded. A task may have
+    `warm(job)`, which loads them by a small part of the job, and says whether it did;
+    otherwise the first job is done here.
+
     Up to `at_home` jobs, one worker, or a process that has torch loaded (its
     threads do not survive a fork): everything runs here.
     """
@@ -45,63 +47,43 @@ def in_order(
     if workers <= 1 or len(first) <= at_home or "torch" in sys.modules or not hasattr(os, "fork"):
         yield from map(task, everything)
         return
-    # One job is done here, so that the workers inherit the modules that it loaded. They are
-    # forked before its result is handed on, because whoever takes it may load torch.
-    done = task(next(everything))
+    warm: Callable[[Job], bool] = getattr(task, "warm", lambda job: False)
+    # Workers are forked before a result is handed on, because whoever takes it may load torch.
+    done = [] if warm(first[0]) else [task(next(everything))]
     yield from _forked(task, everything, workers, done)
 
 
 def _forked(
-    task: Callable[[Job], Result], jobs: Iterator[Job], workers: int, done: Result
+    task: Callable[[Job], Result], jobs: Iterator[Job], workers: int, done: list[Result]
 ) -> Iterator[Result]:
-    """`done`, then the results of `jobs`."""
-    global _task
-    import multiprocessing
-    from concurrent.futures import Future, ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
+    """`done`, then the results of `jobs`, of which few are taken before they are needed."""
+    from vlforge.engine.crew import Crew, WorkerDied
 
-    _task = task
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),))
-    waiting: deque[Future[Result]] = deque()
+    crew = Crew(task, workers)
     try:
-        gc.freeze()
-        try:
-            waiting.extend(pool.submit(_run, job) for job in islice(jobs, workers))
-        finally:
-            gc.unfreeze()
-        yield done
-        for job in jobs:
-            waiting.append(pool.submit(_run, job))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
+        yield from _sorted(crew, jobs, done, 2 * workers)
+    except WorkerDied:
         raise VLForgeError(
             "a worker process was killed, most likely for want of memory: "
             "lower np and run again, it continues where it stopped"
         ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        _task = None
+        crew.close()
 
 
-def _run(job: Any) -> Any:
-    assert _task is not None
-    return _task(job)
-
-
-def _start(parent: int) -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent is killed."""
-    import signal
-
-    gc.set_threshold(RARELY)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        import ctypes
-
-        ends_with_parent = 1
-        ctypes.CDLL(None).prctl(ends_with_parent, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+def _sorted(crew: Crew, jobs: Iterator[Job], done: list[Result], window: int) -> Iterator[Result]:
+    """The results in the order of their jobs; at most `window` jobs are ahead of the next one."""
+    ready = dict(enumerate(done))
+    numbered = enumerate(jobs, len(done))
+    given, taken = len(done), 0
+    while True:
+        while given - taken <= window and crew.has_room() and (job := next(numbered, None)):
+            crew.give(*job)
+            given += 1
+        if taken in ready:
+            yield ready.pop(taken)
+            taken += 1
+        elif taken < given:
+            ready.update(crew.results())
+        else:
+            return
