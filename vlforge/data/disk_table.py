@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+
+_AT_ONCE = 500
 
 
 class DiskTable:
@@ -23,6 +26,17 @@ class DiskTable:
         """The value of a key, None where there is none."""
         found = self._base.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
         return bytes(found[0]) if found else None
+
+    def get_all(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of the keys that there are."""
+        found: dict[bytes, bytes] = {}
+        for at in range(0, len(keys), _AT_ONCE):
+            some = keys[at : at + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            found.update(
+                self._base.execute(f"SELECT key, value FROM kept WHERE key IN ({marks})", some)
+            )
+        return found
 
     def close(self) -> None:
         """Give the space back."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 from vlforge.data.json_arrays import READ_FAULTS, STOPS, array_items, object_members
-from vlforge.data.json_lines import RowFile, as_row, decode, open_data, read_values
+from vlforge.data.json_blocks import AnyRows, Block, read_blocks
+from vlforge.data.json_layout import Fields, Layout
+from vlforge.data.json_lines import RowFile, as_row, decode, open_data
 from vlforge.data.records import Fault, Holds, Record
 from vlforge.types import DataError, Row
 
@@ -52,6 +54,15 @@ class JsonRows:
         """
         raise NotImplementedError
 
+    @property
+    def fields(self) -> Fields | None:
+        """What `alike` reads of rows that are as the format usually has them."""
+        return None
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row, from its `fields` and what else it has."""
+        raise NotImplementedError
+
     def row(self, record: Record) -> Row:
         """One record as a row.
 
@@ -67,18 +78,49 @@ class JsonRows:
             DataError: the file cannot be read.
         """
         root = os.path.abspath(path.parent)
-        record = self.record
-        for line, value in read_values(path):
-            try:
-                found: Record | Fault = record(value if isinstance(value, dict) else _row(value),
-                                               root, line)  # fmt: skip
-            except DataError as error:
-                found = fault_of(line, error)
-            yield found
+        layout = None if self.fields is None else Layout(self.fields)
+        for block in read_blocks(path, layout or AnyRows()):
+            yield from records_of(block, layout, self, root)
 
     def writer(self, path: Path) -> RowWriter:
         """Writes a new file at `path`."""
         return RowWriter(path, self)
+
+
+class RowSource(Protocol):
+    """Makes records of rows; as `JsonRows` does."""
+
+    def record(self, row: Row, root: str, line: int) -> Record:
+        """One row as a record."""
+        ...
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of a layout."""
+        ...
+
+
+def records_of(
+    block: Block, layout: Layout | None, source: RowSource, root: str
+) -> list[Record | Fault]:
+    """The rows of a block as records, one that is none as a `Fault`."""
+    found: list[Record | Fault] = []
+    add = found.append
+    if layout is None or not layout.has(block.values):
+        record = source.record
+        for line, value in enumerate(block.values, block.line):
+            try:
+                add(record(value if value.__class__ is dict else _row(value), root, line))
+            except DataError as error:
+                add(fault_of(line, error))
+        return found
+    alike = source.alike
+    extras = layout.extras(block.values)
+    for line, (row, extra) in enumerate(zip(block.values, extras, strict=True), block.line):
+        try:
+            add(alike(row, extra, root, line))
+        except DataError as error:
+            add(fault_of(line, error))
+    return found
 
 
 class RowWriter:
@@ -122,7 +164,10 @@ def rest_of(row: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]:
     """The fields that a format does not know, under the names they had before `with_extra`."""
     if row.keys() <= own:
         return {}
-    return {_unescaped(key, own): value for key, value in row.items() if key not in own}
+    rest = {key: value for key, value in row.items() if key not in own}
+    if _ESCAPE in "".join(rest):
+        return {_unescaped(key, own): value for key, value in rest.items()}
+    return rest
 
 
 def _unescaped(key: str, own: frozenset[str]) -> str:

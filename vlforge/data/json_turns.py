@@ -11,14 +11,21 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
 
 from vlforge.data.json_rows import rest_of, with_extra
 from vlforge.data.placing import suffix_of
 from vlforge.data.records import MARK, Picture, Record, Unfit, as_turns
 from vlforge.types import DataError, Turn
 
+Paths = str | list[str] | None
+"""What names the pictures of a row, for a `Layout`; each may be a link or a `data:` url."""
+History = list[tuple[str, str]] | None
+"""Earlier rounds, for a `Layout`."""
 TURN_FIELDS = "turn_fields"
 PICTURE_FIELDS = "picture_fields"
 SPEAKERS: dict[str, tuple[Literal["system", "user", "assistant"], str]] = {
@@ -37,6 +44,7 @@ SPEAKERS: dict[str, tuple[Literal["system", "user", "assistant"], str]] = {
     "tool_call": ("assistant", "tool_call"),
 }
 """Who speaks under the names that formats use: a role and, for special ones, our name."""
+_ROLES = {name: role for name, (role, special) in SPEAKERS.items() if not special}
 _TAGGED = re.compile(r"<img>(.*?)</img>", re.S)
 _MIME = {".jpg": "jpeg", ".tif": "tiff", ".bin": "octet-stream"}
 _DATA_URL = re.compile(r"data:[^,]*;base64,", re.I)
@@ -83,6 +91,20 @@ def read_turns(entries: Any, speaker: str = "from", words: str = "value") -> Sai
         if special or len(entry) > 2:
             note(fields, len(turns) - 1, special, rest_of(entry, frozenset((speaker, words))))
     return Said(tuple(turns), padded(fields, len(turns)) if fields else fields)
+
+
+@cache
+def turns_type(speaker: str = "from", words: str = "value") -> Any:
+    """The type of turns that say nothing but who speaks and what, for a `Layout`."""
+    parts = [("who", Literal[tuple(_ROLES)]), ("text", str)]
+    keys = {"who": speaker, "text": words}
+    turn = msgspec.defstruct("Said", parts, rename=keys, forbid_unknown_fields=True, gc=False)
+    return Annotated[list[turn], msgspec.Meta(min_length=1)]  # type: ignore[valid-type]
+
+
+def turns_from(said: Iterable[Any]) -> tuple[Turn, ...]:
+    """Turns of a `turns_type`."""
+    return tuple([Turn(_ROLES[one.who], one.text) for one in said])
 
 
 def note(fields: list[dict[str, Any]], at: int, special: str, rest: dict[str, Any]) -> None:
@@ -164,18 +186,19 @@ def rounds_of(record: Record) -> Rounds:
 
 
 def turns_of(
-    system: str, rounds: Sequence[tuple[str, str | None]], *, asks: bool
+    system: str, rounds: Iterable[tuple[str, str | None]], *, asks: bool
 ) -> tuple[Turn, ...]:
     """Turns from a system text ("" for none) and rounds.
 
     A first answer without a question stands alone, unless `asks`: then pictures ask.
     """
     turns = [Turn("system", system)] if system else []
-    for at, (question, answer) in enumerate(rounds):
-        if question or at or asks or answer is None:
+    for question, answer in rounds:
+        if question or asks or answer is None:
             turns.append(Turn("user", question))
         if answer is not None:
             turns.append(Turn("assistant", answer))
+        asks = True
     return tuple(turns)
 
 
@@ -207,6 +230,15 @@ def untagged(turns: tuple[Turn, ...], root: str) -> tuple[tuple[Turn, ...], tupl
     return marked, pictures_of(paths, root)
 
 
+def pictures_at(paths: str | list[str] | None, root: str) -> tuple[Picture, ...]:
+    """`pictures_of` for `Paths`, which mostly are one path."""
+    if paths:
+        first = paths if paths.__class__ is str else paths[0]
+        if first and ":" not in first and (first is paths or len(paths) == 1):
+            return (Picture(first, root),)
+    return pictures_of(paths, root)
+
+
 def pictures_of(value: Any, root: str) -> tuple[Picture, ...]:
     """Pictures from a path, a `data:` url, an object with either, or a list of such.
 
@@ -215,8 +247,6 @@ def pictures_of(value: Any, root: str) -> tuple[Picture, ...]:
     """
     if value is None or value == "":
         return ()
-    if isinstance(value, str) and ":" not in value:
-        return (Picture(value, root),)
     listed = value if isinstance(value, list) else [value]
     return tuple([picture_of(one, root) for one in listed])
 
@@ -224,6 +254,8 @@ def pictures_of(value: Any, root: str) -> tuple[Picture, ...]:
 def picture_of(value: Any, root: str) -> Picture:
     """One picture, as `pictures_of`."""
     if isinstance(value, str) and value:
+        if ":" not in value:
+            return Picture(value, root)
         if value[:5].lower() == "data:":
             return Picture(content=_from_url(value))
         if "://" in value[:16]:

@@ -150,6 +150,8 @@ def name_pictures(
     row: Mapping[str, Any], contents: list[bytes]
 ) -> tuple[Mapping[str, Any], tuple[Picture, ...]]:
     """Pictures of a row with the names it has for them, and the row without what names none."""
+    if "images" not in row and "image" not in row:
+        return row, tuple([Picture(content=content) for content in contents])
     named = row.get("images", row.get("image"))
     names = named if isinstance(named, list) else [named]
     fits = len(names) == len(contents) and all(isinstance(one, str) for one in names)

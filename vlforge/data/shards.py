@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path
+
+import msgspec
 
 from vlforge.data.records import Fault
 from vlforge.data.tars import Cut, Member, TarReader, is_tar, open_tar
@@ -20,22 +21,22 @@ PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
 """Suffixes of members that are pictures; a number may stand before: `key.0.jpg`."""
 TAR_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _TEXTS = frozenset({"txt", "text", "caption"})
+_READ = PICTURES | _TEXTS | {"json"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)$")
 _MAX_SHARDS = 1_000_000
 _MAX_KINDS = 64
 
 
-@dataclass
-class Group:
+class Group(msgspec.Struct, gc=False):
     """The members of one sample."""
 
     key: str
     shard: str
-    pictures: list[bytes] = field(default_factory=list)
+    pictures: list[bytes] = []
     json: bytes | None = None
     text: bytes | None = None
-    kinds: set[str] = field(default_factory=set)
+    kinds: set[str] = set()
 
 
 def shard_paths(path: Path) -> Iterator[Path]:
@@ -147,7 +148,7 @@ class _Grouping:
         folder, slash, base = name.rpartition("/")
         stem, _, kind = base.partition(".")
         kind = kind.lower()
-        if not stem or not _is_read(kind):
+        if not stem or (kind not in _READ and not _is_read(kind)):
             yield from self._pass(kind if stem else "(hidden)", name)
             return
         key = folder + slash + stem
@@ -179,7 +180,6 @@ class _Grouping:
 
 
 def _is_read(kind: str) -> bool:
-    if kind == "json" or kind in _TEXTS or kind in PICTURES:
-        return True
+    """Whether it is a picture that has a number, as there are several."""
     number, _, suffix = kind.partition(".")
     return number.isdigit() and suffix in PICTURES

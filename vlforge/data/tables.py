@@ -11,14 +11,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
 from vlforge.data.json_lines import decode, encode
-from vlforge.data.json_rows import fault_of
+from vlforge.data.json_rows import fault_of, rest_of
 from vlforge.data.json_turns import picture_of
-from vlforge.data.plain_rows import record_of, row_of
-from vlforge.data.records import Fault, Picture, Record
+from vlforge.data.plain_rows import OWN, record_of, row_of
+from vlforge.data.records import MARK, Fault, Picture, Record
 from vlforge.types import DataError
 
 REST = "__row__"
@@ -30,10 +32,12 @@ PATH_COLUMNS = (
     "image", "images", "image_path", "img_path", "image_paths", "file_name", "filename",
     "filepath", "path", "file", "image_url", "url",
 )  # fmt: skip
+_WORDS = frozenset({"conversations", "chunks", REST})
 ROWS = 1000
 """Rows that are held at once when writing, or fewer where their pictures are large."""
 BYTES = 64 << 20
-_READ_ROWS = 128
+_READ_ROWS = 1024
+_READ_BYTES = 1 << 20
 _MAX_PARTS = 16
 _INT64 = 1 << 63
 
@@ -62,9 +66,14 @@ class RowReader:
         self.pictures = _picture_columns(schema)
         first = next((name for name in self.names if name.lower() == "id"), "")
         self.id = first or next((n for n in self.names if n.lower() in ("image_id", "key")), "")
+        self._captions = _Captions.of(schema, self.pictures, self.id)
 
     def records(self, batch: Any, line: int) -> Iterator[Record | Fault]:
         """The records of a batch whose first row is row `line` of the data."""
+        found = self._captions and self._captions.records(batch, line)
+        if found:
+            yield from found
+            return
         columns = [_values(column) for column in batch.columns]
         for at, cells in enumerate(zip(*columns, strict=True)):
             try:
@@ -84,6 +93,72 @@ class RowReader:
         if self.id and self.id != "id" and "id" not in row and self.id in row:
             row["id"] = row.pop(self.id) if self.id.lower() == "id" else row[self.id]
         return record_of(row, tuple(pictures), line=line)
+
+
+@dataclass(frozen=True)
+class _Captions:
+    """Reads tables of one picture and one caption a row column by column; as `RowReader` does."""
+
+    picture: str
+    id: str
+    others: Mapping[str, str]
+    """Names of further fields by their columns."""
+
+    @classmethod
+    def of(cls, schema: Any, pictures: Sequence[str], number: str) -> _Captions | None:
+        """For a table of a caption, picture bytes, and fields that are no lists; else None."""
+        import pyarrow.types as t
+
+        names = set(schema.names)
+        if len(pictures) != 1 or "caption" not in names or names & _WORDS:
+            return None
+        if len(names) < len(schema.names) or not _holds_bytes(schema.field(pictures[0]).type):
+            return None
+        picture = schema.field(pictures[0]).type
+        if t.is_list(picture) or t.is_large_list(picture):
+            return None
+        plain = (t.is_string, t.is_large_string, t.is_integer, t.is_float64, t.is_boolean)
+        rest = [name for name in schema.names if name not in pictures]
+        if not all(any(is_kind(schema.field(n).type) for is_kind in plain) for n in rest):
+            return None
+        if not any(is_kind(schema.field("caption").type) for is_kind in plain[:2]):
+            return None
+        told = rest_of(dict(zip(rest, rest, strict=True)), OWN)
+        if number.lower() == "id":
+            told.pop(number, None)
+        return cls(pictures[0], number, {column: name for name, column in told.items()})
+
+    def records(self, batch: Any, line: int) -> list[Record | Fault]:
+        """The records of a batch; none where a row has no picture or no caption."""
+        column, captions = batch.column(self.picture), batch.column("caption")
+        if column.null_count or captions.null_count:
+            return []
+        paths: Iterable[str] = repeat("")
+        if _is_binary(column.type):
+            contents = column
+        else:
+            contents = column.field("bytes")
+            paths = (path or "" for path in column.field("path").to_pylist())
+        if contents.null_count:
+            return []
+        numbers = batch.column(self.id).to_pylist() if self.id else repeat(None)
+        pictures = map(Picture, paths, repeat(""), contents.to_pylist())
+        chunks = [one if MARK in one else f"{MARK}\n{one}" for one in captions.to_pylist()]
+        extras = self._extras(batch)
+        return list(
+            map(Record, numbers, zip(pictures, strict=True), repeat(()), zip(chunks, strict=True),
+                extras, count(line))
+        )  # fmt: skip
+
+    def _extras(self, batch: Any) -> list[dict[str, Any]]:
+        if not self.others:
+            return [{} for _ in range(batch.num_rows)]
+        columns = [batch.column(column).to_pylist() for column in self.others]
+        names = tuple(self.others.values())
+        return [
+            {name: value for name, value in zip(names, cells, strict=True) if value is not None}
+            for cells in zip(*columns, strict=True)
+        ]
 
 
 def _values(column: Any) -> list[Any]:
@@ -192,7 +267,14 @@ def read_parquet_part(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=_READ_ROWS)
+        told = file.metadata
+        size = sum(told.row_group(at).total_byte_size for at in range(told.num_row_groups))
+        yield from file.iter_batches(batch_size=_rows(size, told.num_rows))
+
+
+def _rows(size: int, rows: int) -> int:
+    """How many of so many rows are held at once when reading."""
+    return max(1, min(_READ_ROWS, rows * _READ_BYTES // max(size, 1)))
 
 
 def read_arrow_part(path: Path) -> Iterator[Any]:
@@ -201,7 +283,8 @@ def read_arrow_part(path: Path) -> Iterator[Any]:
 
     with path.open("rb") as head:
         is_file = head.read(6) == b"ARROW1"
-    with pa.memory_map(str(path)) as file:
+    # Read, not mapped: pages of a map stay in memory as long as there is some.
+    with pa.OSFile(str(path)) as file:
         if is_file:
             reader = pa.ipc.open_file(file)
             batches = (reader.get_batch(at) for at in range(reader.num_record_batches))
@@ -212,8 +295,9 @@ def read_arrow_part(path: Path) -> Iterator[Any]:
 
 
 def _slices(batch: Any) -> Iterator[Any]:
-    for at in range(0, batch.num_rows, _READ_ROWS):
-        yield batch.slice(at, _READ_ROWS)
+    rows = _rows(batch.nbytes, batch.num_rows)
+    for at in range(0, batch.num_rows, rows):
+        yield batch.slice(at, rows)
 
 
 # --- writing

@@ -6,19 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from msgspec import UnsetType
+
+from vlforge.data.json_layout import UNSET, Fields
 from vlforge.data.json_rows import JsonRows, rest_of, text_of, with_extra, without
 from vlforge.data.json_turns import (
+    History,
+    Paths,
     history_of,
     picture_values,
+    pictures_at,
     pictures_of,
     rounds_of,
     turns_of,
 )
 from vlforge.data.records import Holds, Record
-from vlforge.types import DataError, Row
+from vlforge.types import DataError, Row, Turn
 
 _OWN = frozenset(
     ("id", "instruction", "input", "output", "history", "system", "images", "image")
+)  # fmt: skip
+
+_FIELDS = Fields(
+    {
+        "id": Any, "instruction": str | UnsetType, "input": str | None,
+        "output": str | UnsetType, "history": History, "system": str | None,
+        "images": Paths, "image": Paths,
+    },
+    unset=frozenset(("instruction", "output")),
 )  # fmt: skip
 
 
@@ -49,14 +64,35 @@ class AlpacaFormat(JsonRows):
         images = row.get("images")
         pictures = pictures_of(row.get("image") if images is None else images, root)
         asked, given = text_of(row, "instruction"), text_of(row, "input")
-        question = "\n".join(part for part in (asked, given) if part)
         answer = text_of(row, "output") if "output" in row else None
-        rounds = [*history_of(row.get("history")), (question, answer)]
+        rounds = [*history_of(row.get("history")), (_question(asked, given), answer)]
         turns = turns_of(text_of(row, "system"), rounds, asks=bool(pictures))
         extra = rest_of(row, _OWN)
         if given:
             extra["input"] = given
         return Record(row.get("id"), pictures, turns, (), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """Texts, and pictures by their paths."""
+        return _FIELDS
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        if row.instruction is UNSET and row.output is UNSET:
+            raise DataError("neither 'instruction' nor 'output'")
+        pictures = pictures_at(row.image if row.images is None else row.images, root)
+        asked, given = row.instruction or "", row.input
+        question = _question(asked, given) if given else asked
+        answer = None if row.output is UNSET else row.output
+        if row.history or row.system or not question or answer is None:
+            rounds = [*(row.history or ()), (question, answer)]
+            turns = turns_of(row.system or "", rounds, asks=bool(pictures))
+        else:
+            turns = (Turn("user", question), Turn("assistant", answer))
+        if given:
+            extra["input"] = given
+        return Record(row.id, pictures, turns, (), extra, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.
@@ -79,6 +115,10 @@ class AlpacaFormat(JsonRows):
         if record.pictures:
             row["images"] = picture_values(record.pictures)
         return with_extra(row, extra, _OWN)
+
+
+def _question(asked: str, given: str) -> str:
+    return "\n".join([part for part in (asked, given) if part])
 
 
 def parted(text: str, tail: Any) -> tuple[str, str]:

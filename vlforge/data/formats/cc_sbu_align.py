@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlforge.data.json_arrays import STOPS, object_members
-from vlforge.data.json_lines import as_row, decode, encode, open_data
-from vlforge.data.json_rows import fault_of, rest_of, with_extra, without
+from vlforge.data.json_blocks import read_members
+from vlforge.data.json_layout import Fields, Layout
+from vlforge.data.json_lines import encode
+from vlforge.data.json_rows import records_of, rest_of, with_extra, without
 from vlforge.data.new_folder import NewFolder
 from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError, Row
@@ -20,6 +21,7 @@ from vlforge.types import DataError, Row
 CAPTIONS = "filter_cap.json"
 PICTURES = "image"
 _OWN = frozenset(("image_id", "caption", "id"))
+_FIELDS = Fields({"image_id": str, "caption": str}, frozenset(("image_id", "caption")), own=_OWN)
 _safe = re.compile(r"[\w-][\w.-]{0,150}", re.A).fullmatch
 
 
@@ -46,40 +48,44 @@ class CcSbuAlignFormat:
         """
         file_path = path if path.name == CAPTIONS and not path.is_dir() else path / CAPTIONS
         root = os.path.abspath(file_path.parent)
-        number = 0
-        with open_data(file_path) as file:
-            members = object_members(file, ("annotations",))
-            items = (item for key, item in members if key == "annotations")
-            try:
-                for number, item in enumerate(items, 1):
-                    yield _found(item, root, number)
-            except STOPS as error:
-                yield fault_of(number + 1, DataError(str(error)))
+        layout = Layout(_FIELDS)
+        for block in read_members(file_path, "annotations", layout):
+            yield from records_of(block, layout, self, root)
+
+    def record(self, row: Row, root: str, line: int) -> Record:
+        """One annotation as a record.
+
+        Raises:
+            DataError: no caption, or an id that names no picture.
+        """
+        key, caption = row.get("image_id"), row.get("caption")
+        if isinstance(key, bool) or not isinstance(key, str | int) or "/" in str(key) or key == "":
+            raise DataError(f"'image_id' names no picture: {key!r}")
+        if not isinstance(caption, str):
+            raise DataError("an annotation has no 'caption'")
+        extra = rest_of(row, _OWN)
+        if "id" in row and str(row["id"]) != str(key):
+            extra.setdefault("image_id", key)
+        return _captioned(row.get("id", key), key, caption, extra, root, line)
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for an annotation without a further id."""
+        key = row.image_id
+        if "/" in key or not key:
+            raise DataError(f"'image_id' names no picture: {key!r}")
+        return _captioned(key, key, row.caption, extra, root, line)
 
     def writer(self, path: Path) -> _Writer:
         """Writes a new folder at `path`."""
         return _Writer(path)
 
 
-def _found(item: bytes, root: str, line: int) -> Record | Fault:
-    try:
-        return _record(as_row(decode(item)), root, line)
-    except DataError as error:
-        return fault_of(line, error)
-
-
-def _record(row: Row, root: str, line: int) -> Record:
-    key, caption = row.get("image_id"), row.get("caption")
-    if isinstance(key, bool) or not isinstance(key, str | int) or "/" in str(key) or key == "":
-        raise DataError(f"'image_id' names no picture: {key!r}")
-    if not isinstance(caption, str):
-        raise DataError("an annotation has no 'caption'")
-    extra = rest_of(row, _OWN)
-    if "id" in row and str(row["id"]) != str(key):
-        extra.setdefault("image_id", key)
+def _captioned(
+    number: Any, key: str | int, caption: str, extra: dict[str, Any], root: str, line: int
+) -> Record:
     picture = Picture(f"{PICTURES}/{key}.jpg", root)
     chunk = f"{MARK}\n{caption}" if caption else MARK
-    return Record(row.get("id", key), (picture,), (), (chunk,), extra, line)
+    return Record(number, (picture,), (), (chunk,), extra, line)
 
 
 class _Writer:

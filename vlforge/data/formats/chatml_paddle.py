@@ -9,8 +9,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
+
+from vlforge.data.json_layout import Fields
 from vlforge.data.json_rows import JsonRows, RowWriter, rest_of, text_of, with_extra
 from vlforge.data.json_turns import decoded, encoded, rounds_of, turns_of
 from vlforge.data.records import MARK, Holds, Picture, Record, Unfit
@@ -19,6 +22,13 @@ from vlforge.types import DataError, Row
 PROMPT = "请描述图片内容。"
 TEMPLATE = "chat_template.json"
 _OWN = frozenset(("id", "conversations", "image", "system"))
+_FIELDS = Fields(
+    {
+        "id": Any, "image": str | None, "system": str | None,
+        "conversations": Annotated[list[tuple[str, str]], Meta(min_length=1)],
+    },
+    needed=frozenset(("conversations",)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,18 @@ class ChatmlPaddleFormat(JsonRows):
         Raises:
             DataError: no rounds, or an image that is not base64.
         """
-        image = text_of(row, "image")
-        pictures = (Picture(content=decoded(image)),) if image else ()
         rounds = _rounds(row.get("conversations"))
-        if pictures:
-            question, answer = rounds[0]
-            rounds[0] = (f"{MARK}\n{question}" if question else MARK, answer)
-        turns = turns_of(text_of(row, "system"), rounds, asks=bool(pictures))
-        return Record(row.get("id"), pictures, turns, (), rest_of(row, _OWN), line)
+        told = (row.get("id"), text_of(row, "image"), text_of(row, "system"), rounds)
+        return _record(*told, rest_of(row, _OWN), line)
+
+    @property
+    def fields(self) -> Fields:
+        """Questions with their answers, and a picture in base64."""
+        return _FIELDS
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        return _record(row.id, row.image or "", row.system or "", row.conversations, extra, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.
@@ -106,6 +120,23 @@ def write_template(folder: Path) -> None:
         path.write_text(json.dumps({"conversation": rounds}, indent=4) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _record(
+    number: Any,
+    image: str,
+    system: str,
+    rounds: list[tuple[str, str | None]],
+    extra: dict[str, Any],
+    line: int,
+) -> Record:
+    pictures: tuple[Picture, ...] = ()
+    if image:
+        pictures = (Picture(content=decoded(image)),)
+        question, answer = rounds[0]
+        rounds[0] = (f"{MARK}\n{question}" if question else MARK, answer)
+    turns = turns_of(system, rounds, asks=bool(pictures))
+    return Record(number, pictures, turns, (), extra, line)
 
 
 def _rounds(value: Any) -> list[tuple[str, str | None]]:

@@ -5,23 +5,38 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from vlforge.data.disk_table import DiskTable
-from vlforge.data.json_arrays import STOPS, object_members
-from vlforge.data.json_lines import as_row, decode, encode, open_data, whole_file
-from vlforge.data.json_rows import fault_of, head_members, rest_of, with_extra, without
-from vlforge.data.json_turns import PICTURE_FIELDS, fields_of, with_fields
+from vlforge.data.json_arrays import STOPS, member_blocks
+from vlforge.data.json_blocks import AnyRows, Block, value_of
+from vlforge.data.json_layout import Fields, Layout, extra_of
+from vlforge.data.json_lines import decode, encode, open_data, whole_file
+from vlforge.data.json_rows import (
+    fault_of,
+    head_members,
+    records_of,
+    rest_of,
+    with_extra,
+    without,
+)
+from vlforge.data.json_turns import PICTURE_FIELDS, fields_of
 from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError, Row
 
 _OWN = frozenset(("id", "image_id", "caption"))
 _IMAGE_OWN = frozenset(("id", "file_name"))
 _LISTS = ("images", "annotations")
+_FIELDS = Fields(
+    {"id": Any, "image_id": int | str, "caption": str}, frozenset(("image_id", "caption"))
+)
+_IMAGE_FIELDS = Fields({"id": int | str, "file_name": str}, frozenset(("id", "file_name")))
+IN_MEMORY = 250_000
+"""Images that are kept in memory; more are kept on disk."""
 
 
 @dataclass(frozen=True)
@@ -54,76 +69,151 @@ class CocoFormat:
             DataError: the file cannot be read.
         """
         root = os.path.abspath(path.parent)
-        with closing(DiskTable()) as images:
-            if not _collect_images(path, images, stop=True):
-                _collect_images(path, images)
-            number = 0
+        layout = Layout(_FIELDS)
+        line = 1
+        with closing(_Images()) as images:
+            join = _Join(images, self.image_dir)
             try:
-                for number, item in enumerate(_items(path, "annotations"), 1):
-                    yield self._found(item, images, root, number)
+                for rows in _annotations(path, images, layout):
+                    join.look_up(rows)
+                    yield from records_of(Block(line, rows), layout, join, root)
+                    line += len(rows)
             except STOPS as error:
-                yield fault_of(number + 1, DataError(str(error)))
-
-    def _found(self, item: bytes, images: DiskTable, root: str, line: int) -> Record | Fault:
-        try:
-            return self._record(as_row(decode(item)), images, root, line)
-        except DataError as error:
-            return fault_of(line, error)
-
-    def _record(self, row: Row, images: DiskTable, root: str, line: int) -> Record:
-        caption = row.get("caption")
-        if not isinstance(caption, str):
-            raise DataError("an annotation has no 'caption'")
-        key = row.get("image_id")
-        kept = images.get(encode(key))
-        if kept is None:
-            raise DataError(f"its image is not among 'images': {key!r}")
-        image = decode(kept)
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise DataError(f"its image has no 'file_name': {key!r}")
-        extra = with_fields(rest_of(row, _OWN), PICTURE_FIELDS, [rest_of(image, _IMAGE_OWN)])
-        picture = Picture(os.path.join(self.image_dir, name), root)
-        chunk = f"{MARK}\n{caption}" if caption else MARK
-        return Record(row.get("id"), (picture,), (), (chunk,), {"image_id": key, **extra}, line)
+                yield fault_of(line, DataError(str(error)))
 
     def writer(self, path: Path) -> _Writer:
         """Writes a new file at `path`."""
         return _Writer(path, self.image_dir)
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+def _annotations(path: Path, images: _Images, layout: Layout) -> Iterator[list[Any]]:
+    """The annotations, some at a time, the images kept before them."""
+    decoders = {"images": Layout(_IMAGE_FIELDS).array, "annotations": layout.array}
     with open_data(path) as file:
-        yield from object_members(file, _LISTS)
+        for key, rows in member_blocks(file, decoders, value_of):
+            if key == "images":
+                images.add(rows)
+            elif key == "annotations":
+                if not images:
+                    images.add_all(path)
+                yield rows
 
 
-def _items(path: Path, wanted: str) -> Iterator[bytes]:
-    return (item for key, item in _members(path) if key == wanted)
+class _Join:
+    """Makes records of annotations and their images."""
+
+    def __init__(self, images: _Images, folder: str):
+        self._images, self._folder = images, folder
+        self._found: Mapping[Any, Any] = {}
+
+    def look_up(self, rows: Sequence[Any]) -> None:
+        """Have the images of these annotations at hand."""
+        self._found = self._images.find(rows)
+
+    def record(self, row: Row, root: str, line: int) -> Record:
+        """An annotation as a record."""
+        caption = row.get("caption")
+        if not isinstance(caption, str):
+            raise DataError("an annotation has no 'caption'")
+        return self._record(row.get("id"), row.get("image_id"), caption,
+                            rest_of(row, _OWN), root, line)  # fmt: skip
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of a layout."""
+        return self._record(row.id, row.image_id, row.caption, extra, root, line)
+
+    def _record(
+        self, number: Any, key: Any, caption: str, extra: dict[str, Any], root: str, line: int
+    ) -> Record:
+        image = self._found.get(_key(key))
+        if image is None:
+            raise DataError(f"its image is not among 'images': {key!r}")
+        if image.__class__ is dict:
+            name, rest = image.get("file_name"), rest_of(image, _IMAGE_OWN)
+        else:
+            name, rest = image.file_name, extra_of(image)
+        if not name or not isinstance(name, str):
+            raise DataError(f"its image has no 'file_name': {key!r}")
+        picture = Picture(os.path.join(self._folder, name) if self._folder else name, root)
+        told = {"image_id": key}
+        if extra:
+            told.update(extra)
+        if rest:
+            told[PICTURE_FIELDS] = [rest]
+        chunk = f"{MARK}\n{caption}" if caption else MARK
+        return Record(number, (picture,), (), (chunk,), told, line)
 
 
-def _collect_images(path: Path, images: DiskTable, *, stop: bool = False) -> bool:
-    """Keep the images by their ids; with `stop` only those before the first annotation."""
-    has_any = False
-    try:
-        for key, item in _members(path):
-            if key == "annotations" and stop:
-                break
-            number = _image_id(item) if key == "images" else None
-            if number is not None:
-                images.put(number, item)
-                has_any = True
-    except STOPS:
-        # Said where the annotations are read.
-        return has_any
-    return has_any
+class _Images:
+    """The images by their ids: in memory, and on disk what would be too much of it."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+        self._more = DiskTable()
+        self._has_more = False
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, rows: Sequence[Any]) -> None:
+        """Keep images; a later one takes the place of an earlier one of the same id."""
+        known = self._known
+        for row in rows:
+            if isinstance(row, dict):
+                key = _key(row.get("id"))
+            elif hasattr(row, "id"):
+                key = row.id
+            else:
+                continue
+            if len(known) < IN_MEMORY or key in known:
+                known[key] = row
+            else:
+                self._has_more = True
+                self._more.put(encode(key), encode(_as_dict(row)))
+
+    def add_all(self, path: Path) -> None:
+        """The images of a file that has them behind its annotations."""
+        decoders = {"images": Layout(_IMAGE_FIELDS).array, "annotations": _passed}
+        # What is wrong with the file is said where the annotations are read.
+        with open_data(path) as file, suppress(*STOPS):
+            for key, rows in member_blocks(file, decoders, value_of):
+                if key == "images":
+                    self.add(rows)
+
+    def find(self, rows: Sequence[Any]) -> Mapping[Any, Any]:
+        """The images of some annotations by their keys, and maybe others."""
+        if not self._has_more:
+            return self._known
+        wanted = {
+            _key(row.get("image_id") if isinstance(row, dict) else row.image_id)
+            for row in rows
+            if isinstance(row, dict) or hasattr(row, "image_id")
+        }
+        found = {key: self._known[key] for key in wanted & self._known.keys()}
+        others = {encode(key): key for key in wanted - found.keys()}
+        for data, kept in self._more.get_all(list(others)).items():
+            found[others[data]] = decode(kept)
+        return found
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._more.close()
 
 
-def _image_id(item: bytes) -> bytes | None:
-    try:
-        image = decode(item)
-    except DataError:
-        return None
-    return encode(image.get("id")) if isinstance(image, dict) else None
+def _key(value: Any) -> Any:
+    """What an id is found by: itself, if it is a whole number or a text."""
+    return value if value.__class__ in (int, str) else encode(value)
+
+
+def _as_dict(row: Any) -> dict[str, Any]:
+    if row.__class__ is dict:
+        found: dict[str, Any] = row
+        return found
+    return {"id": row.id, "file_name": row.file_name, **extra_of(row)}
+
+
+def _passed(text: bytes) -> list[Any]:
+    return [None] * len(AnyRows.array(text))
 
 
 class _Writer:

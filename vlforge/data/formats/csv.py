@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count, islice, repeat
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import IO, Any, BinaryIO, ClassVar, Literal
 
 from vlforge.data.json_arrays import READ_FAULTS
 from vlforge.data.json_lines import decode, encode, open_data, whole_file
 from vlforge.data.json_rows import fault_of, rest_of, with_extra
-from vlforge.data.json_turns import pictures_of
-from vlforge.data.records import MARK, Fault, Holds, Record, Unfit, caption_of
+from vlforge.data.json_turns import pictures_at
+from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError
 
 PICTURE_COLUMNS = (
@@ -24,8 +25,10 @@ PICTURE_COLUMNS = (
 CAPTION_COLUMNS = ("caption", "text", "captions", "prompt", "description", "title")
 ID_COLUMNS = ("id", "image_id", "key", "uid")
 _OWN = frozenset({"id", "image", "caption"})
+_JSON_STARTS = frozenset('"[{-0123456789tfn')
+_AT_ONCE = 256
 _MAX_CELL = 16 << 20
-_HEAD = 1 << 16
+_HEAD = _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,19 @@ class CsvFormat:
         """The rows, streamed; `line` counts rows, the header not among them."""
         csv.field_size_limit(_MAX_CELL)
         root = os.path.abspath(path.parent)
-        number = 0
+        line = 1
         with open_data(path) as file:
-            text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+            text = _Text(file)
             try:
-                lines = _short_lines(text)
+                lines = chain.from_iterable(text.blocks())
                 first = next(lines, "")
-                reader = csv.reader(_chain(first, lines), delimiter=self._divider(first))
+                reader = csv.reader(chain((first,), lines), delimiter=self._divider(first))
                 columns = _Columns(next(reader, []), root)
-                for number, cells in _rows(reader):
-                    yield columns.read(cells, number)
+                for rows in _batches(reader):
+                    yield from columns.read(rows, line, is_odd=text.is_odd)
+                    line += len(rows)
             except READ_FAULTS as error:
-                yield Fault(number + 1, "the file cannot be read on", str(error))
+                yield Fault(line, "the file cannot be read on", str(error))
 
     def writer(self, path: Path) -> CsvWriter:
         """Writes a new file."""
@@ -98,6 +102,18 @@ class CsvFormat:
         return max("\t,;|", key=lambda mark: (line.count(mark), mark == ","))
 
 
+class _Unread(list[str]):
+    """Stands for the cells of a row that cannot be read."""
+
+    def __init__(self, reason: str):
+        super().__init__()
+        self.reason = reason
+
+
+_Cells = list[str]
+_Rows = list[_Cells]
+
+
 class _Columns:
     """What the columns of a file are."""
 
@@ -110,33 +126,66 @@ class _Columns:
         self.caption = next((low.index(name) for name in CAPTION_COLUMNS if name in low), -1)
         self.id = next((low.index(name) for name in ID_COLUMNS if name in low), -1)
         special = (self.picture, self.caption, self.id)
-        self.rest = [(at, name) for at, name in enumerate(header) if at not in special]
+        rest = rest_of({name: at for at, name in enumerate(header)}, _OWN)
+        self.rest = [(at, name) for name, at in rest.items() if at not in special]
 
-    def read(self, cells: list[str] | DataError, line: int) -> Record | Fault:
-        """One row."""
+    def read(self, rows: _Rows, line: int, *, is_odd: bool) -> Iterable[Record | Fault]:
+        """Rows of which the first is row `line`; `is_odd` where some bytes are no UTF-8."""
+        if not is_odd and set(map(len, rows)) == {len(self.header)}:
+            return self._records(rows, line)
+        return [self._one(cells, at, is_odd) for at, cells in enumerate(rows, line)]
+
+    def _one(self, cells: _Cells, line: int, is_odd: bool) -> Record | Fault:
         try:
-            if isinstance(cells, DataError):
-                raise cells
-            return self._record(cells, line)
+            return self._record(cells, line, is_odd)
         except DataError as error:
             return fault_of(line, error)
 
-    def _record(self, cells: list[str], line: int) -> Record:
+    def _records(self, rows: _Rows, line: int) -> Iterable[Record | Fault]:
+        """Rows that all are as the header says, column by column where no cell is special."""
+        columns = list(zip(*rows, strict=True))
+        paths = columns[self.picture] if self.picture >= 0 else ()
+        captions = columns[self.caption] if self.caption >= 0 else ()
+        are_plain = all(paths) and all(captions) and paths and captions
+        if not are_plain or ":" in "".join(paths) or MARK in "".join(captions):
+            return [self._one(cells, at, False) for at, cells in enumerate(rows, line)]
+        numbers = [one or None for one in columns[self.id]] if self.id >= 0 else repeat(None)
+        pictures = zip(map(Picture, paths, repeat(self.root)), strict=True)
+        chunks = zip([f"{MARK}\n{one}" for one in captions], strict=True)
+        extras = self._extras([columns[at] for at, _ in self.rest], len(rows))
+        return map(Record, numbers, pictures, repeat(()), chunks, extras, count(line))
+
+    def _extras(self, columns: list[Sequence[str]], count: int) -> list[dict[str, Any]]:
+        names = [name for _, name in self.rest]
+        if not names:
+            return [{} for _ in range(count)]
+        is_plain = all(map(all, columns)) and all(
+            _JSON_STARTS.isdisjoint([cell[0] for cell in column]) for column in columns
+        )
+        if is_plain:
+            return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        return [
+            {name: value_of(cell) for name, cell in zip(names, cells, strict=True) if cell}
+            for cells in zip(*columns, strict=True)
+        ]
+
+    def _record(self, cells: _Cells, line: int, is_odd: bool) -> Record:
+        if isinstance(cells, _Unread):
+            raise DataError(cells.reason)
         if len(cells) != len(self.header):
             told = f"{len(cells)}, the header {len(self.header)}"
             raise DataError(f"a row has more or fewer columns than the header: {told}")
-        if any(not one.isascii() and _is_odd(one) for one in cells):
+        if is_odd and any(map(_is_odd, cells)):
             raise DataError("a row is not UTF-8")
-        path = cells[self.picture] if self.picture >= 0 else ""
-        pictures = pictures_of(path, self.root)
+        pictures = pictures_at(cells[self.picture] if self.picture >= 0 else "", self.root)
         chunks: tuple[str, ...] = ()
         caption = cells[self.caption] if self.caption >= 0 else ""
         if caption:
-            has_marks = MARK in caption or not pictures
+            has_marks = not pictures or MARK in caption
             chunks = (caption if has_marks else f"{MARK}\n{caption}",)
         row = {name: value_of(cells[at]) for at, name in self.rest if cells[at]}
         number = cells[self.id] if self.id >= 0 else ""
-        return Record(number or None, pictures, (), chunks, rest_of(row, _OWN), line)
+        return Record(number or None, pictures, (), chunks, row, line)
 
 
 class CsvWriter:
@@ -235,30 +284,50 @@ def _is_odd(text: str) -> bool:
     return False
 
 
-def _short_lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """The lines; one longer than two cells may be comes in pieces, which the reader refuses."""
-    while line := text.readline(2 * _MAX_CELL):
-        yield line.replace("\0", "")
+class _Text:
+    """The text of a file, a block at a time, without NULs."""
 
+    def __init__(self, file: BinaryIO):
+        self._read = getattr(file, "read1", file.read)
+        self.is_odd = False
+        """Whether bytes were met that are no UTF-8; they are surrogates in the text."""
 
-def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-    yield from lines
+    def blocks(self) -> Iterator[Iterable[str]]:
+        """Some lines each; one longer than two cells may be comes in pieces, which are refused."""
+        left, size = [], 0
+        encoding = "utf-8-sig"
+        while data := self._read(_BLOCK):
+            cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+            size += len(data)
+            if not cut and size < 2 * _MAX_CELL:
+                left.append(data)
+                continue
+            cut = cut or len(data)
+            yield self._lines(b"".join([*left, data[:cut]]), encoding)
+            left, size = [data[cut:]], len(data) - cut
+            encoding = "utf-8"
+        yield self._lines(b"".join(left), encoding)
 
-
-def _rows(reader: Any) -> Iterator[tuple[int, list[str] | DataError]]:
-    """(number from 1, cells) of each row that is not blank."""
-    number = 0
-    while True:
+    def _lines(self, data: bytes, encoding: str) -> Iterable[str]:
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            self.is_odd = True
+            text = data.decode(encoding, errors="surrogateescape")
+        return io.StringIO(text.replace("\0", "") if "\0" in text else text, newline="")
+
+
+def _batches(reader: Any) -> Iterator[_Rows]:
+    """Rows that are not blank, some at a time."""
+    while True:
+        rows: _Rows = []
+        try:
+            rows.extend(islice(reader, _AT_ONCE))
         except csv.Error as error:
-            number += 1
-            yield number, DataError(f"a row cannot be read: {error}")
-            continue
-        if cells:
-            number += 1
-            yield number, cells
+            rows.append(_Unread(f"a row cannot be read: {error}"))
+        if not rows:
+            return
+        if [] in rows:
+            rows = [cells for cells in rows if cells or isinstance(cells, _Unread)]
+        if rows:
+            yield rows

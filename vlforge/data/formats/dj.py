@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from vlforge.data.json_layout import Fields
 from vlforge.data.json_lines import as_row, read_values, write_lines
 from vlforge.data.json_rows import JsonRows, rest_of, text_of, with_extra
-from vlforge.data.json_turns import picture_values, pictures_of
-from vlforge.data.records import Holds, Record, Unfit
+from vlforge.data.json_turns import Paths, picture_values, pictures_at, pictures_of
+from vlforge.data.records import Holds, Picture, Record, Unfit
 from vlforge.data.roots import place_all
 from vlforge.types import EOC_TOKEN, IMAGE_TOKEN, LLAVA_IMAGE_TOKEN, DataError, Row, Sample, Turn
 
@@ -171,20 +172,41 @@ class DjFormat(JsonRows):
             raise DataError(f"no {self.text_key!r}")
         text = text_of(row, self.text_key)
         pictures = pictures_of(row.get(self.image_key), root)
+        return self._told(row.get("id"), text, pictures, rest_of(row, self._own()), line)
+
+    def _told(
+        self, number: Any, text: str, pictures: tuple[Picture, ...], extra: Row, line: int
+    ) -> Record:
         token = self.image_token
         if pictures and token not in text and IMAGE_TOKEN in text:
             token = IMAGE_TOKEN
         text = text.replace(token, LLAVA_IMAGE_TOKEN)
-        extra = rest_of(row, self._own())
-        if not ROLE.match(text):
-            chunks = tuple(c for part in text.split(self.eoc_token) if (c := part.strip()))
-            return Record(row.get("id"), pictures, (), chunks, extra, line)
+        if text[:2] != "[[" or not ROLE.match(text):
+            first, _, more = text.partition(self.eoc_token)
+            chunks: tuple[str, ...] = (first.strip(),)
+            if more or not chunks[0]:
+                parts = text.split(self.eoc_token)
+                chunks = tuple([chunk for part in parts if (chunk := part.strip())])
+            return Record(number, pictures, (), chunks, extra, line)
         parts = ROLE.split(text.replace(self.eoc_token, ""))[1:]
         turns = tuple(
             Turn(_TURN_ROLES[role], said.strip())
             for role, said in zip(parts[::2], parts[1::2], strict=True)
         )
-        return Record(row.get("id"), pictures, turns, (), extra, line)
+        return Record(number, pictures, turns, (), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """A text, and pictures by their paths."""
+        return Fields(
+            {"id": Any, "text": str, "images": Paths},
+            needed=frozenset(("text",)),
+            keys={"text": self.text_key, "images": self.image_key},
+        )
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        return self._told(row.id, row.text, pictures_at(row.images, root), extra, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from vlforge.types import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _MAX_TEXT = 16 << 20
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _SAFE = re.compile(r"[\w][\w.+@=-]{0,150}")
 _PER_FOLDER = 10_000
 
@@ -56,9 +58,9 @@ class FolderFormat:
         if not path.is_dir():
             raise DataError(f"{path} is no folder of pictures")
         root = os.path.abspath(path)
-        for line, name in enumerate(_pictures(path, ""), 1):
+        for line, (name, names) in enumerate(_pictures(path, ""), 1):
             try:
-                yield _record(path, root, name, line)
+                yield _record(root, name, names, line)
             except DataError as error:
                 yield fault_of(line, error)
 
@@ -145,18 +147,22 @@ def _is_exact(caption: str | None) -> bool:
     return caption is None or (caption == caption.strip() and "\r" not in caption)
 
 
-def _pictures(folder: Path, below: str) -> Iterator[str]:
-    """Paths relative to the folder, sorted, the files of a folder before its folders."""
+def _pictures(folder: Path, below: str) -> Iterator[tuple[str, set[str]]]:
+    """Paths relative to the folder, sorted, the files of a folder before its folders.
+
+    With each all names in its own folder.
+    """
     try:
         with os.scandir(folder / below) as entries:
             found = sorted((one.name, one.is_dir(follow_symlinks=False)) for one in entries)
     except OSError:
         return
+    names = {name for name, _ in found}
     for name, is_folder in found:
-        if not is_folder and not name.startswith(".") and _suffix(name) in SUFFIXES:
-            yield below + name
+        if not is_folder and name[0] != "." and _suffix(name) in SUFFIXES:
+            yield below + name, names
     for name, is_folder in found:
-        if is_folder and not name.startswith("."):
+        if is_folder and name[0] != ".":
             yield from _pictures(folder, f"{below}{name}/")
 
 
@@ -164,16 +170,18 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _record(folder: Path, root: str, name: str, line: int) -> Record:
+def _record(root: str, name: str, names: set[str], line: int) -> Record:
+    """The record of a picture in the folder `root`; `names` are those beside it."""
     stem = os.path.splitext(name)[0]
+    base = stem.rpartition("/")[2]
     row: dict[str, Any] = {}
-    found = _beside(folder / f"{stem}.json")
+    found = _beside(root, f"{stem}.json") if f"{base}.json" in names else None
     if found is not None:
         try:
             row = as_row(decode(found))
         except DataError as error:
             raise DataError(f"a picture's json cannot be read: {stem}.json: {error}") from None
-    text = _beside(folder / f"{stem}.txt")
+    text = _beside(root, f"{stem}.txt") if f"{base}.txt" in names else None
     try:
         words = None if text is None else text.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -182,17 +190,30 @@ def _record(folder: Path, root: str, name: str, line: int) -> Record:
     return record_of(row | odd, (Picture(name, root),), text=words, name=stem, line=line)
 
 
-def _beside(path: Path) -> bytes | None:
-    """The content of a file beside a picture, if it is there.
+def _beside(root: str, name: str) -> bytes | None:
+    """The content of a file beside a picture; None for what is no file.
 
     Raises:
         DataError: it is longer than a text is, or cannot be read.
     """
     try:
-        if not path.is_file():
-            return None
-        if path.stat().st_size > _MAX_TEXT:
-            raise DataError(f"a text is longer than {_MAX_TEXT >> 20} MiB: {path.name}")
-        return path.read_bytes()
+        # Without waiting for a pipe's other end.
+        file = os.open(f"{root}/{name}", _FLAGS)
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise DataError(f"a text cannot be read: {path.name}: {error.strerror}") from None
+        raise DataError(f"a text cannot be read: {name}: {error.strerror}") from None
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if found.st_size > _MAX_TEXT:
+            raise DataError(f"a text is longer than {_MAX_TEXT >> 20} MiB: {name}")
+        data = b""
+        while more := os.read(file, found.st_size + 1 - len(data)):
+            data += more
+        return data
+    except OSError as error:
+        raise DataError(f"a text cannot be read: {name}: {error.strerror}") from None
+    finally:
+        os.close(file)

@@ -29,6 +29,7 @@ META = (
     "original_height", "exif", "sha256",
 )  # fmt: skip
 """Fields of a sample, in the order in which they are written."""
+_ESCAPE = "extra."
 _SIZES = frozenset({"width", "height", "original_width", "original_height"})
 _OWN = OWN | frozenset(META)
 _GIVEN = frozenset({"url", "original_width", "original_height", "exif", "sha256"})
@@ -160,6 +161,9 @@ class Img2datasetWriter:
 
 def _own_again(record: Record) -> Record:
     """The record with the fields that were written under another name; the key is its name's."""
+    if _ESCAPE not in "".join(record.extra):
+        extra = {key: value for key, value in record.extra.items() if key != "key"}
+        return Record(record.id, record.pictures, record.turns, record.chunks, extra, record.line)
     own = {f"extra.{key}": key for key in META if f"extra.{key}" in record.extra}
     extra = {key: value for key, value in record.extra.items() if key not in own and key != "key"}
     return replace(record, extra=extra | {key: record.extra[name] for name, key in own.items()})

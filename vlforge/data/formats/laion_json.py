@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
+
+from vlforge.data.json_layout import Fields
 from vlforge.data.json_rows import JsonRows, rest_of, with_extra, without
 from vlforge.data.records import Holds, Record, Unfit, caption_of
 from vlforge.types import DataError, Row
 
 _OWN = frozenset(("id", "caption", "url"))
+_FIELDS = Fields(
+    {"id": Any, "caption": str, "url": Annotated[str, Meta(min_length=1)]},
+    needed=frozenset(("caption", "url")),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,17 @@ class LaionJsonFormat(JsonRows):
             raise DataError("no 'url'")
         extra = {"url": url, **rest_of(row, _OWN)}
         return Record(row.get("id"), (), (), (caption,) if caption else (), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """A caption and a link."""
+        return _FIELDS
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        caption = row.caption
+        told = {"url": row.url, **extra} if extra else {"url": row.url}
+        return Record(row.id, (), (), (caption,) if caption else (), told, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.

@@ -14,14 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from vlforge.data.json_layout import Fields
 from vlforge.data.json_lines import as_row, read_values, write_array
 from vlforge.data.json_rows import JsonRows, rest_of, with_extra, without
 from vlforge.data.json_turns import (
     TURN_FIELDS,
+    Paths,
     fields_of,
     picture_values,
+    pictures_at,
     pictures_of,
     read_turns,
+    turns_from,
+    turns_type,
     with_fields,
     write_turns,
 )
@@ -280,6 +285,10 @@ class DjToLlava:
 
 
 _OWN = frozenset(("id", "image", "images", "conversations"))
+_FIELDS = Fields(
+    {"id": Any, "conversations": turns_type(), "image": Paths, "images": Paths},
+    needed=frozenset(("conversations",)),
+)
 _SHAREGPT = ("images", "system", "tools", "videos", "audios")
 _NAMES = {
     "system": "system",
@@ -324,6 +333,17 @@ class LlavaFormat(JsonRows):
         if fields:
             extra = with_fields(extra, TURN_FIELDS, fields)
         return Record(row.get("id"), pictures, turns, (), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """Turns of plain speakers, pictures by their paths."""
+        return _FIELDS
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        image = row.images if row.image is None else row.image
+        pictures = pictures_at(image, root)
+        return Record(row.id, pictures, turns_from(row.conversations), (), extra, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row."""

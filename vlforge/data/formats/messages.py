@@ -11,17 +11,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from vlforge.data.json_layout import Fields
 from vlforge.data.json_rows import JsonRows, rest_of, with_extra, without
 from vlforge.data.json_turns import (
     PICTURE_FIELDS,
     TURN_FIELDS,
+    Paths,
     fields_of,
     note,
     padded,
     picture_of,
     picture_values,
+    pictures_at,
     pictures_of,
     speaker_of,
+    turns_from,
+    turns_type,
     with_fields,
     write_turns,
 )
@@ -29,6 +34,10 @@ from vlforge.data.records import MARK, Holds, Picture, Record, Unfit, as_turns
 from vlforge.types import DataError, Row, Turn
 
 _OWN = frozenset(("id", "messages", "images"))
+_FIELDS = Fields(
+    {"id": Any, "messages": turns_type("role", "content"), "images": Paths},
+    needed=frozenset(("messages",)),
+)
 _TURN_OWN = frozenset(("role", "content"))
 _NAMES = {name: name for name in ("system", "user", "assistant", "tool", "tool_call")}
 _TEXTS = ("text", "input_text", "output_text")
@@ -85,6 +94,16 @@ class MessagesFormat(JsonRows):
         extra = with_fields(rest_of(row, _OWN), TURN_FIELDS, reading.all_fields())
         extra = with_fields(extra, PICTURE_FIELDS, reading.picture_fields)
         return Record(row.get("id"), reading.all_pictures(), tuple(reading.turns), (), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """Texts of plain speakers, pictures by their paths."""
+        return _FIELDS
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        pictures = pictures_at(row.images, root)
+        return Record(row.id, pictures, turns_from(row.messages), (), extra, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from vlforge.data.json_layout import Fields
 from vlforge.data.json_rows import JsonRows, rest_of, with_extra, without
-from vlforge.data.json_turns import PICTURE_FIELDS, fields_of, picture_values, with_fields
+from vlforge.data.json_turns import PICTURE_FIELDS, fields_of, picture_values
 from vlforge.data.records import MARK, Holds, Picture, Record, as_chunks
 from vlforge.types import DataError, Row
 
 _OWN = frozenset(("id", "text_list", "image_info"))
 _INFO_OWN = frozenset(("image_name", "matched_text_index"))
+_FIELDS = Fields(
+    {"id": Any, "text_list": list[str], "image_info": list[dict[str, Any]] | None},
+    needed=frozenset(("text_list",)),
+)
 _MARKED = re.compile(r"\s*" + re.escape(MARK) + r"\s*")
 
 
@@ -52,20 +58,41 @@ class Mmc4Format(JsonRows):
         infos = row.get("image_info") or []
         if not isinstance(infos, list):
             raise DataError("'image_info' is no list")
+        return self._told(row.get("id"), texts, infos, rest_of(row, _OWN), root, line)
+
+    def _told(
+        self,
+        number: Any,
+        texts: list[str],
+        infos: list[Any],
+        extra: dict[str, Any],
+        root: str,
+        line: int,
+    ) -> Record:
         places = [place_of(info, len(texts)) for info in infos]
-        order = sorted(range(len(infos)), key=places.__getitem__)
-        names = [_name(infos[at], self.image_dir) for at in order]
-        pictures = tuple(Picture(name, root) for name in names)
-        chunks = tuple(
-            " ".join([MARK] * places.count(at) + [text] * bool(text))
-            for at, text in enumerate(texts)
-        )
-        fields = [rest_of(infos[at], _INFO_OWN) for at in order]
-        extra = with_fields(rest_of(row, _OWN), PICTURE_FIELDS, fields)
-        matrix = extra.get("similarity_matrix")
-        if isinstance(matrix, list) and len(matrix) == len(order):
-            extra["similarity_matrix"] = [matrix[at] for at in order]
-        return Record(row.get("id"), pictures, (), chunks, extra, line)
+        if len(places) > 1:
+            order = sorted(range(len(infos)), key=places.__getitem__)
+            infos = [infos[at] for at in order]
+            matrix = extra.get("similarity_matrix")
+            if isinstance(matrix, list) and len(matrix) == len(order):
+                extra["similarity_matrix"] = [matrix[at] for at in order]
+        pictures = tuple([Picture(_name(info, self.image_dir), root) for info in infos])
+        chunks = list(texts)
+        for at, count in Counter(places).items() if len(places) > 1 else ((at, 1) for at in places):
+            chunks[at] = " ".join([MARK] * count + [texts[at]] * bool(texts[at]))
+        fields = [rest_of(info, _INFO_OWN) for info in infos]
+        if any(fields):
+            extra[PICTURE_FIELDS] = fields
+        return Record(number, pictures, (), tuple(chunks), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """Texts and what is said of the pictures."""
+        return _FIELDS
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        return self._told(row.id, row.text_list, row.image_info or [], extra, root, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.
@@ -108,4 +135,4 @@ def _name(info: dict[str, Any], folder: str) -> str:
     name = info.get("image_name")
     if not isinstance(name, str) or not name:
         raise DataError("a picture has no 'image_name'")
-    return os.path.join(folder, name)
+    return os.path.join(folder, name) if folder else name

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from msgspec import UnsetType
+
+from vlforge.data.json_layout import UNSET, Fields
 from vlforge.data.json_rows import JsonRows, rest_of, text_of, with_extra, without
 from vlforge.data.json_turns import (
+    History,
+    Paths,
     history_of,
     picture_values,
+    pictures_at,
     pictures_of,
     rounds_of,
     turns_of,
@@ -23,6 +29,15 @@ from vlforge.types import DataError, Row
 
 _OWN = frozenset(
     ("id", "system", "instruction", "query", "response", "history", "images", "image")
+)  # fmt: skip
+
+_FIELDS = Fields(
+    {
+        "id": Any, "system": str | None, "query": str | UnsetType,
+        "response": str | UnsetType, "history": History, "images": Paths, "image": Paths,
+    },
+    unset=frozenset(("query", "response")),
+    own=_OWN,
 )  # fmt: skip
 
 
@@ -67,6 +82,23 @@ class QueryResponseFormat(JsonRows):
         if instruction:
             extra["instruction"] = instruction
         return Record(row.get("id"), pictures, turns, (), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """Texts, and pictures by their paths; no instruction."""
+        return _FIELDS
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        if row.query is UNSET and row.response is UNSET:
+            raise DataError("neither 'query' nor 'response'")
+        pictures = pictures_at(row.image if row.images is None else row.images, root)
+        answer = None if row.response is UNSET else row.response
+        rounds = [*(row.history or ()), (row.query or "", answer)]
+        turns = turns_of(row.system or "", rounds, asks=bool(pictures))
+        if not pictures:
+            turns, pictures = untagged(turns, root)
+        return Record(row.id, pictures, turns, (), extra, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.

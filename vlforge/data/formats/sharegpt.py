@@ -11,16 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from vlforge.data.json_layout import Fields
 from vlforge.data.json_rows import JsonRows, rest_of, text_of, with_extra, without
 from vlforge.data.json_turns import (
     TURN_FIELDS,
+    Paths,
     Said,
     fields_of,
     picture_values,
+    pictures_at,
     pictures_of,
     read_turns,
     rounds_of,
+    turns_from,
     turns_of,
+    turns_type,
     untagged,
     with_fields,
     write_turns,
@@ -81,6 +86,27 @@ class SharegptFormat(JsonRows):
             turns, pictures = untagged(turns, root)
         extra = with_fields(rest_of(row, _OWN), TURN_FIELDS, said.fields)
         return Record(row.get("id"), pictures, turns, (), extra, line)
+
+    @property
+    def fields(self) -> Fields:
+        """Turns of plain speakers, pictures by their paths."""
+        turns = turns_type(self.from_key, self.value_key)
+        return Fields(
+            {"id": Any, "conversations": turns, "system": str | None,
+             "images": Paths, "image": Paths},
+            needed=frozenset(("conversations",)),
+            own=_OWN,
+        )  # fmt: skip
+
+    def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
+        """What `record` gives for a row of `fields`."""
+        pictures = pictures_at(row.image if row.images is None else row.images, root)
+        turns = turns_from(row.conversations)
+        if row.system:
+            turns = (Turn("system", row.system), *turns)
+        if not pictures:
+            turns, pictures = untagged(turns, root)
+        return Record(row.id, pictures, turns, (), extra, line)
 
     def _turns(self, row: Row) -> Said:
         entries = row.get("conversations")

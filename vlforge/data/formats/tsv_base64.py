@@ -22,6 +22,7 @@ from vlforge.types import DataError
 
 _LONGEST = 256 << 20
 _HEAD = 1 << 20
+_BLOCK = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -119,17 +120,32 @@ def _split(text: str) -> list[str]:
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """The lines with their numbers, blank ones passed over; too long ones are cut to nothing."""
-    number = 0
-    while line := file.readline(_LONGEST):
-        number += 1
+    number, size = 1, 0
+    pieces: list[bytes] = []
+    # What a packed file that breaks off still holds comes in short reads.
+    read = getattr(file, "read1", file.read)
+    while data := read(_BLOCK):
+        if b"\n" not in data:
+            size += len(data)
+            if size < _LONGEST:
+                pieces.append(data)
+            continue
+        lines = b"".join([*pieces, data]).split(b"\n")
+        last = lines.pop()
+        pieces = [last]
         if number == 1:
-            line = line.removeprefix(_BOM)
-        if len(line) >= _LONGEST and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = file.readline(1 << 20)
+            lines[0] = lines[0].removeprefix(_BOM)
+        if size >= _LONGEST:
+            lines[0] = b""
             yield number, b""
-        elif not line.isspace():
-            yield number, line.rstrip(b"\r\n")
+        for number, line in enumerate(lines, number):  # noqa: B020  # goes on behind the loop
+            if line and not line.isspace():
+                yield number, line
+        number, size = number + 1, len(last)
+    if size >= _LONGEST:
+        yield number, b""
+    elif (line := b"".join(pieces)).strip():
+        yield number, line.removeprefix(_BOM) if number == 1 else line
 
 
 def _found(line: bytes, number: int) -> Record | Fault:
@@ -143,6 +159,7 @@ def _record(line: bytes, number: int) -> Record:
     if not line:
         raise DataError(f"a line is longer than {_LONGEST >> 20} MiB")
     cells = line.split(b"\t")
+    cells[-1] = cells[-1].rstrip(b"\r")
     if len(cells) not in (2, 3):
         raise DataError(f"a line has not 2 or 3 columns: {len(cells)}")
     is_without_id = len(cells) == 2 and _begins(cells[0]) and not _begins(cells[1])
@@ -158,11 +175,9 @@ def _record(line: bytes, number: int) -> Record:
         raise DataError(f"a picture is not base64: {words[0]}: {error}") from None
     if not content:
         raise DataError(f"a picture is empty: {words[0]}")
-    caption = words[1:2]
-    chunks = tuple(one if MARK in one else f"{MARK}\n{one}" for one in caption)
-    return Record(
-        words[0] if not is_without_id else None, (Picture(content=content),), (), chunks, {}, number
-    )
+    chunks = tuple([one if MARK in one else f"{MARK}\n{one}" for one in words[1:]])
+    name = None if is_without_id else words[0]
+    return Record(name, (Picture(content=content),), (), chunks, {}, number)
 
 
 def _begins(cell: bytes) -> bool:
