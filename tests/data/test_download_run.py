@@ -22,6 +22,7 @@ from tests.signals import hears_ctrl_c
 from vlforge.data.download import run
 from vlforge.data.download.config import DownloadConfig
 from vlforge.data.download.run import download
+from vlforge.data.folder_lock import alone
 from vlforge.types import DataError, RecipeError
 
 
@@ -282,7 +283,8 @@ def test_other_settings_never_mix_with_shards_that_are_there(site, tmp_path):
 def test_two_downloads_do_not_write_to_one_folder(site, tmp_path):
     source = write_list(tmp_path / "in.tsv", [f"{site.url}/a.jpg"])
     (tmp_path / "out").mkdir()
-    with run._alone(tmp_path / "out"), pytest.raises(DataError, match="another download"):
+    holds = alone(tmp_path / "out", run._LOCK, "another download")
+    with holds, pytest.raises(DataError, match="another download"):
         download(config(source, tmp_path / "out"))
 
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,20 +54,44 @@ class Client:
         Raises:
             Refused: there is none, with a short reason.
         """
-        deadline = time.monotonic() + self.config.total_timeout
+        headers = {"Accept": "image/*,*/*;q=0.5"}
+        with self.answered(address, headers, self.config.total_timeout) as answer, _reasons():
+            return self._body(answer.raw)
+
+    @contextlib.contextmanager
+    def answered(
+        self, address: str, headers: Mapping[str, str], total_s: float
+    ) -> Iterator[Answer]:
+        """The answer to a GET with further `headers`, its body unread; redirections are followed.
+
+        Raises:
+            Refused: nobody answers, with a short reason. What the block raises is left as it is.
+        """
+        deadline = time.monotonic() + total_s
         target = parse(address)
         seen = {target.url}
         for _ in range(self.config.max_redirects + 1):
-            with _reasons(), self._connected(target, deadline) as line:
-                answer = self._asked(target, line)
-                location = answer.headers.get("Location")
-                if answer.status not in _REDIRECTS or location is None:
-                    return self._body(answer)
+            with contextlib.ExitStack() as stack:
+                with _reasons():
+                    line = stack.enter_context(self._connected(target, deadline))
+                    raw = self._asked(target, line, headers)
+                location = raw.headers.get("Location")
+                if raw.status not in _REDIRECTS or location is None:
+                    yield Answer(raw)
+                    return
             target = joined(target, location)
             if target.url in seen:
                 raise Refused("redirects in a circle")
             seen.add(target.url)
         raise Refused(f"more than {self.config.max_redirects} redirects")
+
+    def check(self, address: str) -> None:
+        """Nothing, where the address may be asked at all.
+
+        Raises:
+            Refused: no address, or a private one.
+        """
+        self._places(parse(address), time.monotonic() + self._connect_s)
 
     def close(self) -> None:
         """Let go of the threads that look up names."""
@@ -76,14 +100,7 @@ class Client:
     @contextlib.contextmanager
     def _connected(self, target: Target, deadline: float) -> Iterator[_Line]:
         """A line to the server, or to the proxy that the environment names."""
-        proxy = self._proxy_of(target)
-        if proxy is not None:
-            if not self.config.allow_private and names_private(target.host):
-                raise Refused(PRIVATE)
-            places = [(0, proxy)]
-        else:
-            wait_s = min(self._connect_s, deadline - time.monotonic())
-            places = self.lookup.places(target.host, target.port, wait_s)
+        places, proxy = self._places(target, deadline)
         plain = self._first_open(places, deadline)
         try:
             if target.scheme == "https":
@@ -94,6 +111,18 @@ class Client:
             yield _Line(plain, deadline, self._read_s, via=proxy is not None)
         finally:
             plain.close()
+
+    def _places(
+        self, target: Target, deadline: float
+    ) -> tuple[list[tuple[int, Any]], tuple[str, int] | None]:
+        """Where to connect to, and the proxy if that is one."""
+        proxy = self._proxy_of(target)
+        if proxy is None:
+            wait_s = min(self._connect_s, deadline - time.monotonic())
+            return self.lookup.places(target.host, target.port, wait_s), None
+        if not self.config.allow_private and names_private(target.host):
+            raise Refused(PRIVATE)
+        return [(0, proxy)], proxy
 
     def _first_open(self, places: list[tuple[int, Any]], deadline: float) -> socket.socket:
         failure: OSError = ConnectionError()
@@ -124,13 +153,16 @@ class Client:
         if answer.status != 200:
             raise Refused(f"proxy says {answer.status}", is_final=False)
 
-    def _asked(self, target: Target, line: _Line) -> http.client.HTTPResponse:
+    def _asked(
+        self, target: Target, line: _Line, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
         """The head of the answer to a GET."""
         is_whole = line.via and target.scheme == "http"
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = (
             f"GET {target.url if is_whole else target.path} HTTP/1.1\r\n"
             f"Host: {target.authority}\r\nUser-Agent: {self._agent}\r\n"
-            "Accept: image/*,*/*;q=0.5\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
+            f"{more}Accept-Encoding: identity\r\nConnection: close\r\n\r\n"
         )
         line.sendall(head.encode("ascii", "replace"))
         answer = http.client.HTTPResponse(line, method="GET")  # type: ignore[arg-type]
@@ -139,7 +171,7 @@ class Client:
 
     def _body(self, answer: http.client.HTTPResponse) -> bytes:
         if not 200 <= answer.status < 300:
-            raise _http_error(answer)
+            raise http_error(answer)
         if self._directives and self._is_disallowed(answer.headers):
             raise Refused(NO_ROBOTS)
         most = self.config.max_bytes
@@ -186,6 +218,29 @@ class Client:
         if left <= 0:
             raise TimeoutError
         return left
+
+
+class Answer:
+    """The head of an answer, and its body piece by piece."""
+
+    def __init__(self, raw: http.client.HTTPResponse):
+        self.raw, self.status, self.headers = raw, raw.status, raw.headers
+
+    def read(self) -> bytes:
+        """The next bytes; none at the end.
+
+        Raises:
+            Refused: the line broke before the end.
+        """
+        with _reasons():
+            piece = self.raw.read1(_CHUNK)
+            if not piece and self.raw.length:
+                raise ConnectionError
+            return piece
+
+    def fault(self) -> Refused:
+        """Why this is no answer."""
+        return http_error(self.raw)
 
 
 def agent(config: DownloadConfig) -> str:
@@ -245,7 +300,8 @@ class _Arriving(io.RawIOBase):
         return self._line.receive(into)
 
 
-def _http_error(answer: http.client.HTTPResponse) -> Refused:
+def http_error(answer: http.client.HTTPResponse) -> Refused:
+    """Why an answer other than 2xx is none, and for how long to wait."""
     said = re.sub(r"[^\x20-\x7e]", "", answer.reason or "")[:60].strip()
     is_passing = answer.status in _PASSING
     wait = (answer.headers.get("Retry-After") or "").strip()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import multiprocessing
 import os
@@ -34,6 +33,7 @@ from vlforge.data.download.shards import (
 )
 from vlforge.data.download.sources import RENAMED, Shard, count_rows, files_of, shards
 from vlforge.data.download.work import load_shard
+from vlforge.data.folder_lock import alone
 from vlforge.types import DataError, ProgressFn, RecipeError, VLForgeError, no_progress
 
 SETTINGS = ".download_settings"
@@ -83,7 +83,7 @@ def download(config: DownloadConfig, progress: ProgressFn = no_progress) -> Down
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder} cannot be made: {error.strerror or error}") from None
-    with _alone(folder):
+    with alone(folder, _LOCK, "another download"):
         first = _prepare(config, folder, files)
         found = _Run(config, files, folder, first, progress).all()
     found.seconds = time.monotonic() - begin
@@ -95,23 +95,6 @@ def _need_pyarrow() -> None:
 
     if find_spec("pyarrow") is None:
         raise RecipeError("download needs pyarrow: pip install 'vlforge[tables]'")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder; another download into it is refused for so long."""
-    try:
-        file = (folder / _LOCK).open("w")
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder}: another download writes there; wait for its end") from None
-        except OSError:  # Some network file systems know no locks.
-            pass
-        yield
 
 
 def _prepare(config: DownloadConfig, folder: Path, files: list[Path]) -> int:

@@ -1,0 +1,1 @@
+"""What a system needs, brought from where it lies: archives, hub repositories, tables."""
