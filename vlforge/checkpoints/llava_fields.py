@@ -104,7 +104,7 @@ def checkpoint_of(
     config = _our_config(path, fields, merged, tower, text)
     merged, left = without_stale(merged, text)
     tokenizer = path if has_tokenizer(path) else language.tokenizer if language else None
-    template, note = _template(path, fields, text)
+    template, note = guess_template(path, fields, text)
     return Checkpoint(
         path=path,
         layout=layout,
@@ -208,7 +208,7 @@ def _processor(tower: Tower, config: LlavaConfig) -> ImageProcessor:
     return processor
 
 
-def _template(
+def guess_template(
     path: Path, fields: Mapping[str, Any], text: PreTrainedConfig
 ) -> tuple[str, str | None]:
     """The conversation template, and a note where it is a guess by LLaVA's own rule."""
