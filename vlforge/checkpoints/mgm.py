@@ -191,7 +191,7 @@ def _language_of(work: _Reading) -> PreTrainedConfig:
         kind = "llama"
         if any(".block_sparse_moe." in name for name in work.weights):
             kind = "mixtral"
-        elif "language.lm_head.weight" not in work.weights or work.fields.get("head_dim"):
+        elif str(work.fields.get("hidden_act")).startswith("gelu"):
             kind = "gemma"
         elif "sliding_window" in work.fields:
             kind = "mistral"
@@ -359,8 +359,17 @@ def their_name(name: str) -> str:
 
 
 def _their_weights(checkpoint: Checkpoint, how: Writing) -> dict[str, Lazy]:
+    """The tensors under the published names, of a model that the layout can hold."""
     if checkpoint.family != "mgm":
         raise ModelError(f"Mini-Gemini's layout holds no {checkpoint.family} model")
+    config: Any = checkpoint.config
+    kind = config.text_config.model_type
+    if kind not in CLASSES:
+        raise ModelError(f"Mini-Gemini's layout has no {kind}; it takes {', '.join(CLASSES)}")
+    if config.image_aspect_ratio not in ("pad", "square"):
+        raise ModelError(
+            f"Mini-Gemini fits pictures by pad or square, not {config.image_aspect_ratio}"
+        )
     return {
         their_name(name): lazy.to(how.dtype) if how.dtype else lazy
         for name, lazy in checkpoint.weights.items()
@@ -371,8 +380,6 @@ def _write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
     """config.json, tokenizer and image processor."""
     config: Any = checkpoint.config
     text, kind = config.text_config, config.text_config.model_type
-    if kind not in CLASSES:
-        raise ModelError(f"Mini-Gemini's layout has no {kind}; it takes {', '.join(CLASSES)}")
     suffix = "" if kind == "llama" else f"_{kind}"
     defaults = {
         "mm_vision_tower": "model_zoo/OpenAI/clip-vit-large-patch14-336",
