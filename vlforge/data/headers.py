@@ -64,6 +64,11 @@ def begins_as_picture(content: bytes) -> bool:
     return any(content.startswith(mark) for mark, _ in _READERS)
 
 
+def is_plain_jpeg(content: bytes) -> bool:
+    """Whether a jpeg's header holds tables and a frame only: no EXIF, no XMP, nothing else."""
+    return _plain_jpeg(content) is not None
+
+
 class Peek:
     """Any part of a file, where possible from the block that was read last.
 

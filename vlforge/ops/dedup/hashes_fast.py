@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlforge.data.headers import is_plain_jpeg
 from vlforge.data.images import MAX_PIXELS, ImageFile
+from vlforge.ops.dedup.shrink import shrunk_grey
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,20 +40,27 @@ def scaled_grey(file: ImageFile, size: tuple[int, int], *, is_theirs: bool = Fal
     Raises:
         ImageError: missing, no picture, too large or cut off.
     """
-    from PIL.Image import Resampling
+    from PIL import Image
 
     turns = not (is_theirs and file.is_given)
     least = max(_LEAST, *size)
-    grey = _quick_grey(file.content(), least) or _grey_of_jpeg(file.content(), turns, least)
+    pixels = _quick_grey(file.content(), least)
+    if pixels is not None and max(pixels.shape) < 4 * least:
+        file.let_go()
+        return shrunk_grey(pixels[:, :, None], size)
+    if pixels is not None:
+        grey: Any = Image.fromarray(pixels)
+    else:
+        grey = _grey_of_jpeg(file.content(), turns, least)
     file.let_go()
     if grey is None:
         picture = file.picture(fills=is_theirs)
         image = picture.upright if turns else picture.stored
         grey = (image if image.mode in ("L", "RGB") else image.convert("RGB")).convert("L")
-    reduced = [max(1, side // (2 * max(_LEAST, *size))) for side in grey.size]
+    reduced = [max(1, side // (2 * least)) for side in grey.size]
     if max(reduced) > 1:
         grey = grey.reduce((reduced[0], reduced[1]))
-    return np.asarray(grey.resize(size, Resampling.LANCZOS))
+    return np.asarray(grey.resize(size, Image.Resampling.LANCZOS))
 
 
 def plain_pixels(content: bytes) -> Any:
@@ -60,7 +69,7 @@ def plain_pixels(content: bytes) -> Any:
     None where the common way has to look: no jpeg, a damaged one, one in other
     colours, one that may lie on its side, or no simplejpeg.
     """
-    if not content.startswith(_JPEG) or any(mark in content for mark in _MARKS):
+    if not _lies_upright(content):
         return None
     try:
         import simplejpeg
@@ -76,16 +85,21 @@ def plain_pixels(content: bytes) -> Any:
         return None
 
 
-def _quick_grey(content: bytes, least: int) -> Image | None:
-    """What `_grey_of_jpeg` gives, by simplejpeg; None where that must look."""
-    if not content.startswith(_JPEG) or any(mark in content for mark in _MARKS):
+def _lies_upright(content: bytes) -> bool:
+    """Whether this is a jpeg that says nothing of being turned; False where it may."""
+    if is_plain_jpeg(content):
+        return True
+    return content.startswith(_JPEG) and not any(mark in content for mark in _MARKS)
+
+
+def _quick_grey(content: bytes, least: int) -> Any:
+    """[rows, columns] what `_grey_of_jpeg` gives, by simplejpeg; None where that must look."""
+    if not _lies_upright(content):
         return None
     try:
         import simplejpeg
     except ImportError:
         return None
-    from PIL import Image
-
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in ("YCbCr", "Gray") or width * height > MAX_PIXELS:
@@ -93,7 +107,7 @@ def _quick_grey(content: bytes, least: int) -> Image | None:
         fits = min(width // least, height // least)
         scale = next((scale for scale in (8, 4, 2) if fits >= scale), 1)
         sides = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
-        return Image.fromarray(simplejpeg.decode_jpeg(content, "GRAY", **sides)[:, :, 0])
+        return simplejpeg.decode_jpeg(content, "GRAY", **sides)[:, :, 0]
     except ValueError:
         return None
 

@@ -24,14 +24,16 @@ _UNIT = 1 << 22
 _LOBES = 3.0
 _TOGETHER = 4
 """Output columns per product: more would multiply zeros, fewer would leave the processor idle."""
+_SMALL = 256
+"""Pixels of a side up to which one product for all columns is the quickest."""
 _PIXELS_AT_ONCE = 1 << 17
 _ALONE = 1 << 18
 """Multiplications up to which OpenBLAS stays on one thread: the other cores have other pictures."""
 _RED, _GREEN, _BLUE = 19595, 38470, 7471
 """Shares of the grey of ITU-R BT.601, in 65536ths."""
 
-_Block = tuple[int, int, Any]
-"""First and past-the-last pixel, and their weights [pixels, columns] as whole numbers."""
+_Block = tuple[int, int, int, Any]
+"""First output column, first and past-the-last pixel, whole-number weights [pixels, columns]."""
 
 
 def shrunk_grey(picture: Image | Any, size: tuple[int, int]) -> Any:
@@ -90,8 +92,8 @@ def _planes(picture: Image | Any, box: tuple[int, int, int, int]) -> Any:
 def _rows_shrunk(pixels: Any, width: int) -> Any:
     """[rows, width] whole numbers 0..255, of `pixels` [rows, columns]."""
     out = np.empty((len(pixels), width))
-    for at, (low, high, weights) in enumerate(_blocks(pixels.shape[1], width)):
-        columns = slice(at * _TOGETHER, at * _TOGETHER + weights.shape[1])
+    for at, low, high, weights in _blocks(pixels.shape[1], width):
+        columns = slice(at, at + weights.shape[1])
         step = _step(weights)
         for begin in range(0, len(pixels), step):
             cut = slice(begin, begin + step)
@@ -102,8 +104,8 @@ def _rows_shrunk(pixels: Any, width: int) -> Any:
 def _columns_shrunk(pixels: Any, height: int) -> Any:
     """[height, columns] whole numbers 0..255, of `pixels` [rows, columns]."""
     out = np.empty((height, pixels.shape[1]))
-    for at, (low, high, weights) in enumerate(_blocks(len(pixels), height)):
-        rows = slice(at * _TOGETHER, at * _TOGETHER + weights.shape[1])
+    for at, low, high, weights in _blocks(len(pixels), height):
+        rows = slice(at, at + weights.shape[1])
         step = _step(weights)
         for begin in range(0, pixels.shape[1], step):
             cut = slice(begin, begin + step)
@@ -128,15 +130,16 @@ def _blocks(source: int, target: int) -> list[_Block]:
     """The weights that shrink `source` pixels to `target`, some output pixels at a time."""
     lows, counts, weights = _weights(source, target)
     blocks = []
-    for begin in range(0, target, _TOGETHER):
-        columns = range(begin, min(begin + _TOGETHER, target))
+    together = target if source <= _SMALL else _TOGETHER
+    for begin in range(0, target, together):
+        columns = range(begin, min(begin + together, target))
         low = int(lows[begin])
         high = max(int(lows[c] + counts[c]) for c in columns)
         block = np.zeros((high - low, len(columns)))
         for c in columns:
             start = int(lows[c]) - low
             block[start : start + counts[c], c - begin] = weights[c, : counts[c]]
-        blocks.append((low, high, block))
+        blocks.append((begin, low, high, block))
     return blocks
 
 
