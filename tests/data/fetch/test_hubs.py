@@ -13,7 +13,7 @@ from tests.fetch_site import COMMIT, Page, running_web, sha256
 from vlforge.data.download import addresses
 from vlforge.data.download.addresses import Refused
 from vlforge.data.fetch import hubs
-from vlforge.data.fetch.hubs import HubFile, Listing, fetch_file, list_files
+from vlforge.data.fetch.hubs import HubFile, Listing, fetch_file, halves, list_files
 from vlforge.data.fetch.manifest import Item
 from vlforge.data.fetch.run import web_client
 from vlforge.data.fetch.source import source_of
@@ -189,6 +189,17 @@ def modelscope(monkeypatch):
 
 def _sum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def test_files_on_their_way_are_counted_where_the_libraries_keep_them(tmp_path):
+    paths = [tmp_path / "a.bin", tmp_path / "b.bin"]
+    for name, size in [
+        (".cache/huggingface/download/x.incomplete", 5), (".cache/huggingface/x.lock", 1),
+        ("a.bin.incomplete", 7), ("._____temp/b.bin", 11), ("other.incomplete", 100),
+    ]:  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert sorted(size for _, size in halves(tmp_path, paths)) == [5, 7, 11]
 
 
 def test_modelscopes_models_come_through_its_library(modelscope, tmp_path):

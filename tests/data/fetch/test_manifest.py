@@ -109,6 +109,7 @@ ITEM = "items:\n  - name: a\n    kind: file\n    to: a.json\n    from: https://a
         (ITEM.replace("kind: file", "kind: archive").replace("https://a.org/a.json", "hf:o/n"),
          "give `patterns`"),
         (ITEM.replace("name: a", "name: a/b"), "has a slash"),
+        ("name: ../m\n" + ITEM, r"m.yaml:1: name '../m' has a slash"),
     ],
 )  # fmt: skip
 def test_faults_name_the_line_and_the_nearest_key(tmp_path, text, said):

@@ -119,6 +119,15 @@ def test_a_file_that_became_shorter_begins_anew(web, tmp_path):
     assert (tmp_path / "data").read_bytes() == OTHER[:50_000]
 
 
+def test_a_part_that_was_whole_when_the_run_was_killed_is_taken(web, tmp_path):
+    begun(web, tmp_path, Page(BODY, etag='"one"'), len(BODY) - 1)
+    with (tmp_path / "data").open("ab") as file:
+        file.write(BODY[-1:])
+    whole = transfer_of(tmp_path).get([f"{web.url}/a"])
+    assert (whole.sums["sha256"], whole.told.etag) == (SUM, '"one"')
+    assert [asked.range for asked in web.seen] == [f"bytes={len(BODY)}-"]
+
+
 def test_a_line_that_breaks_again_and_again_gets_there_while_it_gets_on(web, tmp_path):
     web.pages["/a"] = Page(BODY, etag='"one"', cuts=[70_000, 70_000, 70_000, 70_000])
     assert transfer_of(tmp_path, retries=1).get([f"{web.url}/a"]).sums["sha256"] == SUM

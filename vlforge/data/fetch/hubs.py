@@ -7,8 +7,9 @@ files are wanted, whether an address may be asked, and whether what came is righ
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
@@ -29,6 +30,9 @@ _OTHER_WEIGHTS = (
 )  # fmt: skip
 _LISTED = 10_000
 _PAGE = 100
+_WAIT_S = 30.0
+_ONE_AT_A_TIME = threading.Lock()
+"""The library has one client for all threads; whoever swaps it closes it for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +101,15 @@ def fetch_file(listing: Listing, file: HubFile, into: Path, client: Client) -> s
     return found
 
 
-def is_half(path: Path) -> bool:
-    """Whether the name is one that the libraries give to files on their way."""
-    return path.suffix == ".incomplete" or "._____temp" in path.parts
+def halves(into: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, int]]:
+    """Files below `into` that are on their way to `paths`, as the libraries keep them."""
+    waiting = [path.with_name(f"{path.name}.incomplete") for path in paths]
+    for folder in (into / ".cache" / "huggingface", into / "._____temp"):
+        waiting += [path for path in folder.rglob("*") if path.suffix not in (".lock", ".metadata")]
+    for path in waiting:
+        with suppress(OSError):
+            if path.is_file():
+                yield path, path.stat().st_size
 
 
 def _wanted(item: Item, source: Source, files: Sequence[HubFile]) -> Iterator[HubFile]:
@@ -147,6 +157,7 @@ class _HuggingFace:
                 repo_type=_kind(source),
                 revision=source.revision or None,
                 files_metadata=True,
+                timeout=_WAIT_S,
             )
         files = [
             HubFile(one.rfilename, one.size or 0, one.lfs.sha256 if one.lfs else "")
@@ -173,20 +184,27 @@ class _HuggingFace:
         import huggingface_hub as hub
 
         self.client.check(self.endpoint)
+        with _ONE_AT_A_TIME, self._swapped(hub):
+            try:
+                yield
+            except Refused:
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                refused = _refused_within(error)
+                reason = str(refused) if refused else _hf_reason(error, source)
+                raise Refused(reason, is_final=bool(refused) or _hf_final(error)) from None
+
+    @contextmanager
+    def _swapped(self, hub: Any) -> Iterator[None]:
+        """The library's client checks every address that it asks."""
         swap = getattr(hub, "set_client_factory", None)
         default = _default_factory() if swap else None
         if swap and default:
             swap(lambda: _checking(default(), self.client))
         try:
             yield
-        except Refused:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            refused = _refused_within(error)
-            reason = str(refused) if refused else _hf_reason(error, source)
-            raise Refused(reason, is_final=bool(refused) or _hf_final(error)) from None
         finally:
             if swap and default:
                 swap(default)

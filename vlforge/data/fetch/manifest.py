@@ -140,7 +140,10 @@ class _Reader:
                 raise self._fault(f"a second item {item.name!r}", "items", k, "name")
             names[item.name] = k
         text = {key: self._text(self.tree, key) for key in ("title", "about", "next")}
-        return Manifest(self._text(self.tree, "name") or self.path.stem, items=items, **text)
+        name = self._text(self.tree, "name") or self.path.stem
+        if "/" in name or name.startswith("."):
+            raise self._fault(f"name {name!r} has a slash or begins with a dot", "name")
+        return Manifest(name, items=items, **text)
 
     def _item(self, row: Any, k: int) -> Item:
         at = ("items", k)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from vlforge.data.download.addresses import Refused
 from vlforge.data.download.client import Client
 from vlforge.data.download.config import DownloadConfig
-from vlforge.data.fetch.hubs import HubFile, Listing, fetch_file, is_half, list_files
+from vlforge.data.fetch.hubs import HubFile, Listing, fetch_file, halves, list_files
 from vlforge.data.fetch.manifest import Item, Manifest
 from vlforge.data.fetch.receipt import STATE, Held, Receipts
 from vlforge.data.fetch.survey import Finding, key_of, part_folder
@@ -439,8 +439,7 @@ def _held(root: Path, to: str) -> list[Held]:
 
 def _size_of(paths: Sequence[Path], into: Path) -> int:
     done = sum(path.stat().st_size for path in paths if path.is_file())
-    halves = (path for path in into.rglob("*") if is_half(path) and path.is_file())
-    return done + sum(path.stat().st_size for path in halves)
+    return done + sum(size for _, size in halves(into, paths))
 
 
 def _remove_empty(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from vlforge.data.download.addresses import Refused
 from vlforge.data.download.client import Client
-from vlforge.data.fetch.hubs import Listing, is_half, list_files
+from vlforge.data.fetch.hubs import Listing, halves, list_files
 from vlforge.data.fetch.manifest import Item, Manifest
 from vlforge.data.fetch.receipt import STATE, Receipts
 from vlforge.data.fetch.source import Source
@@ -190,7 +190,7 @@ def _count_files(one: Finding, place: Path, listing: Listing) -> None:
         one.state = "adopt"
     elif one.here:
         one.state = "part"
-    one.here += sum(p.stat().st_size for p in place.rglob("*") if p.is_file() and is_half(p))
+    one.here += sum(size for _, size in halves(place, [place / f.path for f in listing.files]))
 
 
 def _compare(one: Finding, place: Path) -> None:

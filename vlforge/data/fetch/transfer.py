@@ -176,11 +176,11 @@ class Transfer:
             headers = {"Range": f"bytes={start}-"}
             if before.url == url and before.vouch:
                 headers["If-Range"] = before.vouch
-            _feed(self.part.data, hashes)
+            _feed(self.part.data, hashes, lambda done: self.progress(done, before.total))
         with self.client.answered(url, headers, float("inf")) as answer:
             told = _told(url, answer)
             if answer.status == 416 and start and told.total == start:
-                return self._finish(told, hashes)
+                return self._finish(before or told, hashes)
             if answer.status not in (200, 206):
                 if answer.status == 416:
                     self.part.drop()
@@ -278,8 +278,12 @@ def _write(file: BinaryIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _feed(path: Path, hashes: dict[str, Any]) -> None:
+def _feed(
+    path: Path, hashes: dict[str, Any], progress: Callable[[int], None] | None = None
+) -> None:
     with path.open("rb") as file:
         while piece := file.read(_READ):
             for found in hashes.values():
                 found.update(piece)
+            if progress is not None:
+                progress(file.tell())
