@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vlforge.checkpoints.index import read_checkpoint
 from vlforge.checkpoints.minigpt4 import Minigpt4Layout
 from vlforge.inference.minigpt4 import DemoSettings, demo_reply
 from vlforge.kernels.lean_loss import supervised_tokens
+from vlforge.models.base import PARTS
 from vlforge.models.minigpt4 import Minigpt4Model
 from vlforge.models.parts.random_crop import CroppingProcessor, random_box
 from vlforge.text.encode import encode_turns
@@ -32,7 +33,10 @@ from vlforge.text.minigpt4_templates import (
     read_prompts,
 )
 from vlforge.text.render import render
+from vlforge.text.template import Voice
 from vlforge.text.tokenizers import load_tokenizer
+from vlforge.training.config import Optimiser
+from vlforge.training.freezing import freeze, optimiser_groups
 from vlforge.types import IGNORE_INDEX, IMAGE_INDEX, Turn
 
 GOLDEN = {
@@ -189,15 +193,48 @@ def test_forward_and_gradients_are_the_references(case: Case):
             torch.testing.assert_close(grad, wanted[f"grad_{name}"], rtol=1e-4, atol=1e-5)
 
 
-def test_stage_1_has_its_own_template(case: Case):
+def test_the_first_stages_template_is_the_one_without_a_prompt(case: Case):
     meta, tokenizer = case.meta, load_tokenizer(case.tokenizer_folder)
-    if meta["end_sym"] != "\n":
-        pytest.skip("the case's end_sym is not the first stage's")
-    turns = (Turn("user", "<image>"), Turn("assistant", meta["captions"][0]))
-    row = encode_turns(
-        PRETRAIN, tokenizer, turns, max_length=meta["max_txt_len"], compat="minigpt4"
-    )
-    assert row == encoded(case, len(meta["forward_cases"]) - 1)[0]
+    template = replace(PRETRAIN, assistant=Voice(end=meta["end_sym"]))
+    (number,) = [at for at, one in enumerate(meta["forward_cases"]) if one["prompt"] is None]
+    for caption, wanted in zip(meta["captions"], encoded(case, number), strict=True):
+        turns = (Turn("user", "<image>"), Turn("assistant", caption))
+        kept = meta["max_txt_len"]
+        row = encode_turns(template, tokenizer, turns, max_length=kept, compat="minigpt4")
+        assert row == wanted
+
+
+def mean_loss(case: Case, model: Minigpt4Model, number: int) -> torch.Tensor:
+    ids, labels, mask = padded(encoded(case, number), case.meta["pad_token_id"])
+    made = model.splice(ids, case.pixels, labels=labels, mask=mask)
+    return model.loss_sum(made) / supervised_tokens(made.plan.labels)
+
+
+def test_steps_are_the_references(case: Case):
+    """Its learning rates are recorded; the schedule that gives them is the loop's affair.
+
+    The recording ran its forward cases first and emptied gradients after each step, so
+    that the first step still holds the last case's.
+    """
+    model, train = case.checkpoint.build(), case.meta["train"]
+    how = train["hparams"]
+    names = freeze(model, Minigpt4Model.stages["align"], PARTS)
+    assert names == [name.replace("llama_proj", "connector") for name in train["trainable"]]
+    settings = Optimiser(weight_decay=how["weight_decay"], betas=tuple(how["betas"]))
+    groups = optimiser_groups(model, settings, PARTS)
+    assert [bool(group["weight_decay"]) for group in groups] == [True, False]
+    optimiser = torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps)
+    mean_loss(case, model, len(case.meta["forward_cases"]) - 1).backward()
+    for step in train["steps"]:
+        for group in optimiser.param_groups:
+            group["lr"] = step["lr"]
+        loss = mean_loss(case, model, 0)
+        assert loss.item() == pytest.approx(step["loss"], abs=1e-5)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        norms = (model.connector.weight.norm().item(), model.connector.bias.norm().item())
+        assert norms == pytest.approx((step["w_norm"], step["b_norm"]), rel=1e-5)
 
 
 def test_prompt_files_give_the_references_prompts(case: Case, tmp_path: Path):
