@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from vlforge.checkpoints.checkpoint import Checkpoint, Layout, Parts
+from vlforge.checkpoints.weights import open_file
 from vlforge.types import ModelError
 
 _CLASS = re.compile(r"^class (\w+)Layout\b(?!\(Protocol)", re.M)
@@ -47,15 +48,19 @@ def find(name: str) -> Layout:
 def detect(path: Path) -> Layout:
     """The layout that what lies at `path` is in, by its content.
 
+    Layouts that are `general` (any adapter of peft) are asked last.
+
     Raises:
-        ModelError: nothing is there, or no layout knows it.
+        ModelError: nothing is there, no layout knows it, or it cannot be read.
     """
     if not path.exists():
         raise ModelError(f"no model at {path}; check the path")
-    for name in places():
-        layout = find(name)
+    layouts = sorted(map(find, places()), key=lambda one: getattr(one, "general", False))
+    for layout in layouts:
         if layout.matches(path):
             return layout
+    if path.is_file():
+        open_file(path)  # a file that is damaged or asks for code says so
     raise ModelError(
         f"{path} is in no layout known here ({', '.join(places())}); name one with --from"
     )

@@ -103,11 +103,17 @@ def adapter_of(checkpoint: Checkpoint) -> Adapter:
 def write_adapter(adapter: Adapter, out: Path, how: Writing, name_of: Callable[[str], str]) -> None:
     """Pairs and configuration as peft writes them; `name_of` gives the base's parameter names."""
     tensors: dict[str, Lazy] = {}
+    modules = []
     for name, pair in adapter.pairs.items():
-        module = PREFIX + name_of(name).removesuffix(".weight")
-        tensors |= {module + suffix: lazy for suffix, lazy in _tensors(pair).items()}
+        modules.append(name_of(name).removesuffix(".weight"))
+        for suffix, lazy in _tensors(pair).items():
+            tensors[PREFIX + modules[-1] + suffix] = lazy
     write_weights(how.cast(tensors), out, kind=how.kind, stem="adapter_model", shard_bytes=2**62)
-    write_json(out / CONFIG_NAME, dict(adapter.settings.fields))
+    fields = dict(adapter.settings.fields)
+    targets = fields.get("target_modules")
+    if not isinstance(targets, list) or not all(m.endswith(tuple(targets)) for m in modules):
+        targets = modules  # an expression over the old names would not find the new ones
+    write_json(out / CONFIG_NAME, fields | {"target_modules": targets})
 
 
 def _tensors(pair: LoraPair) -> dict[str, Lazy]:

@@ -193,7 +193,8 @@ def read_pickle(path: Path) -> Any:
 
 def _asked_for(message: str) -> str | None:
     """The name in torch's refusal, which is a page long."""
-    for mark in ("Unsupported global: GLOBAL ", "Unsupported class "):
+    marks = ("Unsupported global: GLOBAL ", "unsupported GLOBAL ", "Unsupported class ")
+    for mark in marks:
         if mark in message:
             return message.split(mark, 1)[1].split()[0]
     return None
