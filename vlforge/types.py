@@ -55,6 +55,10 @@ class DataError(VLForgeError):
     """A data file that cannot be read, or that holds no usable row."""
 
 
+class WriteError(VLForgeError):
+    """The disk refuses what is written: no row's fault, so it ends the run; nothing half stays."""
+
+
 class ModelError(VLForgeError):
     """A model folder that cannot be loaded or does not fit its use."""
 

@@ -30,8 +30,6 @@ OPTIONS: dict[str, dict[str, Any]] = {"chatml_paddle": {"prompt": ""}}
 """Without a prompt of its own for questions that have no words."""
 FOLDERS = {"hf_dataset", "img2dataset", "webdataset", "cc_sbu_align", "folder"}
 SUFFIXES = {"csv": ".csv", "tsv_base64": ".tsv", "parquet": ".parquet"}
-WITHOUT_PICTURES = {"laion_json"}
-"""It names pictures that are not there yet."""
 LETTERS = "ab é漢🙂\"'\\,;{}[]:#|%\t\n\r\u2028"
 NAMES = (
     "text", "caption", "image", "images", "conversations", "messages", "query", "response",
@@ -168,9 +166,8 @@ def is_caption(record: Record) -> bool:
 def assert_kept(first: Record, between: Record, back: Record, name: str) -> None:
     """What `between`, of the format `name`, kept of `first` is in `back`."""
     holds = made_format(name).holds
-    if name not in WITHOUT_PICTURES:
-        seen = [[p.read() for p in one.pictures] for one in (first, between, back)]
-        assert seen[0] == seen[1] == seen[2]
+    seen = [[p.read() for p in one.pictures] for one in (first, between, back)]
+    assert seen[0] == seen[1] == seen[2]
     if holds.extra:
         for key, value in first.extra.items():
             assert back.extra.get(key) == value, key

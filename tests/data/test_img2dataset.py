@@ -7,13 +7,14 @@ import json
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.data.pictures_made import picture
 from vlforge.data.formats.img2dataset import META
 from vlforge.data.formats.index import detect, find
-from vlforge.data.records import Picture, Record, Unfit
+from vlforge.data.records import Fault, Picture, Record, Unfit
 
 JPG = picture(6, size=(30, 20))
 
@@ -89,3 +90,26 @@ def test_nothing_but_a_picture_with_a_caption_fits(tmp_path):
         with pytest.raises(Unfit, match="no format"):
             out.write(Record("a", (Picture(content=b"<html>"),)))
     assert pq.read_table(tmp_path / "out" / "00000.parquet").num_rows == 0
+
+
+def test_downloads_that_failed_are_told_with_their_rows_and_cost_nothing_else(tmp_path):
+    path = write(tmp_path / "out", [record(n) for n in range(3)], number_sample_per_shard=2)
+    rows = pq.read_table(path / "00000.parquet").to_pylist()
+    failed = {"status": "failed_to_download", "error_message": "HTTP Error 404", "caption": "lost"}
+    rows.insert(1, dict.fromkeys(rows[0]) | failed | {"url": "http://x/9.jpg"})
+    rows.append(dict.fromkeys(rows[0]) | {"status": "failed_to_resize"})
+    pq.write_table(pa.Table.from_pylist(rows), path / "00000.parquet")
+    found = list(find("img2dataset").read(path))
+    assert [one.line for one in found] == [1, 2, 3, 4, 5]
+    assert [one.id for one in found if isinstance(one, Record)] == [0, 1, 2]
+    faults = [(one.reason, one.value) for one in found if isinstance(one, Fault)]
+    assert faults == [
+        ("not downloaded, failed_to_download",
+         "00000.parquet row 2: http://x/9.jpg: HTTP Error 404"),
+        ("not downloaded, failed_to_resize", "00000.parquet row 4"),
+    ]  # fmt: skip
+    (path / "00001.parquet").write_bytes(b"PAR1 no more")
+    assert [one.reason for one in find("img2dataset").read(path) if isinstance(one, Fault)] == [
+        "not downloaded, failed_to_download", "not downloaded, failed_to_resize",
+        "a table cannot be read",
+    ]  # fmt: skip

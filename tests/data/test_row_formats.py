@@ -20,7 +20,7 @@ from vlforge.data.formats.index import detect, find
 from vlforge.data.formats.llava import LlavaFormat
 from vlforge.data.formats.messages import MessagesFormat
 from vlforge.data.formats.sharegpt import SharegptFormat
-from vlforge.data.json_lines import write_array, write_lines
+from vlforge.data.json_lines import RowFile, write_array, write_lines
 from vlforge.data.json_rows import JsonRows
 from vlforge.data.records import Fault, Picture, Record, Unfit
 from vlforge.types import DataError, Turn
@@ -327,6 +327,22 @@ def test_links_have_no_picture_and_need_one_to_be_written():
     assert laion.row(record) == {"caption": "a bus", "url": "http://a.example/x.jpg", "n": 1}
     with pytest.raises(Unfit, match="no 'url'"):
         laion.row(Record(1, (), (), ("a",)))
+
+
+@pytest.mark.parametrize("name", ["captions.json", "anything.jsonl"])
+def test_a_list_of_links_is_known_whatever_its_name_and_keeps_the_path_of_a_picture(name, tmp_path):
+    row = {"id": 3, "caption": "a bus", "url": "http://a.example/x.jpg", "image": "x.jpg"}
+    path = tmp_path / name
+    with RowFile(path, as_array=name.endswith(".json")) as file:
+        file.write({"caption": None, "url": "http://a.example/0.jpg"})
+        file.write(row)
+    laion = detect(path)
+    assert laion.name == "laion_json"
+    fault, record = laion.read(path)
+    assert (fault.line, fault.reason) == (1, "no 'caption'")
+    assert record.pictures == (Picture("x.jpg", str(tmp_path)),)
+    assert record.chunks == ("<image>\na bus",)
+    assert laion.row(record) == row
 
 
 def test_a_text_with_a_role_mark_or_token_does_not_fit_into_dj():

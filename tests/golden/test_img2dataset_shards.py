@@ -9,14 +9,22 @@ import pyarrow.parquet as pq
 
 from vlforge.data.formats.img2dataset import META
 from vlforge.data.formats.index import detect, find
-from vlforge.data.records import Record
+from vlforge.data.records import Fault, Record
 
 GOLDEN = {"shards": "minigpt4_qwenvl/img2dataset/out"}
 
 
+def rows_of(shards: Path) -> list[dict]:
+    files = sorted(shards.glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
 def successes(shards: Path) -> dict[str, dict]:
-    rows = [row for file in shards.glob("*.parquet") for row in pq.read_table(file).to_pylist()]
-    return {row["key"]: row for row in rows if row["status"] == "success"}
+    return {row["key"]: row for row in rows_of(shards) if row["status"] == "success"}
+
+
+def read(shards: Path) -> list[Record]:
+    return [one for one in find("img2dataset").read(shards) if isinstance(one, Record)]
 
 
 def told(record: Record) -> dict:
@@ -26,18 +34,26 @@ def told(record: Record) -> dict:
 
 def test_every_download_that_succeeded_is_a_record(shards: Path):
     assert detect(shards).name == "img2dataset"
-    found = list(detect(shards).read(shards))
+    found = read(shards)
     assert {record.id: told(record) for record in found} == successes(shards)
     assert all(record.pictures[0].content[:3] == b"\xff\xd8\xff" for record in found)
     assert len(found) == len(successes(shards))
 
 
+def test_every_download_that_failed_is_told(shards: Path):
+    failed = [row for row in rows_of(shards) if row["status"] != "success"]
+    faults = [one for one in find("img2dataset").read(shards) if isinstance(one, Fault)]
+    assert [one.reason for one in faults] == [f"not downloaded, {row['status']}" for row in failed]
+    assert all(row["url"] in one.value for row, one in zip(failed, faults, strict=True))
+    assert faults
+
+
 def test_written_again_nothing_but_keys_changes(shards: Path, tmp_path: Path):
-    records = list(find("img2dataset").read(shards))
+    records = read(shards)
     with find("img2dataset").writer(tmp_path / "out") as out:
         for record in records:
             out.write(record)
-    again = list(find("img2dataset").read(tmp_path / "out"))
+    again = read(tmp_path / "out")
     for before, after in zip(records, again, strict=True):
         assert after.id == before.id
         assert after.pictures == before.pictures

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vlforge.data.json_lines import encode
+from vlforge.data.new_folder import write_error
 from vlforge.data.placing import Mode, Placer
 from vlforge.data.records import Fault, Format, Record, Writer, check_fit, with_marks
 from vlforge.types import DataError, ProgressFn, no_progress
@@ -55,7 +56,8 @@ def convert(
         progress: told the records so far.
 
     Raises:
-        DataError: the source cannot be read, the target not written, or both are the same.
+        DataError: the source cannot be read, the target not opened, or both are the same.
+        WriteError: the disk is full; what was written is gone again.
     """
     if target.absolute() == source.absolute():
         raise DataError(f"{target}: source and target are the same; name another target")
@@ -90,6 +92,8 @@ def _write(record: Record, format_: Format, placer: Placer, shards: _Shards) -> 
     except DataError as error:
         reason, _, value = str(error).partition(": ")
         return Fault(record.line, reason, value)
+    except OSError as error:
+        raise write_error(shards.target, error) from None
     return None
 
 
@@ -107,8 +111,13 @@ class _Shards:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self._open is not None:
+        if self._open is None:
+            return
+        try:
             self._open.__exit__(kind, error, trace)
+        except OSError as failure:
+            if kind is None:
+                raise write_error(self.target, failure) from None
 
     def write(self, record: Record) -> None:
         """Add a record, to a new shard where the last one is full."""

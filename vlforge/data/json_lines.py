@@ -10,7 +10,8 @@ from typing import IO, Any, BinaryIO, cast
 import msgspec
 
 from vlforge.data.json_arrays import READ_FAULTS, STOPS, array_items
-from vlforge.types import DataError
+from vlforge.data.new_folder import write_error
+from vlforge.types import DataError, WriteError
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -185,7 +186,7 @@ class RowFile:
         """Add one row.
 
         Raises:
-            DataError: the disk refuses it; names the file.
+            WriteError: the disk refuses it; names the file.
         """
         line = encode(row)
         if self.as_array:
@@ -198,15 +199,14 @@ class RowFile:
         try:
             self._out.write(data)
         except OSError as error:
-            path = self._whole.path
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+            raise write_error(self._whole.path, error, len(data)) from None
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if self.as_array and kind is None:
             try:
                 self._put(b"\n]\n" if self.count else b"[]\n")
-            except DataError as failure:
-                self._whole.__exit__(DataError, failure, None)
+            except WriteError as failure:
+                self._whole.__exit__(WriteError, failure, None)
                 raise
         self._whole.__exit__(kind, error, trace)
 
@@ -241,6 +241,7 @@ class whole_file:
                 self.part.replace(self.path)
         except OSError as failure:
             self.part.unlink(missing_ok=True)
-            raise DataError(f"cannot write {self.path}: {failure.strerror or failure}") from None
+            if kind is None:
+                raise write_error(self.path, failure) from None
         if kind is not None:
             self.part.unlink(missing_ok=True)

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from vlforge.types import DataError
+from vlforge.types import DataError, WriteError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSING = _FULL | {errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the disk takes nothing more, as against one file that cannot be read or named."""
+    return isinstance(error, OSError) and error.errno in _REFUSING
+
+
+def write_error(path: Path, error: OSError, size: int = 0) -> WriteError:
+    """What to say where the disk refuses `path`.
+
+    Args:
+        path: what was to be written.
+        error: what the disk said.
+        size: bytes that were to be written next, where that is known.
+    """
+    said = f"cannot write {path}: {error.strerror or error}"
+    if error.errno not in _FULL:
+        return WriteError(said)
+    wanted = f"{size:,} bytes more are needed, " if size else ""
+    free = f"{_free(path):,} are free" if size else f"{_free(path):,} bytes are free"
+    return WriteError(f"{said}: {wanted}{free}; free some or name a target on another disk")
+
+
+def _free(path: Path) -> int:
+    for folder in path.absolute().parents:
+        if os.path.isdir(folder):
+            return shutil.disk_usage(folder).free
+    return 0
 
 
 class NewFolder:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from msgspec.structs import replace
 
+from vlforge.data.new_folder import is_refusal, write_error
 from vlforge.data.records import Picture, Record
 from vlforge.types import DataError, RecipeError
 
@@ -100,6 +101,8 @@ class Placer:
                 part.write_bytes(content)
             part.replace(target)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and is_refusal(error):
+                raise write_error(target, error, len(content or b"")) from None
             what = getattr(error, "filename", None) or repr(picture.path)
             why = getattr(error, "strerror", None) or error
             raise DataError(f"picture cannot be copied: {what} ({why})") from None

@@ -101,14 +101,19 @@ def first_shard(path: Path) -> Path | None:
 def groups(path: Path) -> Iterator[Group | Fault]:
     """The samples of all shards in order; what is wrong comes as a `Fault`."""
     for shard in shard_paths(path):
-        try:
-            file = open_tar(shard)
-        except DataError as error:
-            reason, _, value = str(error).partition(": ")
-            yield Fault(0, "a shard cannot be read", f"{shard.name}: {value or reason}")
-            continue
-        with file:
-            yield from _Grouping(shard.name).groups(TarReader(file))
+        yield from groups_of(shard)
+
+
+def groups_of(shard: Path) -> Iterator[Group | Fault]:
+    """The samples of one shard; what is wrong comes as a `Fault`."""
+    try:
+        file = open_tar(shard)
+    except DataError as error:
+        reason, _, value = str(error).partition(": ")
+        yield Fault(0, "a shard cannot be read", f"{shard.name}: {value or reason}")
+        return
+    with file:
+        yield from _Grouping(shard.name).groups(TarReader(file))
 
 
 class _Grouping:

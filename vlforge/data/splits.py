@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlforge.data.json_lines import RowFile
+from vlforge.data.new_folder import write_error
 from vlforge.data.placing import Mode, Placer
 from vlforge.data.records import Fault, Format, Record, Writer, check_fit, with_marks
 from vlforge.types import DataError, ProgressFn, Row, no_progress
@@ -139,7 +140,7 @@ class _Side:
     def __init__(self, target: Path, format_: Format, images: Mode):
         is_folder = target.is_dir() or format_.name in _FOLDERS
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._holds = format_.holds
+        self._holds, self._target = format_.holds, target
         folder = target if is_folder else target.parent
         self._placer = Placer(images, folder, format_.holds.embedded)
         self._writer: Writer = format_.writer(target)
@@ -160,4 +161,6 @@ class _Side:
         except DataError as error:
             reason, _, value = str(error).partition(": ")
             return Fault(record.line, reason, value)
+        except OSError as error:
+            raise write_error(self._target, error) from None
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, repeat
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from vlforge.data.json_lines import decode, encode
 from vlforge.data.json_rows import fault_of, rest_of
 from vlforge.data.json_turns import picture_of
+from vlforge.data.new_folder import write_error
 from vlforge.data.plain_rows import OWN, record_of, row_of
 from vlforge.data.records import MARK, Fault, Picture, Record
 from vlforge.types import DataError
@@ -48,10 +50,15 @@ def needs_pyarrow(name: str) -> None:
     Raises:
         DataError: it is not; says what to install.
     """
+    if not has_pyarrow():
+        raise DataError(f"{name} needs pyarrow: pip install 'vlforge[tables]'")
+
+
+def has_pyarrow() -> bool:
+    """Whether pyarrow is there."""
     from importlib.util import find_spec
 
-    if find_spec("pyarrow") is None:
-        raise DataError(f"{name} needs pyarrow: pip install 'vlforge[tables]'")
+    return find_spec("pyarrow") is not None
 
 
 # --- reading
@@ -335,7 +342,21 @@ Part = Callable[[Path, Any], Any]
 class RowTable:
     """Collects records and writes them as batches; new columns begin a new part."""
 
-    def __init__(self, path: Path, open_part: Part, read_part: Callable[[Path], Iterable[Any]]):
+    def __init__(
+        self,
+        path: Path,
+        open_part: Part,
+        read_part: Callable[[Path], Iterable[Any]],
+        told: Path | None = None,
+    ):
+        """
+        Args:
+            path: the new file.
+            open_part: opens a new part of it.
+            read_part: reads one.
+            told: what an error names, where the file is but a part of that.
+        """
+        self._told = told or path
         self.path, self._open_part, self._read_part = path, open_part, read_part
         self._kinds: dict[str, str] = {"id": "str", "image": "image", "caption": "str"}
         self._rows: list[dict[str, Any]] = []
@@ -363,7 +384,10 @@ class RowTable:
         self._bytes += sum(len(one["bytes"] or b"") for one in pictures)
         self.count += 1
         if len(self._rows) >= ROWS or self._bytes >= BYTES:
-            self._flush()
+            try:
+                self._flush()
+            except OSError as error:
+                raise write_error(self._told, error, self._bytes) from None
 
     def finish(self, max_rows: int = 0, names: Sequence[str] = ()) -> dict[str, str]:
         """Write what is left, as one file at `path`; gives the columns and their kinds.
@@ -383,7 +407,8 @@ class RowTable:
     def drop(self) -> None:
         """Remove what was written so far."""
         if self._part is not None:
-            self._part.close()
+            with suppress(OSError):
+                self._part.close()
         for part in self._parts:
             part.unlink(missing_ok=True)
 
@@ -408,7 +433,7 @@ class RowTable:
         fitted: dict[str, Any] = {}
         rest: dict[str, Any] = {}
         for name, value in row.items():
-            kind = _kind(name, value)
+            kind = kind_of(name, value)
             known = self._kinds.get(name)
             if known is None and kind and (len(self._parts) < _MAX_PARTS or _is_main(name)):
                 known = self._kinds[name] = kind
@@ -468,7 +493,7 @@ def _is_main(name: str) -> bool:
     return name in ("images", "conversations", "chunks")
 
 
-def _kind(name: str, value: Any) -> str:
+def kind_of(name: str, value: Any) -> str:
     """The kind of column that holds a value to the letter; "" for none."""
     if name == "image":
         return "image"
@@ -527,30 +552,3 @@ def features(kinds: Mapping[str, str]) -> dict[str, Any]:
         "texts": [text],
     }
     return {name: told[kind] for name, kind in kinds.items()}
-
-
-def plain_table(
-    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], fixed: Mapping[str, str]
-) -> None:
-    """Write rows as one parquet file; a column of mixed values becomes JSON.
-
-    Args:
-        path: the new file.
-        columns: their order.
-        rows: missing values are null.
-        fixed: arrow types of columns that have one.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    arrays = []
-    for name in columns:
-        values = [row.get(name) for row in rows]
-        kinds = {_kind("", value) for value in values if value is not None}
-        kind = fixed.get(name)
-        is_plain = len(kinds) == 1 and "" not in kinds
-        if (kind == "string" and not kinds <= {"str"}) or (kind is None and not is_plain):
-            values = [v if v is None else encode(v).decode() for v in values]
-            kind = "string"
-        arrays.append(pa.array(values, type=kind and pa.type_for_alias(kind)))
-    pq.write_table(pa.table(arrays, names=list(columns)), path)

@@ -14,7 +14,7 @@ from vlforge.data.json_blocks import read_members
 from vlforge.data.json_layout import Fields, Layout
 from vlforge.data.json_lines import encode
 from vlforge.data.json_rows import records_of, rest_of, with_extra, without
-from vlforge.data.new_folder import NewFolder
+from vlforge.data.new_folder import NewFolder, write_error
 from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError, Row
 
@@ -105,8 +105,14 @@ class _Writer:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            self._file.write(b"\n]}\n")
+        try:
+            if kind is None:
+                self._file.write(b"\n]}\n")
+                self._file.flush()
+        except OSError as failure:
+            told = write_error(self._new.path, failure)
+            self._stack.__exit__(type(told), told, None)
+            raise told from None
         self._stack.__exit__(kind, error, trace)
 
     def write(self, record: Record) -> None:
@@ -114,7 +120,8 @@ class _Writer:
 
         Raises:
             Unfit: no caption of one picture.
-            DataError: the picture cannot be read or written.
+            DataError: the picture cannot be read.
+            WriteError: the disk is full.
         """
         if len(record.pictures) != 1:
             raise Unfit(f"{len(record.pictures)} pictures where the format holds one")
@@ -124,7 +131,7 @@ class _Writer:
         try:
             self._place(name).write_bytes(content)
         except OSError as error:
-            raise DataError(f"cannot write {self._new.path}: {error.strerror or error}") from None
+            raise write_error(self._new.path, error, len(content)) from None
         note: Row = {"image_id": name, "caption": caption}
         if record.id is not None and record.id != name:
             note["id"] = record.id

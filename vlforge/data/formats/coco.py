@@ -25,6 +25,7 @@ from vlforge.data.json_rows import (
     without,
 )
 from vlforge.data.json_turns import PICTURE_FIELDS, fields_of
+from vlforge.data.new_folder import write_error
 from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError, Row
 
@@ -94,8 +95,7 @@ def _annotations(path: Path, images: _Images, layout: Layout) -> Iterator[list[A
             if key == "images":
                 images.add(rows)
             elif key == "annotations":
-                if not images:
-                    images.add_all(path)
+                images.fill(path)
                 yield rows
 
 
@@ -150,10 +150,7 @@ class _Images:
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
         self._more = DiskTable()
-        self._has_more = False
-
-    def __len__(self) -> int:
-        return len(self._known)
+        self._has_more = self._is_filled = False
 
     def add(self, rows: Sequence[Any]) -> None:
         """Keep images; a later one takes the place of an earlier one of the same id."""
@@ -171,8 +168,11 @@ class _Images:
                 self._has_more = True
                 self._more.put(encode(key), encode(_as_dict(row)))
 
-    def add_all(self, path: Path) -> None:
-        """The images of a file that has them behind its annotations."""
+    def fill(self, path: Path) -> None:
+        """Where none is known, those of a file that has them behind its annotations."""
+        if self._known or self._is_filled:
+            return
+        self._is_filled = True
         decoders = {"images": Layout(_IMAGE_FIELDS).array, "annotations": _passed}
         # What is wrong with the file is said where the annotations are read.
         with open_data(path) as file, suppress(*STOPS):
@@ -234,11 +234,16 @@ class _Writer:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            self._file.write(b'\n], "annotations": [')
-            self._notes.seek(0)
-            shutil.copyfileobj(self._notes, self._file, 1 << 20)
-            self._file.write(b"\n]}\n")
+        try:
+            if kind is None:
+                self._file.write(b'\n], "annotations": [')
+                self._notes.seek(0)
+                shutil.copyfileobj(self._notes, self._file, 1 << 20)
+                self._file.write(b"\n]}\n")
+        except OSError as failure:
+            told = write_error(self.path, failure)
+            self._stack.__exit__(type(told), told, None)
+            raise told from None
         self._stack.__exit__(kind, error, trace)
 
     def write(self, record: Record) -> None:

@@ -15,6 +15,7 @@ from vlforge.data.json_arrays import READ_FAULTS
 from vlforge.data.json_lines import decode, encode, open_data, whole_file
 from vlforge.data.json_rows import fault_of, rest_of, with_extra
 from vlforge.data.json_turns import pictures_at
+from vlforge.data.new_folder import write_error
 from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError
 
@@ -205,13 +206,24 @@ class CsvWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._file.close()
         try:
+            self._file.close()
             if kind is None:
                 self._finish()
-        finally:
-            self._rows_path.unlink(missing_ok=True)
-            self._whole.__exit__(kind, error, trace)
+        except OSError as failure:
+            told = write_error(self.path, failure)
+            self._close(type(told), told)
+            if kind is None:
+                raise told from None
+            return
+        except BaseException as failure:
+            self._close(type(failure), failure)
+            raise
+        self._close(kind, error)
+
+    def _close(self, kind: Any, error: Any) -> None:
+        self._rows_path.unlink(missing_ok=True)
+        self._whole.__exit__(kind, error, None)
 
     def write(self, record: Record) -> None:
         """Add one row.

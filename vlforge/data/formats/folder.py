@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from vlforge.data.json_lines import as_row, decode, encode
 from vlforge.data.json_rows import fault_of
-from vlforge.data.new_folder import NewFolder
+from vlforge.data.new_folder import NewFolder, is_refusal, write_error
 from vlforge.data.placing import suffix_of
 from vlforge.data.plain_rows import any_caption, record_of, row_of
 from vlforge.data.records import Fault, Holds, Picture, Record, Unfit
@@ -109,6 +109,8 @@ class FolderWriter:
             if not is_told or row["id"] != stem:
                 target.with_name(f"{target.stem}.json").write_bytes(encode(row))
         except OSError as error:
+            if is_refusal(error):
+                raise write_error(self._new.path, error, len(content)) from None
             raise DataError(f"cannot write {target.name}: {error.strerror or error}") from None
         self.count += 1
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from vlforge.data.formats.parquet import parquet_paths
 from vlforge.data.json_lines import as_row, decode
-from vlforge.data.new_folder import NewFolder
+from vlforge.data.new_folder import NewFolder, write_error
 from vlforge.data.records import Fault, Holds, Record
 from vlforge.data.tables import (
     RowTable,
@@ -106,7 +106,8 @@ class FolderTableWriter:
 
     def __enter__(self) -> FolderTableWriter:
         self._folder = self._new.__enter__()
-        self._table = RowTable(self._folder / "data.arrow", open_arrow_part, read_arrow_part)
+        place = self._folder / "data.arrow"
+        self._table = RowTable(place, open_arrow_part, read_arrow_part, self._new.path)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -117,6 +118,8 @@ class FolderTableWriter:
                 self._table.drop()
         except BaseException as failure:
             self._new.__exit__(type(failure), failure, None)
+            if isinstance(failure, OSError):
+                raise write_error(self._new.path, failure) from None
             raise
         self._new.__exit__(kind, error, trace)
 

@@ -7,20 +7,22 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from msgspec.structs import replace
 
-from vlforge.data.formats.webdataset import WebdatasetFormat, picture_members
+from vlforge.data.formats.webdataset import picture_members, read_groups
 from vlforge.data.images import header_size
 from vlforge.data.json_rows import with_extra
-from vlforge.data.new_folder import NewFolder
+from vlforge.data.new_folder import NewFolder, write_error
 from vlforge.data.plain_rows import OWN
+from vlforge.data.plain_tables import plain_table, read_rows
 from vlforge.data.records import Fault, Holds, Record, Unfit, caption_of
-from vlforge.data.shards import first_shard
-from vlforge.data.tables import needs_pyarrow, plain_table
+from vlforge.data.shards import Group, first_shard, groups_of, shard_paths
+from vlforge.data.tables import has_pyarrow, needs_pyarrow
 from vlforge.data.tars import TarFile
 from vlforge.types import DataError
 
@@ -66,8 +68,11 @@ class Img2datasetFormat:
         return any(first.with_name(name).is_file() for name in beside)
 
     def read(self, path: Path) -> Iterator[Record | Fault]:
-        """The pictures that are there, streamed; what failed to download has no picture."""
-        for found in WebdatasetFormat().read(path):
+        """The samples, streamed; behind those of a shard a `Fault` for each row without picture.
+
+        A download that failed stands only in the shard's parquet.
+        """
+        for found in read_groups(_with_failed(path)):
             yield _own_again(found) if isinstance(found, Record) else found
 
     def writer(self, path: Path) -> Img2datasetWriter:
@@ -99,17 +104,24 @@ class Img2datasetWriter:
             if kind is None:
                 self._end()
         except BaseException as failure:
-            self._file.close()
-            self._new.__exit__(type(failure), failure, None)
-            raise
-        self._file.close()
+            told = write_error(self._new.path, failure) if isinstance(failure, OSError) else failure
+            self._close()
+            self._new.__exit__(type(told), told, None)
+            raise told from None
+        self._close()
         self._new.__exit__(kind, error, trace)
+
+    def _close(self) -> None:
+        """Close the tar, which a full disk refuses once more."""
+        with suppress(OSError):
+            self._file.close()
 
     def write(self, record: Record) -> None:
         """Add one sample.
 
         Raises:
             Unfit: not one picture with a caption, or a picture whose size is not to be found.
+            WriteError: the disk is full.
         """
         if len(record.pictures) != 1:
             raise Unfit(f"{len(record.pictures)} pictures where a sample has one")
@@ -118,17 +130,20 @@ class Img2datasetWriter:
         if record.turns or record.chunks:
             caption = caption_of(record, loses_question=self._format.loses_question)
         size = header_size(content)
-        if len(self._rows) == self._format.number_sample_per_shard:
-            self._end()
-            self._shard += 1
-            self._begin()
-        number = 10**self._digits * self._shard + len(self._rows)
-        key = f"{number:0{self._digits + 5}d}"
-        row = _meta(record, caption, key, size, content)
-        self._tar.add(key + suffix, content)
-        self._tar.add(f"{key}.json", json.dumps(row, indent=4, default=str).encode())
-        if caption is not None:
-            self._tar.add(f"{key}.txt", caption.encode("utf-8", errors="replace"))
+        try:
+            if len(self._rows) == self._format.number_sample_per_shard:
+                self._end()
+                self._shard += 1
+                self._begin()
+            number = 10**self._digits * self._shard + len(self._rows)
+            key = f"{number:0{self._digits + 5}d}"
+            row = _meta(record, caption, key, size, content)
+            self._tar.add(key + suffix, content)
+            self._tar.add(f"{key}.json", json.dumps(row, indent=4, default=str).encode())
+            if caption is not None:
+                self._tar.add(f"{key}.txt", caption.encode("utf-8", errors="replace"))
+        except OSError as failure:
+            raise write_error(self._new.path, failure, len(content)) from None
         self._rows.append(row)
         self.count += 1
 
@@ -157,6 +172,30 @@ class Img2datasetWriter:
         }  # fmt: skip
         told = json.dumps(stats, indent=4)
         name.with_name(f"{name.name}_stats.json").write_text(told, encoding="utf-8")
+
+
+def _with_failed(path: Path) -> Iterator[Group | Fault]:
+    """The samples of all shards, and what their tables say of those that are not there."""
+    for shard in shard_paths(path):
+        yield from groups_of(shard)
+        table = shard.with_suffix(".parquet")
+        if shard.suffix == ".tar" and table.is_file():
+            yield from _failed(table)
+
+
+def _failed(path: Path) -> Iterator[Fault]:
+    """The rows of a shard's table that have no picture."""
+    if not has_pyarrow():
+        yield Fault(0, "failed downloads are not listed without pyarrow", path.name)
+        return
+    try:
+        for number, row in enumerate(read_rows(path, ("status", "url", "error_message")), 1):
+            status = row.get("status")
+            if isinstance(status, str) and status != "success":
+                told = (f"{path.name} row {number}", row.get("url"), row.get("error_message"))
+                yield Fault(0, f"not downloaded, {status}", ": ".join(map(str, filter(None, told))))
+    except DataError as error:
+        yield Fault(0, "a table cannot be read", str(error))
 
 
 def _own_again(record: Record) -> Record:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from vlforge.data.new_folder import write_error
 from vlforge.data.records import Fault, Holds, Record
 from vlforge.data.tables import (
     RowTable,
@@ -77,16 +78,21 @@ class TableWriter:
     """Writes records as the rows of one parquet file."""
 
     def __init__(self, path: Path):
+        self._path = path
         self._table = RowTable(path, open_parquet_part, read_parquet_part)
 
     def __enter__(self) -> TableWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            self._table.finish()
-        else:
+        if kind is not None:
             self._table.drop()
+            return
+        try:
+            self._table.finish()
+        except OSError as failure:
+            self._table.drop()
+            raise write_error(self._path, failure) from None
 
     def write(self, record: Record) -> None:
         """Add one row.

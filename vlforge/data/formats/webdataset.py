@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from vlforge.data.json_lines import as_row, decode, encode, whole_file
 from vlforge.data.json_rows import fault_of
-from vlforge.data.new_folder import NewFolder
+from vlforge.data.new_folder import NewFolder, write_error
 from vlforge.data.placing import suffix_of
 from vlforge.data.plain_rows import (
     any_caption,
@@ -55,18 +55,23 @@ class WebdatasetFormat:
 
     def read(self, path: Path) -> Iterator[Record | Fault]:
         """The records of all shards, streamed."""
-        for line, group in enumerate(groups(path), 1):
-            if isinstance(group, Fault):
-                yield replace(group, line=line)
-                continue
-            try:
-                yield read_group(group, line)
-            except DataError as error:
-                yield fault_of(line, error)
+        return read_groups(groups(path))
 
     def writer(self, path: Path) -> ShardsWriter:
         """Writes a folder of shards, or one tar where the name says so."""
         return ShardsWriter(path, self.max_count)
+
+
+def read_groups(found: Iterable[Group | Fault]) -> Iterator[Record | Fault]:
+    """The records of samples; their lines, and those of faults between them, are counted."""
+    for line, group in enumerate(found, 1):
+        if isinstance(group, Fault):
+            yield replace(group, line=line)
+            continue
+        try:
+            yield read_group(group, line)
+        except DataError as error:
+            yield fault_of(line, error)
 
 
 def read_group(group: Group, line: int) -> Record:
@@ -129,10 +134,16 @@ class ShardsWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None and self._tar is not None:
-            self._tar.close()
-        if self._file is not None:
-            self._file.close()
+        try:
+            if kind is None and self._tar is not None:
+                self._tar.close()
+            if self._file is not None:
+                self._file.close()
+        except OSError as failure:
+            if kind is None:
+                told = write_error(self.path, failure)
+                self._stack.__exit__(type(told), told, None)
+                raise told from None
         self._stack.__exit__(kind, error, trace)
 
     def write(self, record: Record) -> None:
@@ -140,6 +151,7 @@ class ShardsWriter:
 
         Raises:
             Unfit: a picture that is none.
+            WriteError: the disk is full.
         """
         members = picture_members(record)
         row = row_of(record)
@@ -147,16 +159,22 @@ class ShardsWriter:
         if caption is not None:
             row = {"id": row.pop("id"), "caption": caption, **row}
         row |= picture_names(record)
-        if self.count and not self.is_single and self.count % self.max_count == 0:
-            self._next()
-        key = f"{self.count:09d}"
         members.append((".json", encode(row)))
         if caption is not None:
             members.append((".txt", caption.encode("utf-8", errors="replace")))
+        try:
+            self._add(members)
+        except OSError as failure:
+            size = sum(len(content) for _, content in members)
+            raise write_error(self.path, failure, size) from None
+        self.count += 1
+
+    def _add(self, members: list[tuple[str, bytes]]) -> None:
+        if self.count and not self.is_single and self.count % self.max_count == 0:
+            self._next()
         assert self._tar is not None
         for suffix, content in members:
-            self._tar.add(key + suffix, content)
-        self.count += 1
+            self._tar.add(f"{self.count:09d}{suffix}", content)
 
     def _next(self) -> None:
         if self._tar is not None and self._file is not None:
