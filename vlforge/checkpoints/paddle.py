@@ -242,7 +242,7 @@ def _is_lora(path: Path) -> bool:
 
 
 def _open(path: Path) -> dict[str, Lazy]:
-    if path.is_file():
+    if path.suffix == ".pdparams":
         return read_pdparams(path)
     return open_weights(path) if has_weights(path) else open_pdparams(path)
 

@@ -45,9 +45,11 @@ _BROKEN = (
 _CODES = {kind: code for code, kind in _DTYPES.items()}
 _RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
+_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _TUPLE = ("builtins.tuple", "__builtin__.tuple")
+_NO_BYTES = ("builtins.bytes", "__builtin__.bytes")
 _KNOWN = {
-    *_RECONSTRUCT, *_FROM_BUFFER, *_TUPLE,
+    *_RECONSTRUCT, *_FROM_BUFFER, *_SCALAR, *_TUPLE, *_NO_BYTES,
     "numpy.ndarray", "numpy.dtype", "_codecs.encode", "collections.OrderedDict",
 }  # fmt: skip
 
@@ -295,12 +297,17 @@ def _called(name: str, arguments: Any) -> Any:
     if name in _FROM_BUFFER:
         data, kind, shape, order = arguments
         return _Array(tuple(shape), kind.code, order == "F", data)
+    if name in _SCALAR:
+        kind, data = arguments
+        return _Array((), kind.code, False, data)
     if name == "numpy.dtype":
         return _Type(str(arguments[0]).lstrip("<|="))
     if name == "_codecs.encode":
         return arguments[0].encode("latin-1")
     if name in _TUPLE:
         return tuple(arguments[0]) if arguments else ()
+    if name in _NO_BYTES and not arguments:
+        return b""
     if name == "collections.OrderedDict":
         return dict(*arguments)
     raise TypeError(f"a call of {name}")

@@ -30,7 +30,8 @@ def text_config(fields: Mapping[str, Any]) -> PreTrainedConfig:
     fields = dict(fields)
     kind = fields.get("model_type")
     if kind == QwenConfig.model_type:
-        known = {one.name for one in dataclasses.fields(QwenConfig)} - {"transformers_version"}
+        known = {one.name for one in dataclasses.fields(QwenConfig)}
+        known -= {"transformers_version", "dtype"}
         return QwenConfig(**{key: value for key, value in fields.items() if key in known})
     try:
         config = AutoConfig.for_model(**fields)
