@@ -41,11 +41,10 @@ def read_header(head: bytes, length: int, more: More) -> Header | None:
         length: bytes of the whole file.
         more: reads the rest; not called where `head` is enough.
     """
-    if head.startswith(b"\xff\xd8\xff"):
-        plain = _plain_jpeg(head)
-        if plain is not None:
-            height, width = _TWO_SHORTS(plain[1] or plain[2])
-            return (width, height, False) if width and height else None
+    plain = _plain_jpeg(head)
+    if plain is not None:
+        height, width = _TWO_SHORTS(plain[1] or plain[2])
+        return (width, height, False) if width and height else None
     for mark, reader in _READERS:
         if head.startswith(mark):
             file = Peek(head, length, more)

@@ -39,6 +39,7 @@ class Crew:
 
     def __init__(self, task: Callable[[Any], Any], size: int):
         self._workers: list[_Worker] = []
+        self._is_ending = False
         gc.freeze()
         try:
             for _ in range(size):
@@ -51,7 +52,13 @@ class Crew:
 
     def has_room(self) -> bool:
         """Whether one of the workers can be given another job."""
-        return any(len(worker.numbers) < _AHEAD for worker in self._workers)
+        return not self._is_ending and any(len(w.numbers) < _AHEAD for w in self._workers)
+
+    def no_more(self) -> None:
+        """Let each worker end when it has done its jobs; ending takes time too."""
+        self._is_ending = True
+        for worker in self._workers:
+            worker.close_when_sent()
 
     def give(self, number: int, job: Any) -> None:
         """A job for the worker that has fewest; `number` comes back with its result."""
@@ -68,7 +75,7 @@ class Crew:
         """
         poll = select.poll()
         by_pipe = {}
-        for worker in self._workers:
+        for worker in [worker for worker in self._workers if worker.numbers]:
             poll.register(worker.source, select.POLLIN)
             by_pipe[worker.source] = worker
             if worker.unsent:
@@ -106,6 +113,7 @@ class _Worker:
         self.source, results = _pipe()
         self.numbers: deque[int] = deque()
         self.unsent = memoryview(b"")
+        self._is_last = False
         self._received = bytearray()
         _flush_streams()
         parent = os.getpid()
@@ -130,6 +138,18 @@ class _Worker:
             return
         except BrokenPipeError:
             raise WorkerDied from None
+        if self._is_last:
+            self._close_target()
+
+    def close_when_sent(self) -> None:
+        """Nothing more is sent than what waits."""
+        self._is_last = True
+        self.flush()
+
+    def _close_target(self) -> None:
+        if self.target >= 0:
+            os.close(self.target)
+        self.target = -1
 
     def receive(self) -> Iterator[tuple[Any, Exception | None, str]]:
         """The messages that are there in whole; asked for where the pipe has something."""
@@ -148,7 +168,7 @@ class _Worker:
 
     def close_pipes(self) -> None:
         """Nothing more is sent or read."""
-        os.close(self.target)
+        self._close_target()
         os.close(self.source)
 
 

@@ -77,7 +77,11 @@ def _sorted(crew: Crew, jobs: Iterator[Job], done: list[Result], window: int) ->
     numbered = enumerate(jobs, len(done))
     given, taken = len(done), 0
     while True:
-        while given - taken <= window and crew.has_room() and (job := next(numbered, None)):
+        while given - taken <= window and crew.has_room():
+            job = next(numbered, None)
+            if job is None:
+                crew.no_more()
+                break
             crew.give(*job)
             given += 1
         if taken in ready:

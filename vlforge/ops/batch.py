@@ -249,10 +249,13 @@ class Batch:
         """`look` at each picture; `width` columns with one list of values per row, or a `Drop`."""
         listed = self.image_files(op)
         try:
+            if set(map(len, listed)) == {1}:
+                singles = [look(file) for (file,) in listed]
+                return tuple([[values[at]] for values in singles] for at in range(width))
             found = [[look(file) for file in files] for files in listed]
         except ImageError:
             return _columns_with_drops(listed, look, width)
-        return tuple([[value[at] for value in row] for row in found] for at in range(width))
+        return tuple([[values[at] for values in row] for row in found] for at in range(width))
 
     def views(self, op: Any) -> list[Any]:
         """What `op` makes of each picture: a list per row, or a `Drop`."""
