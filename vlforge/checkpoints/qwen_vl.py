@@ -101,6 +101,7 @@ class QwenVlLoraLayout:
 
     name = "qwen_vl_lora"
     says = "LoRA of Qwen-VL's finetune.py: adapter_model.*, adapter_config.json; needs --base"
+    is_part = True
 
     def matches(self, path: Path) -> bool:
         """A folder of peft's whose adapter changes Qwen's blocks."""
