@@ -25,6 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from vlforge.kernels.lean_loss import lean_loss, supervised_tokens
 from vlforge.models.config import ModelSpec
+from vlforge.models.cost import ModelCost, model_cost
 from vlforge.models.encoding import Encoded, encode_sample
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.language import build_language, picture_scale, text_config
@@ -162,6 +163,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     def unused_parameters(self) -> set[str]:
         """Names of parameters that no output depends on; they never train."""
         return {f"vision.{name}" for name in self.vision.unused_parameters()}
+
+    def cost(self) -> ModelCost:
+        """Weights, FLOPs and memory by part, from the configuration alone."""
+        return model_cost(self.config.to_dict())
 
     def count(self, sizes: Sizes) -> list[int]:
         """Tokens of pictures with the given (width, height): the same for all by default."""

@@ -3,127 +3,69 @@
 FLOPs count a multiplication and an addition as two, products only. A frozen
 part costs its forward pass; a part behind which something trains also passes
 gradients through (twice); a training part computes its own gradients too
-(three times).
+(three times). Memory is what autograd keeps for the backward pass in bf16.
+
+`vlforge.models.part_costs` counts the parts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from vlforge.models.part_costs import (
+    ConnectorCost,
+    LanguageCost,
+    VisionCost,
+    convnext_cost,
+    language_cost,
+    mining_cost,
+    mlp_cost,
+    qformer_cost,
+    resampler_cost,
+    vision_cost,
+)
 from vlforge.types import ModelError
 
-
-@dataclass(frozen=True)
-class VisionCost:
-    """Weights of an encoder; tokens, their width and forward FLOPs of one picture."""
-
-    parameters: int
-    tokens: int
-    width: int
-    flops: float
-
-
-@dataclass(frozen=True)
-class LanguageCost:
-    """Weights of a decoder; forward FLOPs of one token, of attending to one token, of the head."""
-
-    parameters: int
-    width: int
-    token_flops: float
-    attention_flops: float
-    head_flops: float
-
-
-def vision_cost(config: Mapping[str, Any], select_layer: int = -2) -> VisionCost:
-    """Cost of a vision encoder's configuration; layers after `select_layer` are not run.
-
-    Raises:
-        ModelError: an encoder of unknown type.
-    """
-    kind = config.get("model_type")
-    if kind == "vlforge_small_vision":
-        return _small_vision(config)
-    if kind == "clip":
-        config = config["vision_config"]
-    elif kind != "clip_vision_model":
-        raise ModelError(f"the cost of a vision encoder of type {kind!r} is not known")
-    width, inner = config.get("hidden_size", 768), config.get("intermediate_size", 3072)
-    depth, patch = config.get("num_hidden_layers", 12), config.get("patch_size", 32)
-    tokens = (config.get("image_size", 224) // patch) ** 2
-    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
-    embed = width + 3 * patch * patch * width + (tokens + 1) * width + 4 * width
-    run = select_layer if select_layer >= 0 else depth + 1 + select_layer
-    seen = tokens + 1
-    per_layer = 2 * seen * (4 * width * width + 2 * width * inner) + 4 * seen * seen * width
-    flops = run * per_layer + 2.0 * tokens * 3 * patch * patch * width
-    return VisionCost(depth * layer + embed, tokens, width, flops)
-
-
-def _small_vision(config: Mapping[str, Any]) -> VisionCost:
-    side, inputs, parameters, flops = config["image_size"], 3, 0, 0.0
-    residual = config.get("residual") or [[3, 3]] * len(config["channels"])
-    for channels, kernels in zip(config["channels"], residual, strict=True):
-        side //= 2
-        weights = 9 * inputs * channels + sum(k * k * channels * channels for k in kernels)
-        parameters += weights + (1 + len(kernels)) * 3 * channels
-        flops += 2.0 * weights * side * side
-        inputs = channels
-    tokens, width = side * side // config["merge"], inputs * config["merge"]
-    parameters += tokens * width + (2 * inputs if config.get("norm", "group") == "group" else 0)
-    parameters += inputs * side * side if config.get("place_std", 0.0) > 0 else 0
-    return VisionCost(parameters, tokens, width, flops)
-
-
-def language_cost(config: Mapping[str, Any]) -> LanguageCost:
-    """Cost of a Llama-shaped decoder's configuration."""
-    width, depth = config["hidden_size"], config["num_hidden_layers"]
-    heads = config["num_attention_heads"]
-    head_width = config.get("head_dim") or width // heads
-    keys = (config.get("num_key_value_heads") or heads) * head_width
-    products = 2 * width * heads * head_width + 2 * width * keys
-    products += 3 * width * config["intermediate_size"]
-    vocabulary = config["vocab_size"] * width
-    tables = vocabulary * (1 if config.get("tie_word_embeddings") else 2)
-    return LanguageCost(
-        parameters=depth * (products + 2 * width) + tables + width,
-        width=width,
-        token_flops=2.0 * depth * products,
-        attention_flops=4.0 * depth * heads * head_width,
-        head_flops=2.0 * vocabulary,
-    )
-
-
-def connector_parameters(kind: str, vision_width: int, width: int) -> int:
-    """Weights of a connector."""
-    if kind == "identity":
-        return 0
-    depth = 1 if kind == "linear" else int(kind.removeprefix("mlp").removesuffix("x_gelu"))
-    return (vision_width + 1) * width + (depth - 1) * (width + 1) * width
+BF16 = 2
+"""Bytes of a kept number."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """A LLaVA-shaped model's cost; see `sample_flops` for what training one sample takes."""
+    """A model's cost by part; see `sample_flops` for what training one sample takes.
+
+    `vision.tokens` is what the encoder gives and `connector.tokens` what the language
+    model reads of a picture.
+    """
 
     vision: VisionCost
+    connector: ConnectorCost
     language: LanguageCost
-    connector_parameters: int
 
     @property
     def parameters(self) -> int:
         """All weights."""
-        return self.vision.parameters + self.connector_parameters + self.language.parameters
+        return sum(self.by_part().values())
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of a picture in the language model."""
+        return self.connector.tokens
+
+    def by_part(self) -> dict[str, int]:
+        """Weights of vision, connector and language."""
+        return {
+            "vision": self.vision.parameters,
+            "connector": self.connector.parameters,
+            "language": self.language.parameters,
+        }
 
     def trainable(self, train: Collection[str]) -> int:
         """Weights of the named parts."""
-        sizes = {
-            "vision": self.vision.parameters,
-            "connector": self.connector_parameters,
-            "language": self.language.parameters,
-        }
-        return sum(size for name, size in sizes.items() if name in train)
+        return sum(size for name, size in self.by_part().items() if name in train)
 
     def sample_flops(
         self, text_tokens: float, supervised: float, images: float, train: Collection[str]
@@ -133,7 +75,7 @@ class ModelCost:
         The output layer counts for supervised rows only, which is how the loop
         computes it; a cached frozen encoder costs less than said here.
         """
-        length = text_tokens + images * self.vision.tokens
+        length = text_tokens + images * self.image_tokens
         before = {"vision", "connector"} & set(train)
         language = length * self.language.token_flops
         language += length * length / 2 * self.language.attention_flops
@@ -141,23 +83,126 @@ class ModelCost:
         times_language = 3 if "language" in train else 2 if before else 1
         times_vision = 3 if "vision" in train else 1
         times_connector = 3 if before else 1
-        connector = 2.0 * images * self.vision.tokens * self.connector_parameters
         return (
             times_language * language
             + times_vision * images * self.vision.flops
-            + times_connector * connector
+            + times_connector * images * self.connector.flops
         )
+
+    def sample_bytes(
+        self,
+        text_tokens: float,
+        supervised: float,
+        images: float,
+        train: Collection[str],
+        checkpointing: bool = False,
+    ) -> float:
+        """Bytes that autograd keeps of one sample until its backward pass, in bf16.
+
+        With `checkpointing` of the language model's layers only their inputs are
+        kept, and one layer at a time is computed again. Nothing is kept of a frozen
+        part that no gradient passes.
+        """
+        length = text_tokens + images * self.image_tokens
+        before = {"vision", "connector"} & set(train)
+        kept = 0.0
+        if "vision" in train:
+            kept += images * self.vision.saved
+        if before:
+            kept += images * self.connector.saved
+        if before or "language" in train:
+            language = self.language
+            per_token = language.saved_learning if "language" in train else language.saved
+            if checkpointing:
+                layers = max(language.layers, 1)
+                per_token = layers * language.width + per_token / layers
+            vocabulary = language.head_flops / 2 / language.width
+            kept += length * (per_token + 3 * language.width) + supervised * 2 * vocabulary
+        return BF16 * kept
 
 
 def model_cost(config: Mapping[str, Any]) -> ModelCost:
-    """Cost of a model folder's `config.json`.
+    """Cost of a model folder's `config.json`, of any family.
+
+    Where a family cuts pictures by their size, one that fills the largest grid is meant.
 
     Raises:
-        ModelError: not a LLaVA-shaped configuration.
+        ModelError: a configuration of none of the families, or with a part that
+            is not counted.
     """
-    if config.get("model_type") != "vlforge_llava":
-        raise ModelError(f"the cost of a model of type {config.get('model_type')!r} is not known")
-    vision = vision_cost(config["vision_config"], config.get("select_layer", -2))
-    language = language_cost(config["text_config"])
+    kind = str(config.get("model_type"))
+    counted = {
+        "vlforge_llava": _llava,
+        "vlforge_mgm": _mgm,
+        "vlforge_minigpt4": _minigpt4,
+        "vlforge_qwen_vl": _qwen_vl,
+    }
+    if kind not in counted:
+        raise ModelError(f"the cost of a model of type {kind!r} is not known")
+    language = language_cost(_part(config, "text_config"))
+    return counted[kind](config, language)
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    if not isinstance(part, Mapping):
+        raise ModelError(f"the configuration has no {name}; its cost cannot be told")
+    return part
+
+
+def _llava(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
+    tile = vision_cost(_part(config, "vision_config"), config.get("select_layer", -2))
+    kind, inner = config.get("connector", "mlp2x_gelu"), config.get("connector_width")
+    if config.get("image_aspect_ratio") != "anyres":
+        return ModelCost(
+            tile, mlp_cost(kind, tile.tokens, tile.width, language.width, inner), language
+        )
+    side = int(_part(config, "vision_config")["image_size"])
+    grids = [(w // side, h // side) for w, h in config.get("image_grid_pinpoints") or ()]
+    columns, rows = max(grids or [(2, 2)], key=lambda grid: (math.prod(grid), min(grid)))
+    tiles = 1 + columns * rows
+    projected = mlp_cost(kind, tiles * tile.tokens, tile.width, language.width, inner)
+    has_newline = config.get("patch_merge", "flat") == "spatial_unpad"
+    connector = replace(
+        projected,
+        parameters=projected.parameters + has_newline * language.width,
+        tokens=projected.tokens + has_newline * rows * math.isqrt(tile.tokens),
+    )
+    vision = replace(tile, flops=tiles * tile.flops, saved=tiles * tile.saved)
+    return ModelCost(vision, connector, language)
+
+
+def _mgm(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
+    low = vision_cost(_part(config, "vision_config"), config.get("select_layer", -2))
+    side = int(config.get("image_size_high", 768))
+    high = convnext_cost(_part(config, "vision_high_config"), side)
+    views = int(config.get("image_grid", 1)) ** 2 + bool(config.get("image_global"))
     kind = config.get("connector", "mlp2x_gelu")
-    return ModelCost(vision, language, connector_parameters(kind, vision.width, language.width))
+    vision = VisionCost(
+        parameters=low.parameters + high.parameters,
+        tokens=low.tokens * views,
+        width=low.width,
+        flops=low.flops * views + high.flops,
+        saved=low.saved * views + high.saved,
+    )
+    return ModelCost(vision, mining_cost(low, high, views, kind, language.width), language)
+
+
+def _minigpt4(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
+    eva = vision_cost(_part(config, "vision_config") | {"model_type": "vlforge_eva_vit"})
+    queries = qformer_cost(_part(config, "qformer_config"), eva.tokens)
+    vision = VisionCost(
+        parameters=eva.parameters + 2 * eva.width + queries.parameters,
+        tokens=queries.tokens,
+        width=queries.width,
+        flops=eva.flops + queries.flops,
+        saved=eva.saved + queries.saved,
+    )
+    return ModelCost(
+        vision, mlp_cost("linear", vision.tokens, vision.width, language.width), language
+    )
+
+
+def _qwen_vl(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
+    vision = vision_cost(_part(config, "vision_config") | {"model_type": "vlforge_qwen_vit"})
+    return ModelCost(vision, resampler_cost(vision, language.width), language)

@@ -6,7 +6,9 @@ imported before it is asked for.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import re
 from pathlib import Path
 
 from vlforge.models.base import VisionLanguageModel
@@ -14,13 +16,14 @@ from vlforge.types import ModelError
 
 PREFIX = "vlforge_"
 """What our `model_type`s begin with."""
+_CLASS = re.compile(r"^class \w+Model\(VisionLanguageModel\)", re.M)
 
 
+@functools.cache
 def known_families() -> tuple[str, ...]:
     """Names of the families there are."""
-    shared = {"__init__", "base", "config", "cost", "encoding", "families", "folder", "native"}
-    found = (file.stem for file in Path(__file__).parent.glob("*.py"))
-    return tuple(sorted(name for name in found if name not in shared | {"reading", "sizes"}))
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple(file.stem for file in files if _CLASS.search(file.read_text(encoding="utf-8")))
 
 
 def find_family(name: str) -> type[VisionLanguageModel]:

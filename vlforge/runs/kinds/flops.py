@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vlforge.models.config import ModelSpec, SmallLanguageSpec, SmallVisionSpec
-from vlforge.models.cost import (
-    LanguageCost,
-    ModelCost,
-    VisionCost,
-    connector_parameters,
-    language_cost,
-    model_cost,
-    vision_cost,
-)
+from vlforge.models.cost import ModelCost, model_cost
+from vlforge.models.sizes import CONVNEXT_L, EVA_VIT_G, QFORMER, QWEN_VIT_G
 from vlforge.recipe.references import split_reference
 from vlforge.runs.job import Upstream
 from vlforge.types import ModelError
@@ -25,26 +18,27 @@ from vlforge.types import ModelError
 _UNKNOWN_VOCABULARY = 1000
 """Tokens of a tokenizer that is still to be trained."""
 
+Config = dict[str, Any]
 
-def small_vision_cost(spec: Mapping[str, Any] | SmallVisionSpec) -> VisionCost:
-    """Cost of the small convolutional encoder with these settings."""
+
+def small_vision_config(spec: Mapping[str, Any] | SmallVisionSpec) -> Config:
+    """What the small convolutional encoder's `config.json` will say."""
     fields = {**asdict(SmallVisionSpec()), **(asdict(spec) if is_dataclass(spec) else spec)}  # type: ignore[call-overload, dict-item]
-    return vision_cost({"model_type": "vlforge_small_vision", **fields})
+    return {"model_type": "vlforge_small_vision", **fields}
 
 
-def small_language_cost(spec: Mapping[str, Any] | SmallLanguageSpec) -> LanguageCost:
-    """Cost of the small decoder with these settings."""
+def small_language_config(spec: Mapping[str, Any] | SmallLanguageSpec) -> Config:
+    """What the small decoder's `config.json` will say, its vocabulary guessed."""
     fields = {**asdict(SmallLanguageSpec()), **(asdict(spec) if is_dataclass(spec) else spec)}  # type: ignore[call-overload, dict-item]
-    return language_cost(
-        {
-            "hidden_size": fields["hidden_size"],
-            "num_hidden_layers": fields["layers"],
-            "num_attention_heads": fields["heads"],
-            "intermediate_size": fields["intermediate_size"],
-            "tie_word_embeddings": fields["tie_embeddings"],
-            "vocab_size": _UNKNOWN_VOCABULARY,
-        }
-    )
+    return {
+        "model_type": "llama",
+        "hidden_size": fields["hidden_size"],
+        "num_hidden_layers": fields["layers"],
+        "num_attention_heads": fields["heads"],
+        "intermediate_size": fields["intermediate_size"],
+        "tie_word_embeddings": fields["tie_embeddings"],
+        "vocab_size": _UNKNOWN_VOCABULARY,
+    }
 
 
 def cost_of(model: ModelSpec | str, inputs: Mapping[str, Upstream]) -> ModelCost | None:
@@ -64,30 +58,68 @@ def cost_of(model: ModelSpec | str, inputs: Mapping[str, Upstream]) -> ModelCost
 
 def _assembled(model: ModelSpec, inputs: Mapping[str, Upstream]) -> ModelCost | None:
     try:
-        vision = _vision(model.vision, model.select_layer, inputs)
-        language = _language(model.language, inputs)
+        text = _language(model.language, inputs)
+        parts = _parts(model, inputs)
+        return None if text is None or parts is None else model_cost(parts | {"text_config": text})
     except (ModelError, KeyError, TypeError):
         return None
-    if vision is None or language is None:
+
+
+def _parts(model: ModelSpec, inputs: Mapping[str, Upstream]) -> Config | None:
+    """What `config.json` of the assembled model will say, but for its language model.
+
+    Encoders that come as bare files (EVA, Q-Former, OpenCLIP) are of published sizes.
+    """
+    if model.family == "minigpt4":
+        return {
+            "model_type": "vlforge_minigpt4",
+            "vision_config": EVA_VIT_G,
+            "qformer_config": QFORMER,
+        }
+    vision = _vision(model.vision, inputs)
+    if model.family == "qwen_vl":
+        return {"model_type": "vlforge_qwen_vl", "vision_config": vision or QWEN_VIT_G}
+    if vision is None:
         return None
-    joined = connector_parameters(model.connector, vision.width, language.width)
-    return ModelCost(vision, language, joined)
+    shared: Config = {
+        "model_type": f"vlforge_{model.family}",
+        "vision_config": vision,
+        "connector": model.connector,
+        "select_layer": model.select_layer,
+        "image_aspect_ratio": model.image_aspect_ratio,
+    }
+    if model.family == "llava":
+        return shared | {
+            "image_grid_pinpoints": [list(pair) for pair in model.image_grid_pinpoints],
+            "patch_merge": model.patch_merge,
+        }
+    high = _read_config(Path(model.vision_high or ""))
+    return shared | {
+        "vision_high_config": high or CONVNEXT_L,
+        "image_size_high": model.image_size_high,
+        "image_grid": model.image_grid,
+        "image_global": model.image_global,
+    }
 
 
-def _vision(path: str, select_layer: int, inputs: Mapping[str, Upstream]) -> VisionCost | None:
+def _vision(path: str, inputs: Mapping[str, Upstream]) -> Config | None:
     upstream = _stage(path, inputs)
     if upstream is not None:
-        return small_vision_cost(upstream.settings.get("vision") or {})
+        return small_vision_config(upstream.settings.get("vision") or {})
     config = _read_config(Path(path))
-    return vision_cost(config.get("vision_config", config), select_layer) if config else None
+    if config is None or "visual" in config:
+        return None if config is None else QWEN_VIT_G | config["visual"]
+    kind = config.get("model_type")
+    part = config.get("vision_config")
+    return part | {"model_type": f"{kind}_vision_model"} if part else config
 
 
-def _language(path: str, inputs: Mapping[str, Upstream]) -> LanguageCost | None:
+def _language(path: str, inputs: Mapping[str, Upstream]) -> Config | None:
     upstream = _stage(path, inputs)
     if upstream is not None:
-        return small_language_cost(upstream.settings.get("language") or {})
+        return small_language_config(upstream.settings.get("language") or {})
     config = _read_config(Path(path))
-    return language_cost(config.get("text_config", config)) if config else None
+    return config.get("text_config", config) if config else None
 
 
 def _stage(path: str, inputs: Mapping[str, Upstream]) -> Upstream | None:

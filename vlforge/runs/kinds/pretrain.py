@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vlforge.models.part_costs import language_cost, vision_cost
 from vlforge.runs.job import Cost, Job, Upstream
-from vlforge.runs.kinds.flops import small_language_cost, small_vision_cost
+from vlforge.runs.kinds.flops import small_language_config, small_vision_config
 from vlforge.training.config import PretrainConfig
 
 _TOKENS_A_TEXT = 45
@@ -37,9 +38,9 @@ def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
 def estimate(config: PretrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
     """Forward and backward of every sample."""
     if config.objective == "tags":
-        forward = small_vision_cost(config.vision).flops
+        forward = vision_cost(small_vision_config(config.vision)).flops
     else:
-        language = small_language_cost(config.language)
+        language = language_cost(small_language_config(config.language))
         forward = (language.token_flops + language.head_flops) * _TOKENS_A_TEXT
     return Cost(
         gpu="yes",
