@@ -149,3 +149,12 @@ def test_equal_patches_are_their_own_mean():
     patch = torch.cat([m[0, :, 0, 0] for m in flat])
     wanted = layers(*weights[4:])(patch)
     assert (found[0] - wanted).abs().max() < 1e-12 * math.sqrt(len(patch)) + 1e-12
+
+
+def test_what_generation_computed_first_can_be_trained_through():
+    inputs = made(40, 5)
+    with torch.inference_mode():
+        mining(mine_folded)(*inputs)
+    learned = [tensor.clone().requires_grad_() for tensor in inputs]
+    mining(mine_folded)(*learned).sum().backward()
+    assert learned[0].grad.any()

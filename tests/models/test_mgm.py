@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import ConvNextConfig, GemmaConfig
+from transformers import ConvNextConfig, ConvNextModel, GemmaConfig
 
 from tests.tiny_mgm import mgm, mgm_config, write_towers
 from tests.tiny_model import llama_config, write_data, write_parts
@@ -244,6 +244,21 @@ def test_both_orders_of_mining_give_the_same_loss_and_gradients():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-3)
 
 
+def test_an_adapter_on_the_key_is_not_folded_away():
+    model = mgm()
+    wanted = model.encode_images(pictures())
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, patches):
+            return super().forward(patches) + patches[..., :16]
+
+    key = model.connector.miner.key
+    adapted = Adapted(28, 16)
+    adapted.load_state_dict(key[1].state_dict())
+    key[1] = adapted
+    assert (model.encode_images(pictures()) - wanted).abs().max() > 1e-3
+
+
 def test_published_stages_train_what_they_trained():
     model = mgm()
     learns = freeze(model, model.stages["align"], PARTS, model.unused_parameters)
@@ -395,3 +410,20 @@ def test_published_sizes_have_the_published_parameters(size, stage_1):
     assert stage_1 == sum(shapes[n].numel() for n in learns)
     assert stage_1 == mining + 1025 * width + (width + 1) * width
     assert shapes["connector.miner.key.1.weight"].shape == (1024, 2880)
+
+
+def test_a_convnext_of_transformers_can_be_the_high_encoder(tmp_path):
+    made, low, _, language = parts_of(tmp_path)
+    theirs = ConvNextModel(made.config.vision_high_config)
+    theirs.save_pretrained(tmp_path / "convnext")
+    spec = ModelSpec(
+        family="mgm", vision=str(low), vision_high=str(tmp_path / "convnext"),
+        language=str(language), image_size_high=64,
+    )  # fmt: skip
+    model = assemble(spec).model.eval()
+    with torch.no_grad():
+        wanted = theirs.eval()(pictures()).last_hidden_state
+        torch.testing.assert_close(model.vision.high(pictures())[-1], wanted)
+    spec = ModelSpec(family="mgm", vision=str(low), vision_high=str(low), language=str(language))
+    with pytest.raises(ModelError, match="neither an OpenCLIP folder .* nor a ConvNeXt"):
+        assemble(spec)

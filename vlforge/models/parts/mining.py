@@ -33,7 +33,11 @@ class Views:
 
 
 class PatchMiner(nn.Module):
-    """Each token asks the patches it covers; `order` chooses between equal ways to compute it."""
+    """Each token asks the patches it covers; `order` chooses between equal ways to compute it.
+
+    The folded order reads the key's matrix itself, so a key that is more than a matrix
+    (quantised, or with an adapter on it) takes the published one.
+    """
 
     def __init__(self, token_width: int, patch_width: int):
         super().__init__()
@@ -44,7 +48,8 @@ class PatchMiner(nn.Module):
 
     def forward(self, tokens: Tensor, maps: Sequence[Tensor], shrink: int = 1) -> Tensor:
         """Tokens [I, n, n, C] laid over maps -> mined [I, n, n, C]; see `mine_published`."""
-        mine = mine_folded if self.order == "folded" else mine_published
+        can_fold = self.order == "folded" and type(self.key[1]) is nn.Linear
+        mine = mine_folded if can_fold else mine_published
         return mine(self.query(tokens), maps, self.key, self.value, shrink)
 
 
