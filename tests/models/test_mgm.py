@@ -425,5 +425,5 @@ def test_a_convnext_of_transformers_can_be_the_high_encoder(tmp_path):
         wanted = theirs.eval()(pictures()).last_hidden_state
         torch.testing.assert_close(model.vision.high(pictures())[-1], wanted)
     spec = ModelSpec(family="mgm", vision=str(low), vision_high=str(low), language=str(language))
-    with pytest.raises(ModelError, match="neither an OpenCLIP folder .* nor a ConvNeXt"):
+    with pytest.raises(ModelError, match=r"neither an OpenCLIP folder .* nor a ConvNeXt"):
         assemble(spec)
