@@ -129,6 +129,11 @@ class QwenVit(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules: ClassVar[list[str]] = ["VitBlock"]
+    # The folder of a whole Qwen-VL serves as that of its encoder.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+        r"^transformer\.(h|wte|ln_f|rotary_emb)\b",
+        r"^(lm_head|attn_pool|ln_post|proj)\b",
+    ]
 
     def __init__(self, config: QwenVitConfig):
         super().__init__(config)
