@@ -35,6 +35,7 @@ class Parts:
     base: the model that an adapter or a connector belongs to.
     vision, vision_high: encoders that the checkpoint only points to.
     language, qformer: likewise.
+    config: the run's settings where the weights leave them out (XTuner's .py).
     """
 
     base: Path | None = None
@@ -42,6 +43,7 @@ class Parts:
     vision_high: Path | None = None
     language: Path | None = None
     qformer: Path | None = None
+    config: Path | None = None
 
 
 @dataclass(frozen=True)
