@@ -1,13 +1,17 @@
-"""`vlforge plan`: what a recipe will cost, before it costs anything."""
+"""`vlforge plan`: what a recipe or a model will cost, before it costs anything."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from vlforge.cli.options import (
     Arms,
     Jobs,
     Maps,
     Overrides,
-    RecipeFile,
     RunFolder,
     Seeds,
     Size,
@@ -17,15 +21,29 @@ from vlforge.cli.options import (
 from vlforge.cli.recipes import find_recipe
 from vlforge.cli.show import plain_line, table
 
+PlannedThing = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE|MODEL",
+        help="A recipe, a model's folder, or a published model (mgm-2b, llava-1.5-7b, …).",
+        show_default=False,
+    ),
+]
+LoraRank = Annotated[int, typer.Option("--lora", help="Of a model: also with adapters of a rank.")]
+LoraTargets = Annotated[
+    str, typer.Option(help="Expressions over layer names, by commas; all of the language model.")
+]
 EXAMPLES = """\b
 Examples:
   vlforge plan recipes/quickstart.yaml
   vlforge plan recipes/quickstart.yaml --arms all --seeds 5
+  vlforge plan mgm-2b                  a published model, or a model's folder
+  vlforge plan qwen-vl-7b --lora 64 --lora-targets '.*attn.c_attn,.*attn.c_proj,.*mlp.w[12]'
 """
 
 
 def plan(
-    recipe: RecipeFile,
+    recipe: PlannedThing,
     overrides: Overrides = None,
     out: RunFolder = None,
     arms: Arms = None,
@@ -34,8 +52,17 @@ def plan(
     until: Until = None,
     jobs: Jobs = None,
     maps: Maps = None,
+    lora: LoraRank = 0,
+    lora_targets: LoraTargets = "",
 ) -> None:
-    """What each stage will take: time, disk, memory, device."""
+    """What each stage will take: time, disk, memory, device; of a model: weights and FLOPs."""
+    from vlforge.runs.model_plan import is_model
+
+    if is_model(recipe):
+        from vlforge.cli.model_plan import show_model_plan
+
+        show_model_plan(recipe, lora, lora_targets)
+        return
     from vlforge.reports.numbers import figures, seconds
     from vlforge.runs.plan import plan_recipe
 

@@ -33,12 +33,13 @@ def text_config(fields: Mapping[str, Any]) -> PreTrainedConfig:
         known = {one.name for one in dataclasses.fields(QwenConfig)}
         known -= {"transformers_version", "dtype"}
         return QwenConfig(**{key: value for key, value in fields.items() if key in known})
+    activation = fields.pop("hidden_act", None) if kind == "gemma" else None
     try:
         config = AutoConfig.for_model(**fields)
     except (KeyError, ValueError):
         raise ModelError(f"a language model of type {kind!r} is not known") from None
-    if kind == "gemma" and fields.get("hidden_act"):
-        config.hidden_act = fields["hidden_act"]
+    if activation:
+        config.hidden_act = activation  # only now: its own check would replace it
     return config
 
 
