@@ -212,10 +212,11 @@ def test_tensors_of_no_use_are_listed_with_their_reason(tmp_path):
     write_weights({k: Lazy.of(v, k) for k, v in weights.items()}, out)
     found = read_checkpoint(out)
     same(found, source)
+    file = out / "model.safetensors"
     assert set(found.unused) == {
-        f"{clip_name}: a table that is computed",
-        "model.odd.weight: belongs to no part",
-        "lm_head.weight: tied to embed_tokens",
+        f"{file}:{clip_name} (computed today)",
+        f"{file}:model.odd.weight (belongs to no part)",
+        f"{file}:lm_head.weight (the configuration ties it to the word embeddings)",
     }
 
 

@@ -21,8 +21,17 @@ from transformers import CLIPVisionConfig, ConvNextConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts, Writing
-from vlforge.checkpoints.flat_config import flat_fields, language_config
+from vlforge.checkpoints.hints import read_hint, write_hint
+from vlforge.checkpoints.languages import (
+    OURS,
+    Language,
+    flat_config,
+    legacy_fields,
+    read_language,
+    without_stale,
+)
 from vlforge.checkpoints.tokenizers import copy_tokenizer, has_tokenizer
+from vlforge.checkpoints.towers import Tower, known_config, read_tower
 from vlforge.checkpoints.weights import (
     INDEXES,
     Lazy,
@@ -78,16 +87,14 @@ class _Reading:
         """File every tensor under our name, or among the unused with the reason."""
         for key, lazy in theirs.items():
             name = our_name(key)
-            if key.endswith(("position_ids", "rotary_emb.inv_freq")):
-                self.unused.append(f"{key}: a table that is computed")
-            elif name is not None:
+            if name is not None:
                 self.weights[name] = lazy
             elif key.startswith(
                 ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
             ):
-                self.weights[f"language.{key}"] = lazy
+                self.weights[OURS + key] = lazy
             else:
-                self.unused.append(f"{key}: belongs to no part")
+                self.unused.append(f"{lazy.where} (belongs to no part)")
 
     def of(self, prefix: str) -> dict[str, Lazy]:
         """The weights below `prefix`, without it."""
@@ -120,7 +127,8 @@ class MgmLayout:
         """Encoders that are not inside come from `parts` or from where the configuration points."""
         work = _Reading(path, read_config(path), parts)
         work.take(open_weights(path))
-        return _finish(work, _language_of(work), path, self.name)
+        language = Language(_language_of(work), {}, path if has_tokenizer(path) else None)
+        return _finish(work, language, self.name)
 
     def write(self, checkpoint: Checkpoint, out: Path, how: Writing) -> None:
         """With both encoders inside, and always with an index, which MGM's loader asks for."""
@@ -165,10 +173,11 @@ class MgmProjectorLayout:
             work.notes.append(f"no config.json beside {file.name}: image settings are the defaults")
         theirs = open_file(file)
         work.take({k: v for k, v in theirs.items() if our_name(k) is not None})
-        work.unused += [f"{k}: the base has its own" for k in theirs if our_name(k) is None]
-        text, weights = _base_language(base)
-        work.weights |= weights
-        return _finish(work, text, base, self.name)
+        others = [lazy.where for key, lazy in theirs.items() if our_name(key) is None]
+        work.unused += [f"{where} (the base has its own)" for where in others]
+        language = _base_language(base)
+        work.weights |= language.weights
+        return _finish(work, language, self.name)
 
     def write(self, checkpoint: Checkpoint, out: Path, how: Writing) -> None:
         """One file with the connector and both encoders, as published."""
@@ -196,38 +205,36 @@ def _language_of(work: _Reading) -> PreTrainedConfig:
         elif "sliding_window" in work.fields:
             kind = "mistral"
         work.notes.append(f"config.json names no model_type; by its weights it is a {kind}")
-    return language_config(work.fields, kind)
+    # Training leaves `use_cache` off, which is for training alone.
+    return flat_config(dict(work.fields) | {"use_cache": True}, kind, work.path)
 
 
-def _base_language(base: Path) -> tuple[PreTrainedConfig, dict[str, Lazy]]:
-    """Configuration and weights of a language model's folder, or of a Mini-Gemini's."""
-    fields = read_config(base)
-    work = _Reading(base, fields, Parts())
+def _base_language(base: Path) -> Language:
+    """A language model's folder, or the language model of a Mini-Gemini."""
+    if not (base / "config.json").is_file() or not _is_mgm(read_config(base)):
+        return read_language(base)
+    work = _Reading(base, read_config(base), Parts())
     work.take(open_weights(base))
-    kind = str(fields.get("model_type"))
-    config = _language_of(work) if _is_mgm(fields) else language_config(fields, kind)
-    return config, {name: w for name, w in work.weights.items() if name.startswith("language.")}
+    weights = {name: lazy for name, lazy in work.weights.items() if name.startswith(OURS)}
+    return Language(_language_of(work), weights, base if has_tokenizer(base) else None)
 
 
-def _finish(work: _Reading, text: PreTrainedConfig, language: Path, layout: str) -> Checkpoint:
-    """Encoders, settings and notes; `language` is the folder that may hold the tokenizer."""
-    fields = work.fields
-    low_folder = work.folder(work.parts.vision, "mm_vision_tower")
-    low, high = _low_encoder(work, low_folder), _high_encoder(work)
+def _finish(work: _Reading, language: Language, layout: str) -> Checkpoint:
+    """Encoders, settings and notes."""
+    fields, text = work.fields, language.config
     if fields.get("mm_vision_select_feature", "patch") != "patch":
         raise ModelError(
             f"{work.path}: mining takes patches; cls_patch has a token without a place"
         )
-    tied = "language.lm_head.weight"
-    if text.tie_word_embeddings and work.weights.pop(tied, None) is not None:
-        work.unused.append("lm_head.weight: tied to embed_tokens")
     if fields.get("mm_use_im_start_end"):
         work.notes.append(
             "pictures stood between <im_start> and <im_end>; write them around <image>"
         )
     ratio = "pad" if fields.get("image_aspect_ratio") == "pad" else "square"
+    tower, high = _low_encoder(work, ratio), _high_encoder(work)
+    weights, left = without_stale(work.weights, text)
     config = MgmConfig(
-        vision_config=low,
+        vision_config=tower.config,
         vision_high_config=high,
         text_config=text,
         connector=fields.get("mm_projector_type") or _connector_kind(work),
@@ -237,21 +244,17 @@ def _finish(work: _Reading, text: PreTrainedConfig, language: Path, layout: str)
         image_grid=fields.get("image_grid", 1),
         image_global=bool(fields.get("image_global", False)),
     )
-    processor = ImageProcessor(size=low.image_size, fit_mode=ratio)
-    for place in (low_folder, work.path):
-        if place is not None and (place / PROCESSOR_NAME).is_file():
-            processor = read_processor(place, low, ratio)
-            break
     size = config.image_size_high
+    processor = tower.processor or ImageProcessor(size=size, fit_mode=ratio)
     return Checkpoint(
         path=work.path,
         layout=layout,
         config=config,
-        weights=work.weights,
-        tokenizer=language if has_tokenizer(language) else None,
+        weights=weights,
+        tokenizer=language.tokenizer,
         processor=replace(processor, size=size, edge=size),
-        template=_template(text),
-        unused=tuple(work.unused),
+        template=read_hint(work.path) or _template(text),
+        unused=(*work.unused, *(f"{where} ({reason})" for where, reason in left)),
         notes=tuple(work.notes),
         extra={"mgm": {key: fields[key] for key in _KEPT if key in fields}},
     )
@@ -273,32 +276,34 @@ def _template(text: PreTrainedConfig) -> str:
     return TEMPLATES.get(text.model_type, "vicuna_v1")
 
 
-def _low_encoder(work: _Reading, folder: Path | None) -> PreTrainedConfig:
-    """CLIP's configuration; its weights too where the checkpoint has none."""
+def _low_encoder(work: _Reading, ratio: str) -> Tower:
+    """CLIP's configuration and processor; its weights too where the checkpoint has none."""
+    folder = work.folder(work.parts.vision, "mm_vision_tower")
     inside = work.of(LOW)
+    if folder is not None:
+        tower = read_tower(folder, ratio)
+        if not inside:
+            work.weights |= {LOW + name: lazy for name, lazy in tower.weights.items()}
+        return tower
+    said = str(work.fields.get("mm_vision_tower") or "")
     if not inside:
-        if folder is None:
-            raise ModelError(
-                f"{work.path} holds no CLIP and {work.fields.get('mm_vision_tower')!r} is not here;"
-                " name its folder (vision)"
-            )
-        config = vision_config(read_config(folder))
-        for key, lazy in open_weights(folder).items():
-            name = key.removeprefix("vision_model.")
-            part = name.startswith(("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm."))
-            if part and not name.endswith("position_ids"):
-                work.weights[LOW + name] = lazy
-        return config
-    if folder is not None and (folder / "config.json").is_file():
-        return vision_config(read_config(folder))
-    if work.fields.get("mm_vision_config"):
-        return vision_config(work.fields["mm_vision_config"])
-    return _clip_by_weights(work, inside)
+        raise ModelError(
+            f"{work.path} holds no CLIP and {said!r} is not here; name its folder (vision)"
+        )
+    beside = work.path if work.path.is_dir() else work.path.parent
+    given = work.fields.get("mm_vision_config")
+    config = vision_config(given) if given else _clip_by_weights(work, inside, known_config(said))
+    has_file = (beside / PROCESSOR_NAME).is_file()
+    return Tower(config, {}, read_processor(beside, config, ratio) if has_file else None)
 
 
-def _clip_by_weights(work: _Reading, inside: Weights) -> CLIPVisionConfig:
-    """What OpenAI's CLIP of these shapes is."""
+def _clip_by_weights(
+    work: _Reading, inside: Weights, known: PreTrainedConfig | None
+) -> PreTrainedConfig:
+    """The published encoder that the checkpoint names, else what OpenAI's of these shapes is."""
     width = inside["embeddings.class_embedding"].shape[0]
+    if known is not None and known.hidden_size == width:
+        return known
     if width not in OPENAI_HEADS:
         raise ModelError(
             f"{work.path}: a CLIP {width} wide is none of OpenAI's; name its folder (vision)"
@@ -370,10 +375,7 @@ def _their_weights(checkpoint: Checkpoint, how: Writing) -> dict[str, Lazy]:
         raise ModelError(
             f"Mini-Gemini fits pictures by pad or square, not {config.image_aspect_ratio}"
         )
-    return {
-        their_name(name): lazy.to(how.dtype) if how.dtype else lazy
-        for name, lazy in checkpoint.weights.items()
-    }
+    return {their_name(name): lazy for name, lazy in how.cast(checkpoint.weights).items()}
 
 
 def _write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
@@ -396,8 +398,9 @@ def _write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
         "optimize_vision_tower_aux": True,
     }
     dtype = next(iter(weights.values())).dtype
-    fields = flat_fields(text, dtype) | defaults | dict(checkpoint.extra.get("mgm", {}))
+    fields = legacy_fields(text) | defaults | dict(checkpoint.extra.get("mgm", {}))
     fields |= {
+        "torch_dtype": str(dtype).removeprefix("torch."),
         "architectures": [CLASSES[kind]],
         "model_type": f"mgm{suffix}",
         "use_mm_proj": True,
@@ -413,6 +416,7 @@ def _write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
         "mm_vision_config": json.loads(config.vision_config.to_json_string(use_diff=True)),
     }
     write_json(out / "config.json", fields)
+    write_hint(checkpoint, out)
     if checkpoint.tokenizer is not None:
         copy_tokenizer(checkpoint.tokenizer, out)
     if checkpoint.processor is not None:
