@@ -10,7 +10,7 @@ import pytest
 from vlforge.cli import main
 
 VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "view", "convert", "repair",
-         "mix", "split", "download", "fetch", "tool", "train", "chat", "report",
+         "convert-model", "mix", "split", "download", "fetch", "tool", "train", "chat", "report",
          "why", "eval run", "eval score", "eval export", "list ops", "list kinds"]  # fmt: skip
 
 

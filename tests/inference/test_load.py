@@ -127,7 +127,7 @@ def test_what_is_no_model_is_called_by_its_name(tmp_path):
     (empty / "checkpoint").mkdir()
     assert "has not ended" in refusal(empty)
     (empty / "adapter_config.json").touch()
-    assert "LoRA adapter" in refusal(empty)
+    assert "adapter_config.json cannot be read" in refusal(empty)
 
 
 def test_a_run_names_its_last_train_stage(tmp_path):

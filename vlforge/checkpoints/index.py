@@ -45,20 +45,26 @@ def find(name: str) -> Layout:
     return layout
 
 
-def detect(path: Path) -> Layout:
-    """The layout that what lies at `path` is in, by its content.
+def match(path: Path) -> Layout | None:
+    """The layout that what lies at `path` is in, by its content; None if none knows it.
 
     Layouts that are `general` (any adapter of peft) are asked last.
+    """
+    layouts = sorted(map(find, places()), key=lambda one: getattr(one, "general", False))
+    return next((layout for layout in layouts if layout.matches(path)), None)
+
+
+def detect(path: Path) -> Layout:
+    """The layout that what lies at `path` is in, by its content.
 
     Raises:
         ModelError: nothing is there, no layout knows it, or it cannot be read.
     """
     if not path.exists():
         raise ModelError(f"no model at {path}; check the path")
-    layouts = sorted(map(find, places()), key=lambda one: getattr(one, "general", False))
-    for layout in layouts:
-        if layout.matches(path):
-            return layout
+    layout = match(path)
+    if layout is not None:
+        return layout
     if path.is_file():
         open_file(path)  # a file that is damaged or asks for code says so
     raise ModelError(

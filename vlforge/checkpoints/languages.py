@@ -10,8 +10,10 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 from transformers.configuration_utils import PreTrainedConfig
 
+from vlforge.checkpoints.internlm2 import to_llama
 from vlforge.checkpoints.tokenizers import has_tokenizer
 from vlforge.checkpoints.weights import Lazy, Weights, open_weights
+from vlforge.models.parts.internlm2 import Heads, is_internlm2, llama_config
 from vlforge.models.parts.language import text_config
 from vlforge.models.reading import read_config
 from vlforge.types import ModelError
@@ -30,24 +32,34 @@ _NOT_SHAPE = {"architectures", "model_type", "transformers_version", "torch_dtyp
 
 @dataclass(frozen=True)
 class Language:
-    """A language model's configuration, its weights under our names, its tokenizer's folder."""
+    """A language model's configuration, its weights under our names, its tokenizer's folder.
+
+    kind: `model_type` of the folder, which for an InternLM2 is not the configuration's.
+    """
 
     config: PreTrainedConfig
     weights: Weights
     tokenizer: Path | None
+    kind: str = ""
 
 
 def read_language(folder: Path) -> Language:
-    """A causal language model of transformers in a folder.
+    """A causal language model of transformers in a folder; an InternLM2 becomes a Llama.
 
     Raises:
         ModelError: no folder there, or one of something else.
     """
     if not folder.is_dir():
         raise ModelError(f"no language model at {folder}; check the path")
-    config = text_config(read_config(folder))
-    weights = {OURS + name: lazy for name, lazy in open_weights(folder).items()}
-    return Language(config, weights, folder if has_tokenizer(folder) else None)
+    fields, weights = read_config(folder), open_weights(folder)
+    if is_internlm2(fields):
+        config = llama_config(fields)
+        weights = to_llama(weights, Heads.of(config))
+    else:
+        config = text_config(fields)
+    named = {OURS + name: lazy for name, lazy in weights.items()}
+    tokenizer = folder if has_tokenizer(folder) else None
+    return Language(config, named, tokenizer, str(fields.get("model_type")))
 
 
 def flat_config(fields: Mapping[str, Any], kind: str, path: Path) -> PreTrainedConfig:
@@ -60,6 +72,8 @@ def flat_config(fields: Mapping[str, Any], kind: str, path: Path) -> PreTrainedC
         raise ModelError(f"{path}: a language model of type {kind!r} is not known")
     known = set(CONFIG_MAPPING[kind]().to_dict()) | _LEGACY
     kept = {key: value for key, value in fields.items() if key in known - _NOT_SHAPE}
+    if kept.get("rope_scaling") is None:
+        kept.pop("rope_scaling", None)
     return text_config(kept | {"model_type": kind})
 
 
@@ -75,7 +89,8 @@ def legacy_fields(config: PreTrainedConfig) -> dict[str, Any]:
         if partial is not None:
             fields["partial_rotary_factor"] = partial
         kind = rest.get("rope_type", "default")
-        fields["rope_scaling"] = None if kind == "default" else rest | {"type": kind}
+        if kind != "default":
+            fields["rope_scaling"] = rest | {"type": kind}
     return {key: value for key, value in fields.items() if not key.startswith("_")}
 
 

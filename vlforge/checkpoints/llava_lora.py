@@ -43,6 +43,7 @@ class LlavaLoraLayout:
 
     name = "llava_lora"
     says = "LLaVA's LoRA folder: adapter_model.*, non_lora_trainables.bin; needs --base"
+    is_part = True
 
     def matches(self, path: Path) -> bool:
         """A folder with an adapter and `non_lora_trainables.bin`, of LLaVA's configuration."""

@@ -36,6 +36,7 @@ class LlavaProjectorLayout:
 
     name = "llava_projector"
     says = "LLaVA's first stage: mm_projector.bin alone; needs --base and the encoder"
+    is_part = True
 
     def matches(self, path: Path) -> bool:
         """A file of LLaVA's connector, or a folder with one and no language model."""

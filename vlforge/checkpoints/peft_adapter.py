@@ -34,6 +34,7 @@ class PeftAdapterLayout:
 
     name = "peft_adapter"
     says = "a LoRA adapter of peft: adapter_config.json, adapter_model.*; needs --base"
+    is_part = True
     general = True
 
     def matches(self, path: Path) -> bool:

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vlforge.types import ModelError
@@ -39,6 +38,7 @@ _DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,8 @@ def write_weights(
     """Write tensors in their order, sharded with an index where they exceed `shard_bytes`.
 
     Names follow transformers (`model-00001-of-00002.safetensors`). Only one
-    shard is in memory at a time; `folder` should be a draft that is renamed.
+    tensor is in memory at a time, with `bin` one shard; `folder` should be a draft
+    that is renamed.
 
     Args:
         stem: "model" for safetensors and "pytorch_model" for bin by default.
@@ -237,11 +238,10 @@ def write_weights(
     for number, names in enumerate(groups, 1):
         part = "" if single else f"-{number:05d}-of-{len(groups):05d}"
         file = folder / f"{stem}{part}.{kind}"
-        tensors = {name: weights[name].read().contiguous() for name in names}
         if kind == "safetensors":
-            save_file(_unshared(tensors), file, metadata={"format": "pt"})
+            write_safetensors({name: weights[name] for name in names}, file)
         else:
-            torch.save(tensors, file)
+            torch.save({name: _whole(weights[name].read()) for name in names}, file)
         weight_map |= dict.fromkeys(names, file.name)
         files.append(file)
         on_shard(number, len(groups))
@@ -253,15 +253,45 @@ def write_weights(
     return files
 
 
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory are written one by one: safetensors refuses them together."""
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        if place in seen:
-            tensors[name] = tensor.clone()
-        seen.add(place)
-    return tensors
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor with no more memory behind it than it shows: a slice would be saved with all."""
+    is_part = tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone() if is_part else tensor.contiguous()
+
+
+def write_safetensors(weights: Weights, file: Path) -> None:
+    """One safetensors file, a tensor in memory at a time (safetensors' own writer takes all).
+
+    Wider numbers come first, so that all of them are aligned; of a width in the given
+    order. The same weights give the same bytes.
+    """
+    ordered = sorted(weights.items(), key=lambda item: -item[1].dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, lazy in ordered:
+        ends = [at, at := at + lazy.nbytes]
+        header[name] = {"dtype": _NAMES[lazy.dtype], "shape": lazy.shape, "data_offsets": ends}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for _, lazy in ordered:
+            out.write(_bytes(lazy))
+
+
+def _bytes(lazy: Lazy) -> memoryview:
+    """A tensor's numbers as they stand in a file.
+
+    Raises:
+        ModelError: it is of another shape or precision than it was said to be.
+    """
+    tensor = lazy.read().contiguous()
+    if tuple(tensor.shape) != lazy.shape or tensor.dtype != lazy.dtype:
+        raise ModelError(
+            f"{lazy.where} is {tensor.dtype} {list(tensor.shape)}, not {lazy.dtype} "
+            f"{list(lazy.shape)}"
+        )
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _shards(weights: Weights, limit: int) -> Iterator[list[str]]:

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from vlforge.types import ModelError
+from vlforge.cli.options import BaseModel, LanguagePart, VisionPart
+from vlforge.types import Chat, ModelError
 
 EXAMPLES = """\b
 Examples:
   vlforge chat runs/photos/model --image cat.jpg
   vlforge chat MODEL --image cat.jpg --question "What is on the table?"
+  vlforge chat llava-v1.5-7b-lora --base vicuna-7b-v1.5 --vision clip-vit-large-patch14-336
 """
 
 
@@ -28,13 +30,25 @@ def chat(
     template: Annotated[
         str, typer.Option(help="Conversation template; auto: the model's own.")
     ] = "auto",
+    base: BaseModel = None,
+    vision: VisionPart = None,
+    language: LanguagePart = None,
 ) -> None:
     """Ask a model about pictures.
 
-    Without --question a conversation.
+    Without --question a conversation. MODEL may be in any layout of `vlforge list layouts`.
     """
-    if not model.is_dir():
+    if not model.exists():
         raise ModelError(f"{model}: no such model folder; give a training stage of a run")
     from vlforge.serving.terminal import chat as converse
 
-    converse(model, tuple(image or ()), question, max_new_tokens=max_new_tokens, template=template)
+    def open_chat() -> Chat:
+        from vlforge.checkpoints.checkpoint import Parts
+        from vlforge.inference.local import LocalChat
+
+        parts = Parts(base=base, vision=vision, language=language)
+        return LocalChat(model, template=template, parts=parts)
+
+    converse(
+        model, tuple(image or ()), question, max_new_tokens=max_new_tokens, open_chat=open_chat
+    )

@@ -41,14 +41,27 @@ Into = Annotated[
 
 
 def build_app() -> typer.Typer:
-    """`list ops`, `list keys`, `list kinds`, `list formats` and `list tools`."""
+    """`list ops`, `list keys`, `list kinds`, `list formats`, `list layouts` and `list tools`."""
     app = typer.Typer(help="What a recipe can name.", no_args_is_help=True)
     app.command("ops", epilog=OPS_EXAMPLES)(list_operators)
     app.command("keys", epilog=KEYS_EXAMPLES)(list_keys)
     app.command("kinds", epilog=KINDS_EXAMPLES)(list_kinds)
     app.command("formats")(list_formats)
+    app.command("layouts")(list_layouts)
     app.command("tools")(list_tools)
     return app
+
+
+def list_layouts() -> None:
+    """Every layout of models that `convert-model` reads and writes, and whose it is."""
+    from vlforge.checkpoints.index import find, places
+
+    rows = []
+    for name in places():
+        layout = find(name)
+        rows.append((name, "a part" if getattr(layout, "is_part", False) else "all", layout.says))
+    table(("layout", "writes", "what it is"), rows)
+    plain_line(f"{len(rows)} layouts; to convert: vlforge convert-model SRC DST --to LAYOUT")
 
 
 def list_formats() -> None:

@@ -40,6 +40,15 @@ Maps = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="OLD=NEW", help="Read paths under OLD from NEW (repeatable)."),
 ]
+BaseModel = Annotated[
+    Path | None, typer.Option("--base", help="The model that an adapter or a connector belongs to.")
+]
+VisionPart = Annotated[
+    Path | None, typer.Option("--vision", help="The vision encoder, where the model only names it.")
+]
+LanguagePart = Annotated[
+    Path | None, typer.Option("--language", help="The language model, where the model lacks it.")
+]
 
 
 def choose(overrides: list[str] | None, maps: list[str] | None = None, **chosen: Any) -> Choice:

@@ -11,13 +11,20 @@ from typing import Any, Literal
 
 import torch
 
+from vlforge.checkpoints.checkpoint import Checkpoint, Parts
+from vlforge.checkpoints.index import match, read_checkpoint
 from vlforge.inference.generate import Decoding
 from vlforge.inference.native import is_native, open_native
 from vlforge.models.families import family_of
-from vlforge.models.folder import read_folder
+from vlforge.models.folder import ModelFolder, read_folder
 from vlforge.models.parts.image_processor import FILE_NAME as PROCESSOR_NAME
 from vlforge.models.parts.image_processor import ImageProcessor
-from vlforge.models.reading import read_config, read_tokenizer
+from vlforge.models.reading import (
+    check_vocabulary,
+    read_config,
+    read_processor,
+    read_tokenizer,
+)
 from vlforge.text.templates import Template, find_template
 from vlforge.types import ModelError
 
@@ -26,6 +33,9 @@ Kind = Literal["family", "native", "clip", "tagger"]
 that compares by embedding; one that compares by tags."""
 
 ACCEPTED = "the folder of a train stage, or an image-text model of transformers"
+NATIVE_LAYOUTS = ("llava_hf", "llava_hf_nested")
+"""Layouts that transformers opens itself."""
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -68,12 +78,16 @@ def load_model(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     *,
     template: str = "auto",
+    parts: Parts | None = None,
 ) -> Loaded:
     """Load a model folder; every tensor of it is used, and none is made up.
+
+    Any layout of `vlforge list layouts` is opened as it lies; an adapter is merged.
 
     Args:
         device: "auto" takes a GPU where there is one.
         template: "auto" is the one the model was last trained with.
+        parts: what a foreign layout leaves out.
 
     Raises:
         ModelError: no folder there, a folder of something else, or weights that
@@ -85,7 +99,7 @@ def load_model(
         raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
     where, dtype = pick_device(device), PRECISIONS[precision]
     loaders = {
-        "family": _load_family,
+        "family": lambda *how: _load_family(*how, parts or Parts()),
         "native": _load_native,
         "clip": _load_clip,
         "tagger": _load_tagger,
@@ -105,9 +119,13 @@ def find_kind(folder: Path) -> Kind:
     if not folder.exists():
         raise ModelError(f"no model at {folder}; give {ACCEPTED}")
     if folder.is_file():
-        raise ModelError(f"{folder} is a file; give {ACCEPTED}")
+        if match(folder) is None:
+            raise ModelError(f"{folder} is a file; give {ACCEPTED}")
+        return "family"
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} {_without_config(folder)}")
+        if match(folder) is None:
+            raise ModelError(f"{folder} {_without_config(folder)}")
+        return "family"
     model_type = read_config(folder).get("model_type")
     if family_of(model_type):
         return "family"
@@ -115,6 +133,9 @@ def find_kind(folder: Path) -> Kind:
         return "clip"
     if model_type == "vlforge_small_vision" and (folder / "tags.json").is_file():
         return "tagger"
+    foreign = match(folder)
+    if foreign is not None and foreign.name not in NATIVE_LAYOUTS:
+        return "family"
     if is_native(model_type):
         return "native"
     raise ModelError(f"{folder} holds {_named(model_type)}; give {ACCEPTED}")
@@ -152,8 +173,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _without_config(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return f"is a LoRA adapter without its model; merge it first, then give {ACCEPTED}"
     if (folder / "graph.json").is_file():
         return f"is a run; give one of its train stages{_last_train_stage(folder)}"
     if (folder / "checkpoint").is_dir():
@@ -181,20 +200,52 @@ def _named(model_type: Any) -> str:
     return known.get(model_type, f"a model of type {model_type!r}, which is not supported yet")
 
 
-def _load_family(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
-    parts = read_folder(folder, dtype=dtype)
+def _load_family(
+    folder: Path, device: torch.device, dtype: torch.dtype, template: str, parts: Parts
+) -> Loaded:
+    if folder.is_dir() and (folder / "config.json").is_file():
+        is_ours = family_of(read_config(folder).get("model_type")) is not None
+    else:
+        is_ours = False
+    made = read_folder(folder, dtype=dtype) if is_ours else _foreign(folder, dtype, parts)
     name = template
     if template == "auto":
-        name = find_template(parts.template).asked_as or parts.template
+        name = find_template(made.template).asked_as or made.template
     return Loaded(
         kind="family",
         path=str(folder),
-        model=parts.model.to(device),
-        tokenizer=parts.tokenizer,
-        processor=parts.processor,
+        model=made.model.to(device),
+        tokenizer=made.tokenizer,
+        processor=made.processor,
         device=device,
         template=find_template(name),
     )
+
+
+def _foreign(path: Path, dtype: torch.dtype, parts: Parts) -> ModelFolder:
+    """A model in another project's layout, as if it were a folder of ours."""
+    found = read_checkpoint(path, parts)
+    if found.tokenizer is None:
+        raise ModelError(f"{path} has no tokenizer; name the folder that has it with --language")
+    tokenizer = read_tokenizer(found.tokenizer)
+    model = found.build(dtype)
+    check_vocabulary(tokenizer, model.language)
+    ends = _end_tokens(found)
+    if ends is not None:
+        model.language.generation_config.eos_token_id = ends
+    vision = found.config.vision_config
+    processor = found.processor or read_processor(path, vision, found.config.image_aspect_ratio)
+    return ModelFolder(model, tokenizer, model.adapt_processor(processor), found.template)
+
+
+def _end_tokens(found: Checkpoint) -> int | list[int] | None:
+    """Where answers end, as the folder's `generation_config.json` says."""
+    file = (found.tokenizer or found.path) / "generation_config.json"
+    try:
+        ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return ends if isinstance(ends, int | list) else None
 
 
 def _load_native(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:

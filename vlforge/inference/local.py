@@ -16,6 +16,7 @@ from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, ModelError, Sample, Scorer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from vlforge.checkpoints.checkpoint import Parts
     from vlforge.inference.generate import Decoding
     from vlforge.inference.load import Loaded
     from vlforge.inference.native import NativePrompt
@@ -50,8 +51,11 @@ class LocalChat:
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         temperature: float = 0.0,
         seed: int = 0,
+        parts: Parts | None = None,
     ):
         """Open `model`, a folder or one that `load_model` has opened (which settles the rest).
+
+        `parts` are folders that a foreign layout leaves out.
 
         Raises:
             ModelError: no model there that answers questions.
@@ -61,7 +65,7 @@ class LocalChat:
         if isinstance(model, str | Path):
             from vlforge.inference.load import load_model
 
-            model = load_model(model, device, precision, template=template)
+            model = load_model(model, device, precision, template=template, parts=parts)
             set_threads(threads or (1 if _is_small(model) else 0))
         self.loaded = _with_language(model, "answer questions")
         self.batches = Batches(batch)

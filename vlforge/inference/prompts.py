@@ -53,10 +53,24 @@ def prompt_of(loaded: Loaded, sample: Sample) -> Prompt:
 
 def pixels_of(loaded: Loaded, images: Sequence[Image.Image | str]) -> Tensor:
     """Pictures -> normalised pixels [I, 3, S, S] on the model's device."""
-    opened = (load_rgb(image) if isinstance(image, str) else image for image in images)
-    # `fit` may give a view of memory that PIL keeps read-only; torch wants its own.
-    fitted = [torch.from_numpy(loaded.processor.fit(image).copy()) for image in opened]
-    return loaded.processor.normalise(torch.stack(fitted).to(loaded.device))
+    return sized_pixels_of(loaded, images)[0]
+
+
+def sized_pixels_of(
+    loaded: Loaded, images: Sequence[Image.Image | str]
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Pictures -> normalised pixels [I, 3, S, S] and each picture's (width, height).
+
+    Where the model looks at tiles, I counts the tiles of all pictures.
+    """
+    fitted, sizes = [], []
+    for image in images:
+        opened = load_rgb(image) if isinstance(image, str) else image
+        # `fit` may give a view of memory that PIL keeps read-only; torch wants its own.
+        made = torch.from_numpy(loaded.processor.fit(opened).copy())
+        fitted.append(made.reshape(-1, *made.shape[-3:]))
+        sizes.append(opened.size)
+    return loaded.processor.normalise(torch.cat(fitted).to(loaded.device)), sizes
 
 
 @torch.inference_mode()
@@ -86,7 +100,8 @@ def _encode_once(loaded: Loaded, shown: Sequence[Image.Image | str]) -> list[Ten
     unique = dict(zip(names, shown, strict=True))
     if not unique:
         return []
-    tokens = loaded.model.encode_images(pixels_of(loaded, list(unique.values())))
+    pixels, sizes = sized_pixels_of(loaded, list(unique.values()))
+    tokens = loaded.model.encode_images(pixels, sizes)
     places = {name: place for place, name in enumerate(unique)}
     return [tokens[places[name]] for name in names]
 

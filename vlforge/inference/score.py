@@ -150,7 +150,8 @@ class LikelihoodScorer:
         first = next(place for place, label in enumerate(encoded.labels) if label >= 0)
         spoken = [label for label in encoded.labels[first:] if label >= 0]
         limit = self.loaded.language.config.max_position_embeddings
-        room = limit - self.loaded.model.image_tokens - first
+        side = self.loaded.processor.size
+        room = limit - self.loaded.model.count([(side, side)])[0] - first
         return _Spoken(tuple(encoded.ids[:first]), tuple(spoken[: max(room, 1)]))
 
     def _likelihoods(self, pairs: Sequence[tuple[Image, _Spoken]]) -> list[float]:

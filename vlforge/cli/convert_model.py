@@ -1,0 +1,185 @@
+"""`vlforge convert-model`: a model of any layout into any other."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vlforge.cli.options import BaseModel, LanguagePart, VisionPart
+from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
+from vlforge.types import RecipeError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlforge.checkpoints.checkpoint import Checkpoint, Layout, Writing
+
+EXAMPLES = """\b
+Examples:
+  vlforge convert-model llava-v1.5-7b OUT --to llava_hf          for transformers and vLLM
+  vlforge convert-model llava-v1.5-7b-lora OUT --to llava --base vicuna-7b-v1.5
+  vlforge convert-model pretrain/mm_projector.bin OUT --to vlforge --base vicuna-7b-v1.5
+      --vision clip-vit-large-patch14-336
+  vlforge convert-model llava-1.5-7b-hf OUT --to llava --dtype fp16 --shard-size 2GB
+  vlforge convert-model SRC OUT --to vlforge --dry-run           what would be used, and what not
+  vlforge list layouts
+"""
+SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+SHOWN = 20
+"""Names listed before "and … more"; --dry-run lists all."""
+
+
+def convert_model(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder or a file.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
+    to: Annotated[str, typer.Option(metavar="LAYOUT", help="The new layout.")],
+    from_: Annotated[
+        str,
+        typer.Option("--from", metavar="LAYOUT", help="The old one.", show_default="by content"),
+    ] = "",
+    base: BaseModel = None,
+    vision: VisionPart = None,
+    vision_high: Annotated[Path | None, typer.Option(help="The second one (MGM).")] = None,
+    language: LanguagePart = None,
+    qformer: Annotated[Path | None, typer.Option(help="The Q-Former (MiniGPT-4).")] = None,
+    template: Annotated[
+        str, typer.Option(metavar="NAME", help="Conversation template, where SRC does not say.")
+    ] = "",
+    dtype: Annotated[
+        Literal["keep", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")
+    ] = "keep",
+    shard_size: Annotated[str, typer.Option(help="Largest file, e.g. 2GB.")] = "5GB",
+    pickle: Annotated[
+        bool, typer.Option("--bin", help="torch's .bin files, where the layout has both.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="List used, unused and missing tensors; write nothing."),
+    ] = False,
+) -> None:
+    """Write a model in another layout; an adapter is merged into its base.
+
+    Every tensor of SRC has to find its place, and every place its tensor. DST appears
+    when it is complete.
+    """
+    from vlforge.checkpoints.checkpoint import Parts, Writing
+    from vlforge.checkpoints.index import detect, find
+
+    began = time.monotonic()
+    writer = find(to)
+    reader = find(from_) if from_ else detect(source)
+    _be_quiet()
+    checkpoint = reader.read(source, Parts(base, vision, vision_high, language, qformer))
+    checkpoint = _with_template(checkpoint, template)
+    how = Writing(
+        dtype=_dtype(dtype),
+        kind="bin" if pickle else "safetensors",
+        shard_bytes=read_size(shard_size),
+        say=note_line,
+    )
+    _tell(source, reader, checkpoint)
+    if dry_run:
+        raise typer.Exit(_dry_run(checkpoint))
+    files = _write(checkpoint, target, writer, how)
+    total = sum(files.values())
+    seconds = time.monotonic() - began
+    plain_line(
+        f"Written {shown_path(target)} as {writer.name}: {len(files)} files, {total / 1e9:,.2f} GB "
+        f"in {seconds:.0f} s"
+    )
+
+
+def read_size(text: str) -> int:
+    """`2GB`, `500 MB`, `1GiB` or a number, in bytes.
+
+    Raises:
+        RecipeError: none of these.
+    """
+    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", text)
+    if match is None or match.group(2).upper() not in SIZES:
+        raise RecipeError(f"--shard-size {text!r}: write a size such as 2GB or 500MB")
+    size = int(float(match.group(1)) * SIZES[match.group(2).upper()])
+    if size < 1:
+        raise RecipeError(f"--shard-size {text!r}: give at least a byte")
+    return size
+
+
+def _write(checkpoint: Checkpoint, target: Path, writer: Layout, how: Writing) -> dict[str, int]:
+    from dataclasses import replace
+
+    from vlforge.checkpoints.conversion import check, write
+
+    check(checkpoint, target, writer, how)
+    with progress("convert-model") as shown:
+        shards = replace(how, on_shard=lambda done, total: shown(done, total, "shards"))
+        return write(checkpoint, target, writer, shards)
+
+
+def _tell(source: Path, reader: Layout, checkpoint: Checkpoint) -> None:
+    total = sum(lazy.nbytes for lazy in checkpoint.weights.values())
+    plain_line(
+        f"Read    {shown_path(source)} as {reader.name} ({checkpoint.family}): "
+        f"{len(checkpoint.weights):,} tensors, {total / 1e9:,.2f} GB"
+    )
+    for line in checkpoint.notes:
+        note_line(line)
+    if checkpoint.unused:
+        note_line(f"{len(checkpoint.unused)} tensors are not used")
+        _list(checkpoint.unused)
+
+
+def _list(lines: Sequence[str], shown: int = SHOWN) -> None:
+    for line in lines[:shown]:
+        print(f"  {line}", file=sys.stderr, flush=True)
+    if len(lines) > shown:
+        print(f"  and {len(lines) - shown} more (--dry-run lists all)", file=sys.stderr)
+
+
+def _dry_run(checkpoint: Checkpoint) -> int:
+    """Every tensor and what becomes of it; 1 where the model is not whole."""
+    from vlforge.checkpoints.conversion import fit_of
+
+    fit = fit_of(checkpoint)
+    rows = [("used", where, name) for where, name in fit.used]
+    rows += [("unused", line, "") for line in checkpoint.unused]
+    rows += [("no place", where, "") for where in fit.extra]
+    rows += [("shape", where, f"{list(a)}, not {list(b)}") for where, a, b in fit.misshapen]
+    rows += [("missing", "", name) for name in fit.missing]
+    table(("", "in the source", "here"), rows)
+    unused = len(checkpoint.unused)
+    plain_line(
+        f"{len(fit.used)} used, {unused} unused, {len(fit.extra)} without a place, "
+        f"{len(fit.misshapen)} of another shape, {len(fit.missing)} missing; nothing is written"
+    )
+    return 0 if fit.is_whole else 1
+
+
+def _with_template(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    if not name:
+        return checkpoint
+    from dataclasses import replace
+
+    from vlforge.text.templates import find_template
+
+    notes = tuple(line for line in checkpoint.notes if "template" not in line)
+    return replace(checkpoint, template=find_template(name).name, notes=notes)
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+
+
+def _be_quiet() -> None:
+    """transformers' own reports would stand between ours; what matters is raised as one line."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
