@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from vlforge.engine.histogram import Histogram, histograms
 from vlforge.engine.lines import changed_line
@@ -29,8 +31,7 @@ READ = -1
 """Place of the drop records that reading makes, before any operator."""
 
 
-@dataclass(slots=True)
-class Track:
+class Track(msgspec.Struct):
     """What became of one row: alive while `drop` is None.
 
     `place` is the operator that dropped it. `keys` are its keys at dedups that
@@ -49,8 +50,7 @@ class Track:
     born: int | None = None
 
 
-@dataclass
-class BlockReport:
+class BlockReport(msgspec.Struct):
     """What the operators saw in a block, for the funnel.
 
     `counted[place]` are the histograms of a filter's statistics. `measured[place]`
@@ -59,9 +59,11 @@ class BlockReport:
     and whether each row stayed.
     """
 
-    counted: dict[int, dict[str, Histogram]] = field(default_factory=dict)
-    measured: dict[int, tuple[list[int], list[list[Any]], list[bool]]] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
+    counted: dict[int, dict[str, Histogram]] = msgspec.field(default_factory=dict)
+    measured: dict[int, tuple[list[int], list[list[Any]], list[bool]]] = msgspec.field(
+        default_factory=dict
+    )
+    seconds: dict[int, float] = msgspec.field(default_factory=dict)
 
     def add_seconds(self, place: int, since: float) -> None:
         """Charge the time since `since` to an operator."""

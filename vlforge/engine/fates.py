@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
+
+import msgspec
 
 from vlforge.data.json_lines import decode, encode, encode_lines
 from vlforge.engine.block import BlockReport, BlockRun, Track
@@ -28,18 +30,17 @@ _ROW_OF_WORK = 2
 """Where in `work_told` the row is."""
 
 
-@dataclass
-class Sums:
+class Sums(msgspec.Struct):
     """A block of which nothing is left to decide: whole files' worth of lines, and counts."""
 
     data: bytes = b""
     beside: bytes = b""
     dropped: bytes = b""
     alive: int = 0
-    drops: Counter[tuple[int, str]] = field(default_factory=Counter)
-    changed: Counter[int] = field(default_factory=Counter)
-    added: Counter[int] = field(default_factory=Counter)
-    traces: list[tuple[int, bytes]] = field(default_factory=list)
+    drops: Counter[tuple[int, str]] = msgspec.field(default_factory=Counter)
+    changed: Counter[int] = msgspec.field(default_factory=Counter)
+    added: Counter[int] = msgspec.field(default_factory=Counter)
+    traces: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
 
 
 class Marks(NamedTuple):
@@ -61,8 +62,7 @@ class Repeat(NamedTuple):
     drop: Drop | None
 
 
-@dataclass
-class Fates:
+class Fates(msgspec.Struct):
     """What became of a block's rows, while dedups or models have still to decide about some.
 
     A row is named by its place in the block. Whoever decides sees `keys`, in the
@@ -75,15 +75,15 @@ class Fates:
 
     numbers: list[int]
     """The line of each row in the source."""
-    keys: list[tuple[int, Keys]] = field(default_factory=list)
-    alive: list[int] = field(default_factory=list)
+    keys: list[tuple[int, Keys]] = msgspec.field(default_factory=list)
+    alive: list[int] = msgspec.field(default_factory=list)
     data: bytes = b""
     beside: bytes = b""
     width: int = 0
-    items: list[Item] = field(default_factory=list)
-    drops: dict[int, tuple[int, str, bytes]] = field(default_factory=dict)
-    marks: dict[int, Marks] = field(default_factory=dict)
-    at_dedup: dict[int, bytes] = field(default_factory=dict)
+    items: list[Item] = msgspec.field(default_factory=list)
+    drops: dict[int, tuple[int, str, bytes]] = msgspec.field(default_factory=dict)
+    marks: dict[int, Marks] = msgspec.field(default_factory=dict)
+    at_dedup: dict[int, bytes] = msgspec.field(default_factory=dict)
 
     def settled(self, repeats: Mapping[int, Repeat]) -> tuple[Sums, list[Item]]:
         """The block without the rows that are repeats; with it the rows to go on with."""
@@ -148,8 +148,7 @@ def _count(sums: Sums, marks: Marks, repeat: Repeat | None) -> None:
         sums.added[marks.born] += 1
 
 
-@dataclass
-class Done:
+class Done(msgspec.Struct):
     """A block that went through some steps: summed up, or row by row where that is not enough.
 
     `read` counts the rows that came in, `bad` tells of the first that an
@@ -163,8 +162,7 @@ class Done:
     bad: str | None = None
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The part of a pass that workers run; inherited by them through fork."""
 
     plan: Plan
@@ -172,7 +170,7 @@ class Head:
     context: Context
     trace_num: int
     keeps_stats: bool
-    learned: Mapping[int, Any] = field(default_factory=dict)
+    learned: Mapping[int, Any] = msgspec.field(default_factory=dict)
 
     def __call__(self, job: tuple[int, Block | Sequence[bytes]]) -> Done:
         """Take a block of the source, or lines between passes, through the head of a pass."""

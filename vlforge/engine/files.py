@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
+
+import msgspec
 
 from vlforge.data.json_arrays import Broken, array_items
 from vlforge.data.json_lines import READ_FAULTS, encode, is_array, open_data
@@ -19,8 +20,7 @@ _COUNTED = 256 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """The file that rows come from.
 
     `root` is the folder that its relative picture paths start from,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vlforge.engine.config import InputPart, ProcessConfig
 from vlforge.engine.files import Origin, Reader, TextFiles, fingerprint_of, json_file
@@ -32,8 +33,7 @@ _KINDS: dict[str, frozenset[str]] = {
 """File kinds and the ends of their names, those of Data-Juicer's readers."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Rows in a fixed order, and the file they come from unless a chunk says otherwise."""
 
     origin: Origin

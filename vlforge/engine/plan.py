@@ -13,9 +13,10 @@ mappers that learn from the whole corpus.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+
+import msgspec
 
 from vlforge.engine.config import ProcessConfig
 from vlforge.ops.base import CorpusMapper, Dedup, Filter, Grouper, NearDedup, Operator, Selector
@@ -28,8 +29,7 @@ TEXT_BLOCK, PIXEL_BLOCK = 1000, 256
 BARRIERS = (Selector, NearDedup, Grouper, CorpusMapper)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """Operators that look at the same rows: some filters of one need, or one other operator."""
 
     ops: tuple[Bound, ...]
@@ -40,8 +40,7 @@ class Step:
         return self.ops[0].op.needs >= Need.EMBEDDING
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(msgspec.Struct, frozen=True):
     """One streaming pass: `head` runs in workers, `tail` (models and what follows) at home.
 
     `barrier` sees all rows at its end. A corpus mapper is the barrier of one
@@ -63,8 +62,7 @@ class Pass:
         return any(isinstance(b.op, Dedup) for step in self.steps for b in step.ops)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The passes of a recipe."""
 
     bounds: tuple[Bound, ...]

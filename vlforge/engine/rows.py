@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vlforge.data.json_lines import as_row, decode
 from vlforge.data.roots import place_all
@@ -25,8 +26,7 @@ _STRINGS = {str}
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """How rows are read.
 
     `text_key` and `image_key` are checked in each row; a row whose `needed_keys`

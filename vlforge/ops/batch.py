@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from vlforge.data.images import ImageError, ImageFile, Picture, to_rgb
 from vlforge.ops.base import Operator, PixelOperator, look_up
 from vlforge.ops.text.classes import FEW_CHARACTERS, PlainTable
@@ -32,8 +34,7 @@ CACHE_BYTES = 256 << 20
 """Most bytes of decoded pictures that a batch keeps for the next model operator."""
 
 
-@dataclass(slots=True)
-class Item:
+class Item(msgspec.Struct):
     """One row on its way.
 
     `uid` names it for ever, `line` is its place in the source file (from 1),
@@ -43,8 +44,8 @@ class Item:
     uid: str
     line: int
     row: Row
-    stats: dict[str, Any] = field(default_factory=dict)
-    given: Mapping[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = msgspec.field(default_factory=dict)
+    given: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 @dataclass

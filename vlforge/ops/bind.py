@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
+
+import msgspec
 
 from vlforge.ops.base import Operator
 from vlforge.ops.exact import exactly
@@ -47,8 +49,7 @@ REFUSED: Mapping[str, str] = {
 """Keys of every operator that would write something else, and what to do instead."""
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """An operator of a recipe: its name, place, parameters as given, and notes on them."""
 
     name: str
