@@ -81,8 +81,11 @@ def position(vision):
     return table.flatten(2).transpose(1, 2)
 
 
-def test_the_encoder_is_the_published_order():
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_encoder_is_the_published_order(implementation):
     whole = model()
+    whole.set_attn_implementation(implementation)
+    assert whole.vision.config._attn_implementation == implementation
     pixels = torch.randn(2, 3, 28, 28)
     assert drift(whole.vision, lambda x: encoder(whole, x), pixels) < 1e-4
 

@@ -70,7 +70,7 @@ class PaddleLayout:
         folder = path if path.is_dir() else path.parent
         if _is_lora(path):
             if parts.base is None:
-                raise ModelError(f"{path} is a LoRA; name the model that it belongs to as base")
+                raise ModelError(f"{path} is a LoRA; name the model that it belongs to with --base")
             return merged(folder, parts.base)
         found = in_torch_layout(_open(path))
         fields = read_config(folder)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from vlforge.types import ModelError
 
@@ -62,19 +63,26 @@ class QwenVitConfig(PreTrainedConfig):
 class InterleavedAttention(nn.Module):
     """Self-attention whose `in_proj` gives query, key and value head by head."""
 
-    def __init__(self, width: int, heads: int):
+    is_causal = False
+    num_key_value_groups = 1
+
+    def __init__(self, config: QwenVitConfig):
         super().__init__()
-        self.heads = heads
-        self.in_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.config = config
+        self.heads = config.heads
+        self.in_proj = nn.Linear(config.width, 3 * config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[I, N, D] -> [I, N, D]."""
         pictures, length, width = x.shape
         heads = self.in_proj(x).view(pictures, length, self.heads, 3, width // self.heads)
         query, key, value = heads.permute(3, 0, 2, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        mixed, _ = attend(self, query, key, value, None, scaling=query.shape[-1] ** -0.5)
+        return self.out_proj(mixed.reshape(x.shape))
 
 
 class Mlp(nn.Module):
@@ -97,7 +105,7 @@ class VitBlock(GradientCheckpointingLayer):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.width, eps=EPS)
         self.ln_2 = nn.LayerNorm(config.width, eps=EPS)
-        self.attn = InterleavedAttention(config.width, config.heads)
+        self.attn = InterleavedAttention(config)
         self.mlp = Mlp(config.width, int(config.width * config.mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,6 +136,9 @@ class QwenVit(PreTrainedModel):
     main_input_name = "pixels"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
     _no_split_modules: ClassVar[list[str]] = ["VitBlock"]
     # The folder of a whole Qwen-VL serves as that of its encoder.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
