@@ -15,12 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vlforge.models.parts import image_processor
 from vlforge.models.parts.image_processor import ImageProcessor, small_processor
-from vlforge.models.parts.language import language_class, text_config
+from vlforge.models.parts.internlm2 import Heads, is_internlm2, llama_config, llama_state
+from vlforge.models.parts.language import build_language, language_class, text_config
 from vlforge.models.parts.small_vision import SmallVisionConfig
 from vlforge.models.parts.vision import WHOLE_MODELS, vision_class, vision_config
 from vlforge.text import qwen_tokenizer
@@ -67,9 +69,73 @@ def read_tokenizer(path: Path) -> Any:
 
 
 def read_language(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The causal language model in a folder, with the activation that its file says."""
-    config = text_config(read_config(path))
+    """The causal language model in a folder, with the activation that its file says.
+
+    An InternLM2 is read as the Llama that it is.
+    """
+    fields = read_config(path)
+    if is_internlm2(fields):
+        return _read_as_llama(path, llama_config(fields), dtype)
+    config = text_config(fields)
     return load_weights(language_class(config), path, dtype, config=config)
+
+
+def _read_as_llama(path: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """An InternLM2, one of its files in memory at a time."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with init.no_init_weights():
+            model = build_language(config)
+    finally:
+        torch.set_default_dtype(before)
+    heads, places = Heads.of(config), model.state_dict()
+    left = set(places) - set(getattr(model, "all_tied_weights_keys", ()))
+    for file in weight_files(path):
+        for theirs, tensor in read_tensors(file).items():
+            parts = llama_state(theirs, tensor, heads)
+            left -= _fill(places, parts, f"{file}: {theirs} {list(tensor.shape)}")
+    if left:
+        raise ModelError(f"{path} lacks {len(left)} weights, the first is {min(left)}")
+    model.tie_weights()
+    return model.eval()
+
+
+def _fill(places: Mapping[str, Tensor], parts: Mapping[str, Tensor], where: str) -> set[str]:
+    """Copy tensors to their places; their names.
+
+    Raises:
+        ModelError: one without a place, or of another shape.
+    """
+    for name, part in parts.items():
+        place = places.get(name)
+        if name.endswith("rotary_emb.inv_freq"):
+            continue
+        if place is None:
+            raise ModelError(f"{where} is of no use: config.json has no {name}")
+        if place.shape != part.shape:
+            raise ModelError(f"{where} does not make {name} {list(place.shape)}")
+        place.copy_(part)
+    return set(parts)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of a model folder's weights: one, or the shards that its index names.
+
+    Raises:
+        ModelError: none there, or an index that cannot be read.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            try:
+                names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            except (OSError, ValueError, LookupError, AttributeError):
+                raise ModelError(f"{index} is no index of shards; copy the file again") from None
+            return [path / Path(str(one)).name for one in sorted(set(names))]
+        if (path / name).is_file():
+            return [path / name]
+    raise ModelError(f"{path} holds no weights (model.safetensors, pytorch_model.bin, or shards)")
 
 
 def read_vision(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
