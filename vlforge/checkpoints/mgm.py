@@ -67,7 +67,7 @@ LOW, HIGH = "vision.low.tower.", "vision.high.tower."
 _KEPT = (
     "mm_vision_tower", "mm_vision_tower_aux", "tokenizer_padding_side",
     "tokenizer_model_max_length", "mm_use_im_start_end", "mm_use_im_patch_token",
-    "optimize_vision_tower", "optimize_vision_tower_aux", "image_grid_pinpoints",
+    "image_grid_pinpoints",
 )  # fmt: skip
 """Fields that mean nothing here but go back into a folder that is written again."""
 
@@ -148,7 +148,8 @@ class MgmProjectorLayout:
     """What Mini-Gemini's first stage leaves: mm_projector.bin, config.json beside it."""
 
     name = "mgm_projector"
-    says = "Mini-Gemini's first stage: mm_projector.bin (connector, mining, encoders)"
+    says = "Mini-Gemini's first stage: mm_projector.bin (with encoders or not); needs --base"
+    is_part = True
 
     def matches(self, path: Path) -> bool:
         """Such a file, or a folder with it and without a whole model's weights."""
@@ -165,7 +166,9 @@ class MgmProjectorLayout:
         file = path / ADAPTER_NAME if path.is_dir() else path
         base = parts.base or parts.language
         if base is None:
-            raise ModelError(f"{file} is a connector; name the language model it belongs to (base)")
+            raise ModelError(
+                f"{file} is a connector; name the language model it belongs to with --base"
+            )
         beside = file.with_name("config.json")
         fields = read_config(file.parent) if beside.is_file() else {}
         work = _Reading(path, fields, parts)
@@ -288,7 +291,7 @@ def _low_encoder(work: _Reading, ratio: str) -> Tower:
     said = str(work.fields.get("mm_vision_tower") or "")
     if not inside:
         raise ModelError(
-            f"{work.path} holds no CLIP and {said!r} is not here; name its folder (vision)"
+            f"{work.path} holds no CLIP and {said!r} is not here; name its folder with --vision"
         )
     beside = work.path if work.path.is_dir() else work.path.parent
     given = work.fields.get("mm_vision_config")
@@ -306,7 +309,7 @@ def _clip_by_weights(
         return known
     if width not in OPENAI_HEADS:
         raise ModelError(
-            f"{work.path}: a CLIP {width} wide is none of OpenAI's; name its folder (vision)"
+            f"{work.path}: a CLIP {width} wide is none of OpenAI's; name its folder with --vision"
         )
     patch = inside["embeddings.patch_embedding.weight"].shape[-1]
     places = inside["embeddings.position_embedding.weight"].shape[0] - 1
@@ -339,7 +342,7 @@ def _high_encoder(work: _Reading) -> ConvNextConfig:
         if folder is None:
             raise ModelError(
                 f"{work.path} holds no ConvNeXt and {work.fields.get('mm_vision_tower_aux')!r} is "
-                "not here; name its folder (vision_high)"
+                "not here; name its folder with --vision-high"
             )
         inside = convnext.trunk(open_file(convnext.openclip_weights_file(folder)))
         work.weights |= {HIGH + name: lazy for name, lazy in inside.items()}
