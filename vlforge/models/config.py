@@ -23,6 +23,8 @@ class ModelSpec:
     pixels; `image_grid` and `image_global` crop the first one's view; `drop_path` above
     0 (published: 0.1) drops its blocks in training, frozen or not.
     minigpt4: `qformer` is a folder or file with the Q-Former's weights.
+    qwen_vl: a folder of Qwen-VL serves as `vision`, `language` and `connector_weights`,
+    each part of it alone; pictures are stretched unless `image_aspect_ratio` is pad.
     """
 
     vision: str
