@@ -138,6 +138,14 @@ def test_the_chat_template_is_the_one_of_training(tmp_path):
     assert json.loads((out / "chat_template.json").read_text())["chat_template"]
 
 
+def test_the_tokenizer_is_told_in_words_of_transformers_4_too(tmp_path):
+    _, _, out = exported(tmp_path, "llama")
+    fields = json.loads((out / "tokenizer_config.json").read_text())
+    assert fields["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not isinstance(fields.get("extra_special_tokens"), list)
+    assert "rope_parameters" not in (out / "config.json").read_text()
+
+
 def test_a_model_that_transformers_cannot_hold_is_refused(tmp_path):
     for number, (config, words) in enumerate(
         [

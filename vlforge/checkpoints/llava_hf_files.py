@@ -111,11 +111,23 @@ def write_vocabulary(
     template = chat_template(written, tokenizer.eos_token)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(out)
+    _suit_older_versions(out / "tokenizer_config.json")
     if template is None:
         how.say(f"template {checkpoint.template!r} is not for chat; no chat template is written")
         return
     # transformers before 4.50 and some servers look for this file only.
     write_json(out / "chat_template.json", {"chat_template": template})
+
+
+def _suit_older_versions(file: Path) -> None:
+    """Say what transformers 5 writes in words that 4 understands too; 5 reads both."""
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    if fields.get("tokenizer_class") == "TokenizersBackend":
+        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(fields.get("extra_special_tokens"), list):
+        fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
+    local = ("is_local", "local_files_only", "backend")
+    write_json(file, {key: value for key, value in fields.items() if key not in local})
 
 
 def write_processor(checkpoint: Checkpoint, out: Path, how: Writing) -> None:

@@ -59,11 +59,10 @@ def read_pinpoints(given: Any, side: int) -> tuple[Size, ...]:
         ends = [(int(w), int(h)) for w, h in re.findall(r"\((\d+)\s*x\s*(\d+)\)", given)]
         if ends:
             (w0, h0), (w1, h1) = ends[0], ends[-1]
-            return tuple((w * side, h * side) for w in range(w0, w1 + 1) for h in range(h0, h1 + 1))
-        try:
-            pairs = ast.literal_eval(given)
-        except (ValueError, SyntaxError):
-            pairs = None
+            grids = [(w, h) for w in range(w0, w1 + 1) for h in range(h0, h1 + 1)]
+            pairs = [(w * side, h * side) for w, h in grids]
+        else:
+            pairs = _literal(given)
     try:
         found = tuple((int(w), int(h)) for w, h in pairs)
     except (TypeError, ValueError):
@@ -73,6 +72,13 @@ def read_pinpoints(given: Any, side: int) -> tuple[Size, ...]:
         what = list(wrong[0]) if wrong else "[]"
         raise ModelError(f"image_grid_pinpoints: {what} is no whole number of {side}-pixel tiles")
     return found
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
 
 
 def best_resolution(size: Size, pinpoints: Sequence[Size]) -> Size:
