@@ -88,7 +88,10 @@ def restated(state, fields, ids):
         heads = []
         for head in range(queries):
             at = (head // share) * (share + 2)
-            cut = lambda n, fused=fused: fused[:, n * width : (n + 1) * width]
+
+            def cut(n, fused=fused):
+                return fused[:, n * width : (n + 1) * width]
+
             q = rotated(cut(at + head % share), fields["rope_theta"])
             k = rotated(cut(at + share), fields["rope_theta"])
             heads.append(((q @ k.T) / width**0.5 + past).softmax(-1) @ cut(at + share + 1))
@@ -116,7 +119,8 @@ def test_there_and_back_is_the_same_to_the_bit(tmp_path, queries, groups):
     state = state_of(fields)
     folder = write_internlm2(tmp_path / "llm", state, fields)
     language = open_language(folder)
-    assert language.kind == "internlm2" and language.config.model_type == "llama"
+    assert language.kind == "internlm2"
+    assert language.config.model_type == "llama"
     llama = {name.removeprefix("language."): lazy for name, lazy in language.weights.items()}
     back = to_internlm2(llama, language.config)
     assert set(back) == set(state)
@@ -152,7 +156,8 @@ def test_rotary_settings_survive_both_ways(scaling):
     assert rope["rope_type"] == (scaling or {"type": "default"})["type"]
     assert rope.get("factor") == (scaling or {}).get("factor")
     back = internlm2_fields(config)
-    assert back["rope_theta"] == 1e6 and back["rope_scaling"] == scaling
+    assert back["rope_theta"] == 1e6
+    assert back["rope_scaling"] == scaling
 
 
 def test_dynamic_scaling_is_internlm2s_beyond_its_longest_text(tmp_path):
@@ -215,7 +220,8 @@ def test_what_is_no_llama_is_refused(tmp_path):
     fields = fields_of()
     wrong = write_internlm2(tmp_path / "wrong", state_of(fields), fields_of(6, 3))
     said = refusal(lambda: open_language(wrong))
-    assert "40 rows" in said and "belongs to another model" in said
+    assert "40 rows" in said
+    assert "belongs to another model" in said
     assert refusal(lambda: read_language(wrong))
 
 

@@ -64,7 +64,7 @@ def check(checkpoint: Checkpoint, target: Path, layout: Layout, how: Writing) ->
     """
     checkpoint.check()
     if not getattr(layout, "is_part", False):
-        _check_room(target, int(size_of(checkpoint, how) * ROOM))
+        check_room(target, int(size_of(checkpoint, how) * ROOM))
 
 
 def write(checkpoint: Checkpoint, target: Path, layout: Layout, how: Writing) -> dict[str, int]:
@@ -83,7 +83,12 @@ def write(checkpoint: Checkpoint, target: Path, layout: Layout, how: Writing) ->
         return {str(file.relative_to(draft)): file.stat().st_size for file in files}
 
 
-def _check_room(target: Path, needed: int) -> None:
+def check_room(target: Path, needed: int) -> None:
+    """Refuse what the disk cannot hold.
+
+    Raises:
+        ModelError: fewer than `needed` bytes are free where `target` will be.
+    """
     folder = next(path for path in (target, *target.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
     if free < needed:

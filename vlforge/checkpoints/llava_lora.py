@@ -49,7 +49,9 @@ class LlavaLoraLayout:
         """A folder with an adapter and `non_lora_trainables.bin`, of LLaVA's configuration."""
         if not is_adapter(path) or not (path / WHOLE).is_file():
             return False
-        return not (path / "config.json").is_file() or is_llava(read_config(path))
+        if (path / "config.json").is_file():
+            return is_llava(read_config(path))
+        return not any("vlm_uni_" in name for name in open_file(path / WHOLE))  # Mini-Gemini's
 
     def read(self, path: Path, parts: Parts) -> Checkpoint:
         """The base with the adapter in it; each tensor of the adapter has to land.

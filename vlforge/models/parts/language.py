@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -49,10 +50,13 @@ def language_class(config: PreTrainedConfig) -> Any:
 
 
 def build_language(config: PreTrainedConfig) -> PreTrainedModel:
-    """A causal language model with new weights."""
+    """A causal language model with new weights, of torch's default precision.
+
+    transformers would take the one in which the configuration's file was once written.
+    """
     if isinstance(config, QwenConfig):
         return QwenForCausalLM(config)
-    return AutoModelForCausalLM.from_config(config)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype())
 
 
 def picture_scale(config: PreTrainedConfig) -> float:
