@@ -146,6 +146,24 @@ def write_tars(path: Path, rows: Rows) -> None:
         tar.close()
 
 
+def write_img2dataset(path: Path, rows: Rows) -> None:
+    """The same, with the table and the counts that stand beside each tar."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kept = list(rows)
+    write_tars(path, iter(kept))
+    for first in range(0, len(kept), PER_SHARD):
+        told = [
+            {"caption": row.caption, "url": row.picture, "status": "success", "error_message": None}
+            for row in kept[first : first + PER_SHARD]
+        ]
+        name = path / f"{first // PER_SHARD:05d}"
+        pq.write_table(pa.Table.from_pylist(told), f"{name}.parquet")
+        stats = {"count": len(told), "successes": len(told), "status_dict": {"success": len(told)}}
+        Path(f"{name}_stats.json").write_text(json.dumps(stats), "utf-8")
+
+
 def write_parquet(path: Path, rows: Rows) -> None:
     """Pictures as `{bytes, path}`, as the hub has them."""
     import pyarrow as pa
@@ -169,7 +187,11 @@ def write_arrow(path: Path, rows: Rows) -> None:
     with pa.OSFile(str(path / name), "wb") as file, pa.ipc.new_stream(file, schema) as table:
         for chunk in _chunks(rows, 1000):
             table.write_table(pa.Table.from_pylist(chunk, schema))
-    state = {"_data_files": [{"filename": name}], "_fingerprint": "0", "_split": None}
+    state = {
+        "_data_files": [{"filename": name}], "_fingerprint": "0", "_split": None,
+        "_format_columns": None, "_format_kwargs": {}, "_format_type": None,
+        "_output_all_columns": False,
+    }  # fmt: skip
     (path / "state.json").write_text(json.dumps(state), "utf-8")
     value = {"dtype": "string", "_type": "Value"}
     features = {"id": {**value, "dtype": "int64"}, "image": {"_type": "Image"}, "caption": value}
@@ -212,7 +234,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path, Rows], None]]] = {
     "csv": ("rows.csv", write_csv),
     "tsv_base64": ("rows.tsv", write_tsv),
     "webdataset": ("shards", write_tars),
-    "img2dataset": ("shards", write_tars),
+    "img2dataset": ("shards", write_img2dataset),
     "parquet": ("rows.parquet", write_parquet),
     "hf_dataset": ("dataset", write_arrow),
     "folder": ("pictures", write_folder),

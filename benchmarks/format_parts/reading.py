@@ -1,6 +1,6 @@
 """Reads one dataset in one way and says what it took, as JSON: a command of its own.
 
-python -m format_parts.reading ours|plain|bytes FORMAT PATH
+python -m format_parts.reading ours|plain|decode|make|bytes|peer FORMAT PATH
 """
 
 from __future__ import annotations
@@ -9,48 +9,33 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from .plain import READERS, Sum
-
-
-def warm_up(how: str, name: str, path: Path) -> None:
-    """Import what reading imports: starts are measured elsewhere."""
-    if how == "ours":
-        from vlforge.data.formats.index import find
-
-        next(iter(find(name).read(path)))
-    elif name in ("parquet", "hf_dataset"):
-        import pyarrow.parquet  # noqa: F401
+from .plain import READERS, Rows, Sum, total
 
 
-def peak_mb() -> float:
-    """The most memory this process has had; Linux counts its parent's into `ru_maxrss`."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def read_ours(name: str, path: Path, found: Sum) -> None:
-    """Every record of the format, as `vlforge convert` gets it."""
+def read_ours(name: str, path: Path) -> Rows:
+    """What the plain reader looks at, of every record of the format."""
     from vlforge.data.formats.index import find
     from vlforge.data.records import MARK, Fault
 
+    head, mark = f"{MARK}\n", f"{MARK} "
     for record in find(name).read(path):
         if isinstance(record, Fault):
             raise SystemExit(f"{name}: {path}:{record.line}: {record.reason} {record.value}")
         if record.turns:
             text = record.turns[-1].text
+        elif len(record.chunks) == 1:
+            text = record.chunks[0].removeprefix(head)
         else:
-            text = "".join(chunk.replace(MARK, "").strip() for chunk in record.chunks)
-        picture = record.pictures[0] if record.pictures else None
-        seen: str | bytes = record.extra["url"] if picture is None else picture.path
-        found.add(text, seen if picture is None or picture.content is None else picture.content)
+            text = "".join(record.chunks).replace(mark, "")
+        if not record.pictures:
+            yield text, record.extra["url"]
+            continue
+        picture = record.pictures[0]
+        yield text, picture.path if picture.content is None else picture.content
 
 
 def files_of(path: Path) -> Iterator[Path]:
@@ -70,23 +55,59 @@ def read_bytes(path: Path) -> None:
                 pass
 
 
+def rows_of(path: Path) -> int:
+    """The number that the folder of a made dataset ends with."""
+    return int(path.parent.name.rpartition("_")[2])
+
+
+def way_of(how: str, name: str, path: Path) -> Callable[[], Sum]:
+    """What is timed; all that has to be imported for it is."""
+    if how != "peer" and name in ("parquet", "hf_dataset"):
+        import pyarrow.parquet  # noqa: F401
+    if how == "bytes":
+        return lambda: (read_bytes(path), Sum(0, 0, 0))[1]
+    if how == "decode":
+        from .decoding import decode_alone
+
+        return lambda: (decode_alone(name, path), Sum(0, 0, 0))[1]
+    if how == "make":
+        from .decoding import make_alone
+
+        rows = rows_of(path)
+        make_alone(name, path, 1)
+        return lambda: make_alone(name, path, rows)
+    if how == "peer":
+        from .peers import reader_of
+
+        reader = reader_of(name)
+        return lambda: total(reader(path))
+    if how == "ours":
+        next(read_ours(name, path))
+        return lambda: total(read_ours(name, path))
+    return lambda: total(READERS[name](path))
+
+
+def peak_mb() -> float:
+    """The most memory this process has had; Linux counts its parent's into `ru_maxrss`."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def main() -> None:
     """One line of JSON."""
     how, name, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    found = Sum()
-    warm_up(how, name, path)
+    run = way_of(how, name, path)
     before = resource.getrusage(resource.RUSAGE_SELF)
     begin = time.perf_counter()
-    if how == "ours":
-        read_ours(name, path, found)
-    elif how == "plain":
-        READERS[name](path, found)
-    else:
-        read_bytes(path)
+    found = run()
     wall = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    told = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb(), **asdict(found)}
+    told: dict[str, Any] = {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak_mb(), **found._asdict()}
     print(json.dumps(told))
 
 

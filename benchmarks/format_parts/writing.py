@@ -11,12 +11,11 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from .layouts import FILES_PER_ROW, LAYOUTS
 from .made import content, made_rows
-from .plain import READERS, Sum
+from .plain import READERS, total
 
 UNWRITTEN = {
     "img2dataset": "ours writes parquet and statistics beside the tars",
@@ -62,9 +61,8 @@ def main() -> None:
             wall = write_ours(name, source, target)
         else:
             wall = write_plain(name, count, target)
-        found = Sum()
-        READERS[name](target, found)
-    print(json.dumps({"wall_s": wall, **asdict(found)}))
+        found = total(READERS[name](target))
+    print(json.dumps({"wall_s": wall, **found._asdict()}))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def test_downloads_that_failed_are_told_with_their_rows_and_cost_nothing_else(tm
     rows.insert(1, dict.fromkeys(rows[0]) | failed | {"url": "http://x/9.jpg"})
     rows.append(dict.fromkeys(rows[0]) | {"status": "failed_to_resize"})
     pq.write_table(pa.Table.from_pylist(rows), path / "00000.parquet")
+    (path / "00000_stats.json").write_text(json.dumps({"count": 4, "successes": 2}))
+    (path / "00001_stats.json").unlink()
     found = list(find("img2dataset").read(path))
     assert [one.line for one in found] == [1, 2, 3, 4, 5]
     assert [one.id for one in found if isinstance(one, Record)] == [0, 1, 2]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlforge.data import json_arrays, json_blocks, json_layout
+from vlforge.data.disk_table import DiskTable
 from vlforge.data.formats import coco
 from vlforge.data.formats.index import find
 from vlforge.data.json_blocks import read_blocks
@@ -167,6 +168,18 @@ def test_lines_keep_their_numbers_however_they_end(end, tmp_path):
         for line, value in enumerate(block.values, block.line)
     ]
     assert found == [(1 + step * n, n) for n in range(30_000)]
+
+
+@pytest.mark.parametrize("in_memory", [0, 500, 1 << 20])
+def test_a_table_gives_what_was_put_last_whether_in_memory_or_on_disk(in_memory):
+    table = DiskTable(in_memory)
+    for n in range(2000):
+        table.put(b"%d" % (n % 1500), b"v%d" % n)
+    wanted = {b"%d" % n: b"v%d" % (n + 1500 if n < 500 else n) for n in range(1500)}
+    assert table.get_all([*wanted, b"none"]) == wanted
+    assert {key: table.get(key) for key in wanted} == wanted
+    assert table.get(b"none") is None
+    table.close()
 
 
 @pytest.mark.parametrize("limit", [0, 3, 100])

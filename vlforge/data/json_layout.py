@@ -8,10 +8,10 @@ a layout saves time and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
 
 _MAX_FIELDS = 64
 _MISSES = 4
@@ -113,7 +113,7 @@ class Layout:
         row: Any = msgspec.defstruct(
             "Row",
             parts,
-            namespace={"extra_keys": tuple(self.extra)},
+            namespace={"extra_keys": tuple(self.extra), "extra_values": _getter(len(self.extra))},
             rename={**fields.keys, **names},
             forbid_unknown_fields=True,
             gc=False,
@@ -121,6 +121,13 @@ class Layout:
         self.row_type: Any = row
         self._array = msgspec.json.Decoder(list[row]).decode
         self._lines = msgspec.json.Decoder(row).decode_lines
+
+
+def _getter(count: int) -> Any:
+    """Gives the further fields of a row, as many as there are."""
+    if count == 1:
+        return staticmethod(lambda row: (row.x0,))
+    return staticmethod(attrgetter(*[f"x{at}" for at in range(count)]) if count else tuple)
 
 
 def _can_be_learned(key: str) -> bool:
@@ -133,7 +140,7 @@ def extra_of(row: Any) -> dict[str, Any]:
     keys = row.extra_keys
     if not keys:
         return {}
-    values = astuple(row)[-len(keys) :]
+    values = row.extra_values(row)
     found = dict(zip(keys, values, strict=True))
     if UNSET in values:
         return {key: one for key, one in found.items() if one is not UNSET}

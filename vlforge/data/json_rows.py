@@ -20,7 +20,8 @@ from vlforge.types import DataError, Row
 _HEAD_ROWS = 8
 _HEAD_BYTES = 1 << 20
 _LONGEST_LINE = 64 << 20
-_ESCAPE = "extra."
+ESCAPE = "extra."
+"""Stands before the name of an unknown field that a format has a field of its own for."""
 
 
 @dataclass(frozen=True)
@@ -165,21 +166,21 @@ def rest_of(row: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]:
     if row.keys() <= own:
         return {}
     rest = {key: value for key, value in row.items() if key not in own}
-    if _ESCAPE in "".join(rest):
+    if ESCAPE in "".join(rest):
         return {_unescaped(key, own): value for key, value in rest.items()}
     return rest
 
 
 def _unescaped(key: str, own: frozenset[str]) -> str:
-    if key.startswith(_ESCAPE) and key[len(_ESCAPE) :] in own:
-        return key[len(_ESCAPE) :]
+    if key.startswith(ESCAPE) and key[len(ESCAPE) :] in own:
+        return key[len(ESCAPE) :]
     return key
 
 
 def with_extra(row: Row, extra: Mapping[str, Any], own: frozenset[str]) -> Row:
     """The row with further fields; one that bears a name of the format is called `extra.NAME`."""
     for key, value in extra.items():
-        row[f"{_ESCAPE}{key}" if key in own else key] = value
+        row[f"{ESCAPE}{key}" if key in own else key] = value
     return row
 
 

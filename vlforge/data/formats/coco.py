@@ -120,7 +120,18 @@ class _Join:
 
     def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
         """What `record` gives for a row of a layout."""
-        return self._record(row.id, row.image_id, row.caption, extra, root, line)
+        key, caption = row.image_id, row.caption
+        image = self._found.get(key)
+        if extra or self._folder or not caption or image is None or image.__class__ is dict:
+            return self._record(row.id, key, caption, extra, root, line)
+        name = image.file_name
+        if not name:
+            return self._record(row.id, key, caption, extra, root, line)
+        extra["image_id"] = key
+        rest = extra_of(image)
+        if rest:
+            extra[PICTURE_FIELDS] = [rest]
+        return Record(row.id, (Picture(name, root),), (), (f"{MARK}\n{caption}",), extra, line)
 
     def _record(
         self, number: Any, key: Any, caption: str, extra: dict[str, Any], root: str, line: int

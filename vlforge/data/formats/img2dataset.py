@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from vlforge.data.formats.webdataset import picture_members, read_groups
 from vlforge.data.images import header_size
-from vlforge.data.json_rows import with_extra
+from vlforge.data.json_lines import decode
+from vlforge.data.json_rows import ESCAPE, with_extra
 from vlforge.data.new_folder import NewFolder, write_error
 from vlforge.data.plain_rows import OWN
 from vlforge.data.plain_tables import plain_table, read_rows
@@ -31,7 +32,6 @@ META = (
     "original_height", "exif", "sha256",
 )  # fmt: skip
 """Fields of a sample, in the order in which they are written."""
-_ESCAPE = "extra."
 _SIZES = frozenset({"width", "height", "original_width", "original_height"})
 _OWN = OWN | frozenset(META)
 _GIVEN = frozenset({"url", "original_width", "original_height", "exif", "sha256"})
@@ -179,8 +179,18 @@ def _with_failed(path: Path) -> Iterator[Group | Fault]:
     for shard in shard_paths(path):
         yield from groups_of(shard)
         table = shard.with_suffix(".parquet")
-        if shard.suffix == ".tar" and table.is_file():
+        if shard.suffix == ".tar" and table.is_file() and not _is_whole(shard):
             yield from _failed(table)
+
+
+def _is_whole(shard: Path) -> bool:
+    """Whether the counts beside a shard say that no download failed."""
+    try:
+        told = decode(shard.with_name(f"{shard.stem}_stats.json").read_bytes())
+    except (OSError, DataError):
+        return False
+    count = told.get("count") if isinstance(told, dict) else None
+    return isinstance(count, int) and count == told.get("successes")
 
 
 def _failed(path: Path) -> Iterator[Fault]:
@@ -200,7 +210,7 @@ def _failed(path: Path) -> Iterator[Fault]:
 
 def _own_again(record: Record) -> Record:
     """The record with the fields that were written under another name; the key is its name's."""
-    if _ESCAPE not in "".join(record.extra):
+    if ESCAPE not in "".join(record.extra):
         extra = {key: value for key, value in record.extra.items() if key != "key"}
         return Record(record.id, record.pictures, record.turns, record.chunks, extra, record.line)
     own = {f"extra.{key}": key for key in META if f"extra.{key}" in record.extra}

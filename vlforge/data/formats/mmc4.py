@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vlforge.data.json_layout import Fields
-from vlforge.data.json_rows import JsonRows, rest_of, with_extra, without
+from vlforge.data.json_rows import ESCAPE, JsonRows, rest_of, with_extra, without
 from vlforge.data.json_turns import PICTURE_FIELDS, fields_of, picture_values
 from vlforge.data.records import MARK, Holds, Picture, Record, as_chunks
 from vlforge.types import DataError, Row
@@ -91,8 +91,20 @@ class Mmc4Format(JsonRows):
         return _FIELDS
 
     def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
-        """What `record` gives for a row of `fields`."""
-        return self._told(row.id, row.text_list, row.image_info or [], extra, root, line)
+        """What `record` gives for a row of `fields`; its lists are used up."""
+        infos, texts = row.image_info or [], row.text_list
+        if len(infos) == 1 and not self.image_dir:
+            (info,) = infos
+            place, name = info.get("matched_text_index"), info.get("image_name")
+            is_plain = place.__class__ is int and name.__class__ is str and name
+            if is_plain and 0 <= place < len(texts) and ESCAPE not in "".join(info):
+                texts[place] = f"{MARK} {texts[place]}" if texts[place] else MARK
+                del info["matched_text_index"], info["image_name"]
+                if info:
+                    extra[PICTURE_FIELDS] = infos
+                picture = Picture(name, root)
+                return Record(row.id, (picture,), (), tuple(texts), extra, line)
+        return self._told(row.id, texts, infos, extra, root, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.
@@ -106,7 +118,9 @@ class Mmc4Format(JsonRows):
         named = zip(picture_values(record.pictures), places, strict=False)
         folder = f"{self.image_dir.rstrip('/')}/" if self.image_dir else ""
         row: Row = {} if record.id is None else {"id": record.id}
-        row["text_list"] = [_MARKED.sub(" ", chunk).strip() for chunk in chunks]
+        row["text_list"] = [
+            _MARKED.sub(" ", chunk).strip() if MARK in chunk else chunk.strip() for chunk in chunks
+        ]
         row["image_info"] = [
             with_extra(
                 {"image_name": name.removeprefix(folder), "matched_text_index": place},

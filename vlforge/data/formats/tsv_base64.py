@@ -6,8 +6,8 @@ caption is asked for.
 
 from __future__ import annotations
 
-import base64
 import binascii
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from vlforge.data.json_rows import fault_of
 from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError
 
+_BREAK = re.compile(r"\r\n|[\r\n\t]")
+_divides = _BREAK.search
 _LONGEST = 256 << 20
 _HEAD = 1 << 20
 _BLOCK = 1 << 18
@@ -101,21 +103,21 @@ class TsvWriter:
         if len(record.pictures) != 1:
             raise Unfit(f"{len(record.pictures)} pictures where a line holds one")
         number = str(self.count if record.id is None else record.id)
-        cells = [number, base64.b64encode(record.pictures[0].read()).decode()]
+        cells = [self._cell(number), binascii.b2a_base64(record.pictures[0].read(), newline=False)]
         if record.turns or record.chunks:
-            cells.append(caption_of(record, loses_question=self._format.loses_question))
-        line = "\t".join(" ".join(_split(one)) for one in cells)
-        broken = sum(len(_split(one)) for one in cells) > len(cells)
-        if broken and self._format.line_breaks == "refuse":
-            raise Unfit(
-                "a caption holds a tab or a line break: --set line_breaks=space writes a space"
-            )
-        self._out.write(line.encode("utf-8", errors="replace") + b"\n")
+            said = caption_of(record, loses_question=self._format.loses_question)
+            cells.append(self._cell(said))
+        self._out.write(b"\t".join(cells) + b"\n")
         self.count += 1
 
-
-def _split(text: str) -> list[str]:
-    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", "\n").split("\n")
+    def _cell(self, text: str) -> bytes:
+        if _divides(text):
+            if self._format.line_breaks == "refuse":
+                raise Unfit(
+                    "a caption holds a tab or a line break: --set line_breaks=space writes a space"
+                )
+            text = _BREAK.sub(" ", text)
+        return text.encode("utf-8", errors="replace")
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
