@@ -47,6 +47,12 @@ class ReferenceRow:
             ids.extend(chunk[1:] if opens else chunk)
         return ids
 
+    @property
+    def pad_id(self) -> int | None:
+        """What fills up a batch: the unknown token, but for Gemma's, which has its own."""
+        unknown = self.tokens.unk_token_id
+        return self.tokens.pad_token_id if self.rule == "gemma" or unknown is None else unknown
+
     def count(self, text: str) -> int:
         """Tokens of a text, an image counting as one."""
         return len(self.with_images(text) if self.has_image else self.full(text))
@@ -120,7 +126,7 @@ def reference_text(template: Template, turns: tuple[Turn, ...], *, is_open: bool
     if system:
         system = template.system_voice.open + system + template.system_voice.end
     head, inside = ("", system) if template.system_inside else (system, "")
-    parts = [head]
+    parts = [head + template.opening]
     for place, turn in enumerate(turns):
         if leaves_out and not turn.text:
             continue
@@ -239,23 +245,28 @@ def _headed(row: ReferenceRow, turns: tuple[Turn, ...]) -> EncodedText:
     if not row.has_image:
         ids = ids[: row.max_length]
     labels = list(ids)
-    at = row.count(head)
+    at = _headed_count(row, head)
     _mask(labels, 0, at)
     for turn, line in zip(turns, lines, strict=True):
-        size = row.count(line)
+        size = _headed_count(row, line)
         if turn.role == "user":
             _mask(labels, at + 2, at + size)
         at += size
     return EncodedText(ids, labels, length)
 
 
+def _headed_count(row: ReferenceRow, text: str) -> int:
+    """Tokens of a line; without images each line is cut on its own, and fillers do not count."""
+    if row.has_image:
+        return row.count(text)
+    return sum(token != row.pad_id for token in row.full(text)[: row.max_length])
+
+
 def _settle(
     row: ReferenceRow, ids: list[int], labels: list[int], at: int, length: int
 ) -> EncodedText:
     """Mask the whole row where the counted rounds do not end at the last token."""
-    pad = row.tokens.pad_token_id
-    pad = row.tokens.unk_token_id if pad is None else pad
-    total = sum(token != pad for token in ids)
+    total = sum(token != row.pad_id for token in ids)
     fits = row.max_length is not None and at >= row.max_length
     if fits or at == total:
         return EncodedText(ids, labels, length)
@@ -304,11 +315,13 @@ def _xtuner(row: ReferenceRow) -> EncodedText:
     labels: list[int] = []
     bos, eos = tokens.bos_token_id, tokens.eos_token_id
     for number, (question, answer) in enumerate(rounds):
-        voice = template.user
+        voice = template.asking(number + 1)
         prompt: list[int] = []
         if bos is not None and (number == 0 or template.eos_after_answer):
             prompt.append(bos)
         asked = voice.open + voice.lead + question + voice.end + template.assistant.open
+        if (images := asked.count(LLAVA_IMAGE_TOKEN)) > 1:
+            raise DataError(f"a question shows {images} images, on which XTuner fails")
         for place, chunk in enumerate(asked.split(LLAVA_IMAGE_TOKEN)):
             if place:
                 prompt.append(IMAGE_INDEX)

@@ -35,6 +35,30 @@ _SAFE = (
     "answer to a question, please don't share false information."
 )
 
+_EXAMPLE = (
+    "Human: What are the key differences between renewable and non-renewable energy sources?###"
+    "Assistant: Renewable energy sources are those that can be replenished naturally in a "
+    "relatively short amount of time, such as solar, wind, hydro, geothermal, and biomass. "
+    "Non-renewable energy sources, on the other hand, are finite and will eventually be depleted, "
+    "such as coal, oil, and natural gas. Here are some key differences between renewable and "
+    "non-renewable energy sources:\n"
+    "1. Availability: Renewable energy sources are virtually inexhaustible, while non-renewable "
+    "energy sources are finite and will eventually run out.\n"
+    "2. Environmental impact: Renewable energy sources have a much lower environmental impact than "
+    "non-renewable sources, which can lead to air and water pollution, greenhouse gas emissions, "
+    "and other negative effects.\n"
+    "3. Cost: Renewable energy sources can be more expensive to initially set up, but they "
+    "typically have lower operational costs than non-renewable sources.\n"
+    "4. Reliability: Renewable energy sources are often more reliable and can be used in more "
+    "remote locations than non-renewable sources.\n"
+    "5. Flexibility: Renewable energy sources are often more flexible and can be adapted to "
+    "different situations and needs, while non-renewable sources are more rigid and inflexible.\n"
+    "6. Sustainability: Renewable energy sources are more sustainable over the long term, while "
+    "non-renewable sources are not, and their depletion can lead to economic and social "
+    "instability.\n###"
+)
+"""A round that is part of the format `v0`, letter by letter."""
+
 
 def _both(rule: MaskRule) -> dict[str, MaskRule]:
     return {"llava": rule, "mgm": rule}
@@ -89,6 +113,10 @@ LLAVA_V0 = Template(
     stop_strings=("###",),
     references=_both("headed"),
 )
+
+V0 = replace(LLAVA_V0, name="v0", opening=_EXAMPLE)
+"""Vicuna v0 with the round that it is shown before every conversation. Their training
+leaves that round out, and so does `compat`."""
 
 V0_TAGGED = replace(
     LLAVA_V0, name="v0_mmtag", system=_SEES_TAGS, image_marks=("<Image>", "</Image>")
@@ -175,6 +203,8 @@ LLAVA_TEMPLATES = (
     IMGSP_V1,
     PHI_2,
     LLAVA_V0,
+    V0,
+    replace(V0, name="default"),
     V0_TAGGED,
     LLAMA_2,
     LLAVA_LLAMA_2,

@@ -97,12 +97,14 @@ def render(
         head, inside = inside, head
     head = _joined("system", head, template.opening)
     pieces: list[Piece] = []
-    shown = 0
+    shown = rounds = 0
     for turn in spoken:
         words = _words(template, turn, image_marks, shown) if with_images else turn.text
         shown += turn.text.count(LLAVA_IMAGE_TOKEN)
         if turn.role == "user":
-            pieces.append(_joined("user", head, _question(template, inside.text + words)))
+            rounds += 1
+            asked = _question(template, inside.text + words, rounds)
+            pieces.append(_joined("user", head, asked))
             head, inside = Piece(template.between, "system"), Piece("", "system")
         else:
             pieces.extend(_answer(template, words, eos))
@@ -200,8 +202,8 @@ def _words(template: Template, turn: Turn, image_marks: tuple[str, str], shown: 
     return turn.text.replace(LLAVA_IMAGE_TOKEN, marked)
 
 
-def _question(template: Template, words: str) -> Piece:
-    voice = template.user if template.words_from_user else Voice()
+def _question(template: Template, words: str, number: int) -> Piece:
+    voice = template.asking(number) if template.words_from_user else Voice()
     return _said(voice, words, "user")
 
 

@@ -10,7 +10,7 @@ From `assistant.lead` to `assistant.end` a token is supervised; all else is cont
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 MaskRule = Literal[
@@ -66,6 +66,7 @@ class Template:
     image_gaps: between the images at the head of a turn, and between them and its words.
     image_label: stands before each image's mark, `{}` being the image's number in the
         conversation; a line feed then ends the image. A label that the text has is kept.
+    round_mark: the text inside `user.open` that stands for the number of the round.
     words_are_text: what people wrote is tokenised apart from the template's own text, and
         control tokens spelled out in it are ordinary text.
     stop_strings: end generation besides the end-of-sequence token.
@@ -90,7 +91,14 @@ class Template:
     image_marks: tuple[str, str] = ("", "")
     image_gaps: tuple[str, str] = ("\n", "\n")
     image_label: str = ""
+    round_mark: str = ""
     words_are_text: bool = False
     stop_strings: tuple[str, ...] = ()
     asked_as: str = ""
     references: Mapping[str, MaskRule] = field(default_factory=dict)
+
+    def asking(self, number: int) -> Voice:
+        """How the question of round `number`, counted from 1, is written."""
+        if not self.round_mark:
+            return self.user
+        return replace(self.user, open=self.user.open.replace(self.round_mark, str(number)))

@@ -86,8 +86,19 @@ MISTRAL = replace(
 )
 
 LLAMA_2 = replace(
-    MISTRAL, name="llama2_chat", system_voice=Voice("[INST] <<SYS>>\n", "", "\n<</SYS>>\n [/INST] ")
+    MISTRAL,
+    name="llama2_chat",
+    system_voice=Voice(
+        "[INST] <<SYS>>\n You are a helpful, respectful and honest assistant. Always answer as "
+        "helpfully as possible, while being safe. Your answers should not include any harmful, "
+        "unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure that your "
+        "responses are socially unbiased and positive in nature.\n",
+        "",
+        "\n<</SYS>>\n [/INST] ",
+    ),
 )
+
+CODE_LLAMA = replace(MISTRAL, name="code_llama_chat", system_voice=Voice("", "", "\n"), after="")
 
 GEMMA = replace(
     VICUNA,
@@ -115,6 +126,87 @@ DEEPSEEK_V2 = replace(
     stop_strings=("<｜end▁of▁sentence｜>",),
 )
 
+MOSS = replace(
+    VICUNA,
+    name="moss_sft",
+    user=Voice("<|Human|>: ", "", "<eoh>\n"),
+    system_voice=Voice("", "", "\n"),
+    stop_strings=("<eoc>", "<eom>"),
+)
+
+CHATGLM_2 = replace(
+    VICUNA,
+    name="chatglm2",
+    user=Voice("[Round {round}]\n\n问：", "", "\n\n答："),
+    system_voice=Voice("", "", "\n"),
+    after="\n\n",
+    round_mark="{round}",
+)
+
+CHATGLM_3 = replace(
+    VICUNA,
+    name="chatglm3",
+    user=Voice("<|user|>\n", "", "<|assistant|>\n"),
+    system_voice=Voice("<|system|>\n"),
+)
+
+BAICHUAN = replace(
+    MOSS, name="baichuan_chat", user=Voice("<reserved_102>", "", "<reserved_103>"), stop_strings=()
+)
+
+BAICHUAN_2 = replace(
+    BAICHUAN, name="baichuan2_chat", user=Voice("<reserved_106>", "", "<reserved_107>")
+)
+
+WIZARD_CODER = replace(
+    VICUNA,
+    name="wizardcoder",
+    user=Voice("### Instruction:\n", "", "\n\n### Response:"),
+    system_voice=Voice(
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n",
+        "",
+        "\n ",
+    ),
+    after="\n\n",
+)
+
+DEEPSEEK_CODER = replace(
+    VICUNA,
+    name="deepseek_coder",
+    user=Voice("### Instruction:\n", "", "\n### Response:\n"),
+    # "DeepSeekCompany" is what its users' models were trained with.
+    system_voice=Voice(
+        "You are an AI programming assistant, utilizing the DeepSeek Coder model, developed by "
+        "DeepSeekCompany, and you only answer questions related to computer science. For "
+        "politically sensitive questions, security and privacy issues, and other non-computer "
+        "science questions, you will refuse to answer. ",
+        "",
+        "\n",
+    ),
+)
+
+MINICPM = replace(
+    VICUNA,
+    name="minicpm",
+    user=Voice("<用户>", " ", " <AI>"),
+    system_voice=Voice("", "", "\n"),  # the published one has no place for a system text
+)
+
+COHERE = replace(
+    INTERNLM2,
+    name="cohere_chat",
+    user=Voice(
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>",
+        "",
+        "<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+    ),
+    assistant=Voice(end="<|END_OF_TURN_TOKEN|>"),
+    system_voice=Voice("<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>", "", "<|END_OF_TURN_TOKEN|>"),
+    after="",
+    stop_strings=("<|END_OF_TURN_TOKEN|>",),
+)
+
 XTUNER_TEMPLATES = (
     VICUNA,
     replace(VICUNA, name="wizardlm"),
@@ -127,6 +219,18 @@ XTUNER_TEMPLATES = (
     PHI_3,
     MISTRAL,
     replace(MISTRAL, name="mixtral"),
+    replace(MISTRAL, name="deepseek_moe"),
+    CODE_LLAMA,
+    MOSS,
+    CHATGLM_2,
+    CHATGLM_3,
+    BAICHUAN,
+    BAICHUAN_2,
+    WIZARD_CODER,
+    DEEPSEEK_CODER,
+    replace(DEEPSEEK_CODER, name="deepseekcoder"),
+    MINICPM,
+    COHERE,
     GEMMA,
     ZEPHYR,
     DEEPSEEK_V2,
