@@ -107,6 +107,22 @@ class Drop:
     bound: str | None = None
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a model is put into memory.
+
+    `quantise` keeps the language model's matrices in 8 or 4 bits (bitsandbytes; encoders
+    and connector stay as they are). `attention`: flash needs flash-attn and a GPU, auto
+    takes the best that is here. `device_map`: auto spreads the layers over the GPUs and,
+    where they are full, the CPU; a mapping places parts by name (`language: cuda:1`).
+    """
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    quantise: Literal["none", "8bit", "4bit"] = "none"
+    attention: Literal["auto", "sdpa", "flash", "flex", "eager"] = "auto"
+    device_map: Literal["none", "auto"] | dict[str, str] = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Caption:
     """A generated text and the mean log-probability of its tokens (natural log)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -22,6 +22,7 @@ from vlforge.checkpoints.weights import SHARD_BYTES, Lazy, Weights
 from vlforge.models.base import VisionLanguageModel
 from vlforge.models.families import family_of, find_family
 from vlforge.models.parts.image_processor import ImageProcessor
+from vlforge.models.reading import first_line
 from vlforge.types import ModelError
 
 SHOWN = 3
@@ -121,13 +122,19 @@ class Checkpoint:
                     "belong together"
                 )
 
-    def build(self, dtype: torch.dtype = torch.float32) -> VisionLanguageModel:
+    def build(self, dtype: torch.dtype = torch.float32, **how: Any) -> VisionLanguageModel:
         """The model with these weights, in evaluation mode.
 
+        Args:
+            how: for `from_pretrained`: where weights go, and quantised how. Each is then
+                read, changed and put in its place before the next one is read.
+
         Raises:
-            ModelError: as `check`.
+            ModelError: as `check`, or weights that cannot go where they are asked to.
         """
         self.check()
+        if how:
+            return self._place(dtype, how)
         model = new_model(self.config, dtype)
         kind = _language_kind(self.config)
         tied = _tied(model)
@@ -137,6 +144,34 @@ class Checkpoint:
                     place[index].copy_(self.weights[file].to(place.dtype).read())
         model.tie_weights()
         return model.eval()
+
+    def _place(self, dtype: torch.dtype, how: Mapping[str, Any]) -> VisionLanguageModel:
+        state = {name: _Slice(lazy.to(dtype)) for name, lazy in self.weights.items()}
+        try:
+            model, info = find_family(self.family).from_pretrained(
+                None,
+                config=self.config,
+                state_dict=state,
+                dtype=dtype,
+                output_loading_info=True,
+                **how,
+            )
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ModelError(f"{self.path} cannot be loaded: {first_line(error)}") from None
+        lost = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+        if lost:
+            raise ModelError(f"{self.path}: {len(lost)} weights did not land, the first {lost[0]}")
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What `from_pretrained` reads a tensor through, as safetensors has it."""
+
+    lazy: Lazy
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.lazy.read()[index]
 
 
 class Layout(Protocol):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from vlforge.checkpoints.checkpoint import Checkpoint, Parts
+from vlforge.checkpoints.checkpoint import Checkpoint, Parts, meta_model
 from vlforge.checkpoints.index import match, read_checkpoint
 from vlforge.inference.generate import Decoding
-from vlforge.inference.native import is_native, open_native
-from vlforge.models.families import family_of
+from vlforge.inference.native import bare_native, is_native, open_native
+from vlforge.inference.notes import notes_of
+from vlforge.inference.placing import input_device, part_in_family, placing
+from vlforge.models.attention import set_attention
+from vlforge.models.families import family_of, find_family
 from vlforge.models.folder import ModelFolder, read_folder
+from vlforge.models.native import NativeModel
 from vlforge.models.parts.image_processor import FILE_NAME as PROCESSOR_NAME
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.reading import (
@@ -26,7 +30,7 @@ from vlforge.models.reading import (
     read_tokenizer,
 )
 from vlforge.text.templates import Template, find_template
-from vlforge.types import ModelError
+from vlforge.types import Loading, ModelError
 
 Kind = Literal["family", "native", "clip", "tagger"]
 """What a folder holds: our model or one of transformers that chat and caption; a model
@@ -43,7 +47,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Loaded:
     """A model on its device with all that it takes to use it; frozen, in evaluation mode.
 
-    `template` is None where the model holds no conversations.
+    `template` is None where the model holds no conversations. `device` is where pixels
+    and ids go; `notes` are for the user, a line each.
     """
 
     kind: Kind
@@ -53,6 +58,7 @@ class Loaded:
     processor: Any
     device: torch.device
     template: Template | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def language(self) -> Any:
@@ -79,6 +85,9 @@ def load_model(
     *,
     template: str = "auto",
     parts: Parts | None = None,
+    quantise: Literal["none", "8bit", "4bit"] = "none",
+    attention: Literal["auto", "sdpa", "flash", "flex", "eager"] = "auto",
+    device_map: Literal["none", "auto"] | dict[str, str] = "none",
 ) -> Loaded:
     """Load a model folder; every tensor of it is used, and none is made up.
 
@@ -88,26 +97,31 @@ def load_model(
         device: "auto" takes a GPU where there is one.
         template: "auto" is the one the model was last trained with.
         parts: what a foreign layout leaves out.
+        quantise, attention, device_map: see `Loading`. Models that only compare
+            pictures and texts are small and stay whole, on one device.
 
     Raises:
-        ModelError: no folder there, a folder of something else, or weights that
-            do not fit; one line that says which.
+        ModelError: no folder there, a folder of something else, weights that do not
+            fit, a library or a device that is missing; one line that says which.
     """
     folder = Path(path)
     kind = find_kind(folder)
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
     where, dtype = pick_device(device), PRECISIONS[precision]
+    loading = Loading(precision, quantise, attention, device_map)
     loaders = {
-        "family": lambda *how: _load_family(*how, parts or Parts()),
-        "native": _load_native,
+        "family": lambda *how: _load_family(*how, parts or Parts(), loading),
+        "native": lambda *how: _load_native(*how, loading),
         "clip": _load_clip,
         "tagger": _load_tagger,
     }
     with _quiet():
         loaded = loaders[kind](folder, where, dtype, template)
+        if kind != "tagger":
+            set_attention(loaded.model, attention, loaded.device, dtype)
     loaded.model.eval().requires_grad_(False)
-    return loaded
+    return replace(loaded, notes=tuple(notes_of(loaded, loading)))
 
 
 def find_kind(folder: Path) -> Kind:
@@ -201,34 +215,59 @@ def _named(model_type: Any) -> str:
 
 
 def _load_family(
-    folder: Path, device: torch.device, dtype: torch.dtype, template: str, parts: Parts
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    template: str,
+    parts: Parts,
+    loading: Loading,
 ) -> Loaded:
     if folder.is_dir() and (folder / "config.json").is_file():
         is_ours = family_of(read_config(folder).get("model_type")) is not None
     else:
         is_ours = False
-    made = read_folder(folder, dtype=dtype) if is_ours else _foreign(folder, dtype, parts)
+    if is_ours:
+        kind = find_family(str(family_of(read_config(folder)["model_type"])))
+        config = kind.config_class.from_pretrained(folder)
+        made = read_folder(folder, dtype=dtype, **_placed(config, loading, device, dtype))
+    else:
+        made = _foreign(folder, device, dtype, parts, loading)
     name = template
     if template == "auto":
         name = find_template(made.template).asked_as or made.template
     return Loaded(
         kind="family",
         path=str(folder),
-        model=made.model.to(device),
+        model=_to(made.model, device),
         tokenizer=made.tokenizer,
         processor=made.processor,
-        device=device,
+        device=input_device(made.model, device),
         template=find_template(name),
     )
 
 
-def _foreign(path: Path, dtype: torch.dtype, parts: Parts) -> ModelFolder:
+def _placed(
+    config: Any, loading: Loading, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    if loading.quantise == "none" and loading.device_map == "none":
+        return {}
+    return placing(loading, device, dtype, meta_model(config), part_in_family)
+
+
+def _to(model: Any, device: torch.device) -> Any:
+    """The model on a device, unless it was put in its place while it was read."""
+    return model if getattr(model, "hf_device_map", None) else model.to(device)
+
+
+def _foreign(
+    path: Path, device: torch.device, dtype: torch.dtype, parts: Parts, loading: Loading
+) -> ModelFolder:
     """A model in another project's layout, as if it were a folder of ours."""
     found = read_checkpoint(path, parts)
     if found.tokenizer is None:
         raise ModelError(f"{path} has no tokenizer; name the folder that has it with --language")
     tokenizer = read_tokenizer(found.tokenizer)
-    model = found.build(dtype)
+    model = found.build(dtype, **_placed(found.config, loading, device, dtype))
     check_vocabulary(tokenizer, model.language)
     ends = _end_tokens(found)
     if ends is not None:
@@ -248,15 +287,20 @@ def _end_tokens(found: Checkpoint) -> int | list[int] | None:
     return ends if isinstance(ends, int | list) else None
 
 
-def _load_native(folder: Path, device: torch.device, dtype: torch.dtype, template: str) -> Loaded:
-    model, processor = open_native(folder, dtype)
+def _load_native(
+    folder: Path, device: torch.device, dtype: torch.dtype, template: str, loading: Loading
+) -> Loaded:
+    how: dict[str, Any] = {}
+    if loading.quantise != "none" or loading.device_map != "none":
+        how = placing(loading, device, dtype, bare_native(folder), NativeModel.part_of)
+    model, processor = open_native(folder, dtype, **how)
     return Loaded(
         kind="native",
         path=str(folder),
-        model=model.to(device),
+        model=_to(model, device),
         tokenizer=processor.tokenizer,
         processor=processor,
-        device=device,
+        device=input_device(model, device),
         template=None if template == "auto" else find_template(template),
     )
 

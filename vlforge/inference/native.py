@@ -47,8 +47,19 @@ def is_native(model_type: Any) -> bool:
     return model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
-def open_native(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def bare_native(folder: Path) -> Any:
+    """The model without memory: names and shapes only."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+
+
+def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]:
     """Model and processor.
+
+    Args:
+        how: more for `from_pretrained`: where weights go, and quantised how.
 
     Raises:
         ModelError: a part is missing, or weights do not fit.
@@ -59,7 +70,7 @@ def open_native(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         processor = open_processor(folder)
         model, info = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True
+            folder, dtype=dtype, output_loading_info=True, **how
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -44,6 +44,9 @@ Sizes = Sequence[tuple[int, int]]
 class FamilyConfig(PreTrainedConfig):
     """The nested configurations, transformers' own where it has the part."""
 
+    # What `from_pretrained` is told of attention and precision goes to these too.
+    sub_configs: ClassVar = {"vision_config": PreTrainedConfig, "text_config": PreTrainedConfig}
+
     vision_config: dict[str, Any] | PreTrainedConfig | None = None
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     image_aspect_ratio: str = "square"

@@ -75,8 +75,11 @@ def assemble(spec: ModelSpec) -> ModelFolder:
     return ModelFolder(model, tokenizer, processor)
 
 
-def read_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> ModelFolder:
+def read_folder(path: Path, *, dtype: torch.dtype = torch.float32, **how: Any) -> ModelFolder:
     """Load a folder that `write_folder` wrote.
+
+    Args:
+        how: more for `from_pretrained`: where weights go, and quantised how.
 
     Raises:
         ModelError: the folder is not a VLForge model, or weights are missing.
@@ -88,7 +91,7 @@ def read_folder(path: Path, *, dtype: torch.dtype = torch.float32) -> ModelFolde
             f"{path} holds a model of type {fields.get('model_type')!r}, not one of ours; "
             "give vision and language folders, or the output of a train stage"
         )
-    model = load_weights(find_family(family), path, dtype)
+    model = load_weights(find_family(family), path, dtype, **how)
     meta = json.loads((path / META_NAME).read_text()) if (path / META_NAME).exists() else {}
     processor = read_processor(path, model.config.vision_config, model.config.image_aspect_ratio)
     return ModelFolder(

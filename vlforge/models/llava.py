@@ -92,6 +92,7 @@ class LlavaModel(VisionLanguageModel):
     config_class = LlavaConfig
     config: LlavaConfig
     family = "llava"
+    _no_split_modules = ("VisionTower", "Connector")
 
     def build(self, config: LlavaConfig) -> None:
         """Tower and connector, and the token that ends a line of tiles."""
@@ -142,7 +143,9 @@ class LlavaModel(VisionLanguageModel):
             return tokens
         if sizes is None:
             raise ModelError("llava: tiles cannot be joined without the pictures' sizes")
-        newline = None if self.image_newline is None else self.image_newline * self.picture_scale
+        newline = None
+        if self.image_newline is not None:
+            newline = self.image_newline.to(tokens.device) * self.picture_scale
         parts = tokens.split([self.tiling.tiles(size) for size in sizes])
         return [
             self.tiling.join(part, size, newline) for part, size in zip(parts, sizes, strict=True)

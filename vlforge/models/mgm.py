@@ -126,7 +126,7 @@ class MgmModel(VisionLanguageModel):
     config: MgmConfig
     family = "mgm"
     features_are_tensors = False
-    _no_split_modules = ("ConvNextLayer", "CLIPEncoderLayer", "MiningConnector")
+    _no_split_modules = ("MgmVision", "MiningConnector")
 
     def build(self, config: MgmConfig) -> None:
         """Both encoders; mining and projector."""

@@ -54,6 +54,16 @@ class Minigpt4Config(FamilyConfig):
         super().__post_init__(**kwargs)
 
 
+class WideNorm(nn.LayerNorm):
+    """A norm computed in fp32 at least, whatever its weights are in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C], in the precision of `x`."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.layer_norm(x.to(wide), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
 class BlipVision(nn.Module):
     """EVA-ViT-g, BLIP-2's norm over its tokens, and the Q-Former that reads them."""
 
@@ -61,7 +71,7 @@ class BlipVision(nn.Module):
         super().__init__()
         check_widths(config, qformer)
         self.eva = EvaVit(config)
-        self.ln_vision = nn.LayerNorm(config.hidden_size, eps=1e-5)
+        self.ln_vision = WideNorm(config.hidden_size, eps=1e-5)
         self.qformer = QFormer(qformer)
 
     @property
@@ -89,12 +99,8 @@ class BlipVision(nn.Module):
         return set()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[I, 3, S, S] normalised -> [I, Q, C]; the norm between is in fp32 at least."""
-        seen = self.eva(pixels)
-        norm, wide = self.ln_vision, torch.promote_types(seen.dtype, torch.float32)
-        weight, bias = norm.weight.to(wide), norm.bias.to(wide)
-        whole = F.layer_norm(seen.to(wide), norm.normalized_shape, weight, bias, norm.eps)
-        return self.qformer(whole.to(seen.dtype))
+        """[I, 3, S, S] normalised -> [I, Q, C]."""
+        return self.qformer(self.ln_vision(self.eva(pixels)))
 
 
 class Minigpt4Model(VisionLanguageModel):
@@ -107,7 +113,7 @@ class Minigpt4Model(VisionLanguageModel):
         "align": ("connector",),
         "instruct": ("connector",),
     }
-    _no_split_modules = ("EvaBlock", "QLayer")
+    _no_split_modules = ("BlipVision",)
 
     def build(self, config: Minigpt4Config) -> None:
         """Encoder with Q-Former, and the linear layer."""

@@ -71,7 +71,8 @@ class NativeModel(nn.Module):
         self.tokenizer = processor.tokenizer
         self.image_token: str | None = getattr(processor, "image_token", None)
 
-    def part_of(self, name: str) -> str:
+    @staticmethod
+    def part_of(name: str) -> str:
         """Which of the three nouns a parameter of `model` belongs to."""
         path = f".{name}"
         if any(f".{part}" in path for part in CONNECTOR_NAMES):

@@ -64,7 +64,7 @@ class QwenVlModel(VisionLanguageModel):
         "instruct": (r"connector\.attn_pool\.", "language"),
     }
     image_tokens = POSITIONS
-    _no_split_modules = ("QwenBlock", "VitBlock")
+    _no_split_modules = ("QwenVit", "QwenConnector")
 
     def build(self, config: QwenVlConfig) -> None:
         """Encoder and connector."""

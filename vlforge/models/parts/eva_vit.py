@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from vlforge.models.parts.attention import Attention
 from vlforge.types import ModelError
 
 HEADS, DEPTHS = {1408: 16}, {1408: 39}
@@ -92,7 +93,7 @@ def fit_positions(table: Tensor, side: int) -> Tensor:
     return torch.cat([first.float(), grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
 
 
-class EvaAttention(nn.Module):
+class EvaAttention(Attention):
     """Self-attention with biases on queries and values, none on keys."""
 
     def __init__(self, width: int, heads: int):
@@ -110,7 +111,7 @@ class EvaAttention(nn.Module):
         split = [
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         ]
-        mixed = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        mixed = self.mix(*split).transpose(1, 2).flatten(2)
         return self.proj(as_weights(mixed, self.proj))
 
 

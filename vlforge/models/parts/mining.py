@@ -36,7 +36,7 @@ class PatchMiner(nn.Module):
     """Each token asks the patches it covers; `order` chooses between equal ways to compute it.
 
     The folded order reads the key's matrix itself, so a key that is more than a matrix
-    (quantised, or with an adapter on it) takes the published one.
+    (quantised, or with an adapter on it) or lies elsewhere meanwhile takes the published one.
     """
 
     def __init__(self, token_width: int, patch_width: int):
@@ -48,8 +48,9 @@ class PatchMiner(nn.Module):
 
     def forward(self, tokens: Tensor, maps: Sequence[Tensor], shrink: int = 1) -> Tensor:
         """Tokens [I, n, n, C] laid over maps -> mined [I, n, n, C]; see `mine_published`."""
-        can_fold = self.order == "folded" and type(self.key[1]) is nn.Linear
-        mine = mine_folded if can_fold else mine_published
+        key = self.key[1]
+        can_fold = type(key) is nn.Linear and not key.weight.is_meta
+        mine = mine_folded if can_fold and self.order == "folded" else mine_published
         return mine(self.query(tokens), maps, self.key, self.value, shrink)
 
 

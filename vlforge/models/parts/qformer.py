@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.configuration_utils import PreTrainedConfig
 
+from vlforge.models.parts.attention import Attention
 from vlforge.models.parts.eva_vit import as_weights
 from vlforge.types import ModelError
 
@@ -116,7 +117,7 @@ def qformer_sizes(
     }
 
 
-class QAttention(nn.Module):
+class QAttention(Attention):
     """BERT's attention: mixed, projected, added to what asked, normed."""
 
     def __init__(self, config: QFormerConfig, seen_width: int):
@@ -137,7 +138,7 @@ class QAttention(nn.Module):
         value = self._heads(self.value(as_weights(seen, self.value)))
         drop = self.dropout if self.training else 0.0
         query = query.expand(len(key), -1, -1, -1)
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop)
+        mixed = self.mix(query, key, value, drop)
         mixed = mixed.transpose(1, 2).flatten(2)
         out = F.dropout(self.output(as_weights(mixed, self.output)), self.dropout, self.training)
         return self.norm(as_weights(out + asking, self.norm))

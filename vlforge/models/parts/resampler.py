@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from vlforge.models.parts.attention import Attention
 from vlforge.models.parts.qwen_vit import EPS, stretched
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Attention):
     """torch's multi-head attention under its names, for queries that all pictures share."""
 
     def __init__(self, width: int, heads: int):
@@ -34,7 +35,7 @@ class CrossAttention(nn.Module):
             for x, weight, bias in weights
         ]
         shared = split[0].expand(len(key), -1, -1, -1)
-        mixed = F.scaled_dot_product_attention(shared, split[1], split[2])
+        mixed = self.mix(shared, split[1], split[2])
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -143,7 +143,7 @@ def _lay_out(widths: np.ndarray, max_length: int | None, padding_side: str) -> _
 
 
 def splice(plan: SplicePlan, text: Tensor, vision: Sequence[Tensor] | Tensor | None) -> Tensor:
-    """Embeddings [B, L, D] laid out as `plan` says.
+    """Embeddings [B, L, D] laid out as `plan` says, where `text` is and in its precision.
 
     Args:
         plan: from `plan_splice`.
@@ -153,9 +153,9 @@ def splice(plan: SplicePlan, text: Tensor, vision: Sequence[Tensor] | Tensor | N
     width = text.shape[-1]
     table = [text.reshape(-1, width)]
     if isinstance(vision, Tensor):
-        table.append(vision.reshape(-1, width).to(text.dtype))
+        table.append(vision.reshape(-1, width).to(text))
     elif vision is not None:
-        table += [tokens.to(text.dtype) for tokens in vision]
+        table += [tokens.to(text) for tokens in vision]
     table.append(text.new_zeros(1, width))
-    flat = torch.cat(table).index_select(0, plan.source.reshape(-1))
+    flat = torch.cat(table).index_select(0, plan.source.reshape(-1).to(text.device))
     return flat.reshape(*plan.source.shape, width)
