@@ -10,8 +10,9 @@ import pytest
 from vlforge.cli import main
 
 VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "view", "convert", "repair",
-         "convert-model", "mix", "split", "download", "fetch", "tool", "train", "chat", "report",
-         "why", "eval run", "eval score", "eval export", "list ops", "list kinds"]  # fmt: skip
+         "convert-model", "merge", "mix", "split", "download", "fetch", "tool", "train", "chat",
+         "report", "why", "eval run", "eval score", "eval export", "list ops",
+         "list kinds"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -107,8 +107,12 @@ def merge(
             raise ModelError(f"{base} sees no pictures; it is written as it was, without --to")
         if is_adapter(adapter):
             return merge_part(base, adapter, out, how)
-        if _is_plain(adapter):
+        if _is_plain(adapter) and _kind(adapter) == _kind(base):
             return _merge_delta(base, adapter, out, how)
+    if layout is None and adapter.is_dir() and _is_plain(adapter):
+        raise ModelError(
+            f"{adapter} is a whole {_kind(adapter)} and no adapter; there is nothing to merge"
+        )
     chosen = layout or detect(adapter)  # which says what is wrong
     return _merge_whole(base, adapter, out, replace(parts or Parts(), base=base), how, chosen, to)
 
@@ -116,6 +120,10 @@ def merge(
 def _is_plain(path: Path) -> bool:
     """Whether this is a language model or an encoder by itself, in transformers' layout."""
     return (path / "config.json").is_file() and has_weights(path) and match(path) is None
+
+
+def _kind(folder: Path) -> str:
+    return str(read_config(folder).get("model_type"))
 
 
 def merge_part(base: Path, adapter: Path, out: Path, how: Writing) -> Merged:

@@ -11,22 +11,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from vlforge.checkpoints import llava_fields, llava_hf
+from vlforge.checkpoints import llava_fields, llava_hf, qwen_vl
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts, Writing
 from vlforge.checkpoints.index import detect
+from vlforge.checkpoints.internlm2 import adapter_to_llama
 from vlforge.checkpoints.llava_lora import adapter_of, base_of, write_adapter
 from vlforge.checkpoints.lora import Adapter, is_adapter, open_adapter
 from vlforge.checkpoints.weights import Weights
+from vlforge.models import mgm
+from vlforge.models.parts.internlm2 import Heads
 from vlforge.types import ModelError
 
 NAMES: tuple[Callable[[str], str | None], ...] = (
     lambda name: name,
     llava_hf.our_name,
+    mgm.our_name,
+    lambda name: qwen_vl.our_name(name) if name.startswith(qwen_vl.VISUAL) else None,
     llava_fields.our_name,
     lambda name: f"vision.tower.{name.removeprefix('vision_model.')}",
 )
 """Ways in which a parameter's name may be told: ours, transformers' LLaVA of 4.x and
-5.x, LLaVA's own or a language model's alone, an encoder's alone."""
+5.x, Mini-Gemini's, Qwen-VL's, LLaVA's own or a language model's alone, an encoder's alone."""
 
 
 class PeftAdapterLayout:
@@ -45,7 +50,11 @@ class PeftAdapterLayout:
         """The base, in any layout, with the adapter in it; every tensor has to land."""
         folder = base_of(path, parts)
         base = detect(folder).read(folder, replace(parts, base=None))
-        adapter = landed(open_adapter(path), base.weights)
+        adapter = open_adapter(path)
+        text = base.config.text_config
+        if text.model_type == "llama" and any(".attention.w" in name for name in adapter.pairs):
+            adapter = adapter_to_llama(adapter, Heads.of(text))  # trained on an InternLM2
+        adapter = landed(adapter, base.weights)
         return replace(
             base,
             path=path,

@@ -108,6 +108,8 @@ class XtunerLayout:
         """The parts that the run began from with what it trained in them."""
         is_folder = path.is_dir() and not is_zero(path)
         trained = _read_folder(path, parts) if is_folder else _read_state(path, parts)
+        if trained.recipe.token_merge != 1:
+            raise ModelError(f"{path}: token_merge_ratio {trained.recipe.token_merge} is not read")
         language = _language(path, parts, trained)
         own = path / VISION if (path / VISION / "config.json").is_file() else None
         fit_mode = "square" if trained.recipe.pads is False else "pad"

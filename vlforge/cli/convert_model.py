@@ -27,10 +27,15 @@ Examples:
   vlforge convert-model pretrain/mm_projector.bin OUT --to vlforge --base vicuna-7b-v1.5
       --vision clip-vit-large-patch14-336
   vlforge convert-model llava-1.5-7b-hf OUT --to llava --dtype fp16 --shard-size 2GB
+  vlforge convert-model iter_2181.pth OUT --to xtuner --base internlm2-chat-7b
+      --vision clip-vit-large-patch14-336 --config finetune.py
+  vlforge convert-model internlm2-chat-7b OUT --to llama         a language model alone
   vlforge convert-model SRC OUT --to vlforge --dry-run           what would be used, and what not
   vlforge list layouts
 """
 SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+LANGUAGES = ("llama", "internlm2")
+"""What a language model by itself may be turned into."""
 SHOWN = 20
 """Names listed before "and … more"; --dry-run lists all."""
 
@@ -48,6 +53,10 @@ def convert_model(
     vision_high: Annotated[Path | None, typer.Option(help="The second one (MGM).")] = None,
     language: LanguagePart = None,
     qformer: Annotated[Path | None, typer.Option(help="The Q-Former (MiniGPT-4).")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A run's settings, where SRC leaves them out (XTuner's .py)."),
+    ] = None,
     template: Annotated[
         str, typer.Option(metavar="NAME", help="Conversation template, where SRC does not say.")
     ] = "",
@@ -72,17 +81,20 @@ def convert_model(
     from vlforge.checkpoints.index import detect, find
 
     began = time.monotonic()
-    writer = find(to)
-    reader = find(from_) if from_ else detect(source)
-    _be_quiet()
-    checkpoint = reader.read(source, Parts(base, vision, vision_high, language, qformer))
-    checkpoint = _with_template(checkpoint, template)
     how = Writing(
-        dtype=_dtype(dtype),
+        dtype=read_dtype(dtype),
         kind="bin" if pickle else "safetensors",
         shard_bytes=read_size(shard_size),
         say=note_line,
     )
+    if to in LANGUAGES:
+        _convert_language(source, target, to, how, began)
+        return
+    writer = find(to)
+    reader = find(from_) if from_ else detect(source)
+    be_quiet()
+    checkpoint = reader.read(source, Parts(base, vision, vision_high, language, qformer, config))
+    checkpoint = _with_template(checkpoint, template)
     _tell(source, reader, checkpoint)
     if dry_run:
         raise typer.Exit(_dry_run(checkpoint))
@@ -92,6 +104,21 @@ def convert_model(
     plain_line(
         f"Written {shown_path(target)} as {writer.name}: {len(files)} files, {total / 1e9:,.2f} GB "
         f"in {seconds:.0f} s"
+    )
+
+
+def _convert_language(source: Path, target: Path, to: str, how: Writing, began: float) -> None:
+    """A language model alone, which is in no layout of a model that sees."""
+    from dataclasses import replace
+
+    from vlforge.checkpoints.internlm2_folder import convert
+
+    with progress("convert-model") as shown:
+        shards = replace(how, on_shard=lambda done, total: shown(done, total, "shards"))
+        files = convert(source, target, to, shards)
+    plain_line(
+        f"Written {shown_path(target)} as {to}: {len(files)} files, "
+        f"{sum(files.values()) / 1e9:,.2f} GB in {time.monotonic() - began:.0f} s"
     )
 
 
@@ -171,13 +198,14 @@ def _with_template(checkpoint: Checkpoint, name: str) -> Checkpoint:
     return replace(checkpoint, template=find_template(name).name, notes=notes)
 
 
-def _dtype(name: str) -> torch.dtype | None:
+def read_dtype(name: str) -> torch.dtype | None:
+    """`fp32`, `bf16` or `fp16` as torch has it; None for `keep`."""
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """transformers' own reports would stand between ours; what matters is raised as one line."""
     from transformers.utils import logging
 

@@ -26,6 +26,7 @@ from vlforge.cli import (
     evaluate,
     fetch,
     lists,
+    merge,
     mix,
     plan,
     process,
@@ -106,6 +107,7 @@ def build_app() -> typer.Typer:
     app.command("view", epilog=view.EXAMPLES)(view.view)
     app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
     app.command("convert-model", epilog=convert_model.EXAMPLES)(convert_model.convert_model)
+    app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
     app.command("tool", epilog=tool.EXAMPLES, context_settings=tool.FREE_OPTIONS)(tool.tool)
     app.command("repair", epilog=repair.EXAMPLES)(repair.repair)
     app.command("mix", epilog=mix.EXAMPLES)(mix.mix)

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaTokenizer
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -61,11 +61,25 @@ def read_tokenizer(path: Path) -> Any:
     try:
         # It reads config.json on the way and warns of a model type that it does not know.
         transformers_logging.set_verbosity_error()
-        return AutoTokenizer.from_pretrained(path)
+        if _is_internlm2_tokenizer(path):
+            return LlamaTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: its tokenizer cannot be read: {first_line(error)}") from None
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _is_internlm2_tokenizer(path: Path) -> bool:
+    """Whether a tokenizer is InternLM2's, whose own code adds nothing to sentencepiece's.
+
+    Source: convert2llama.py, which saves it as Llama's.
+    """
+    file = path / "tokenizer_config.json"
+    if not file.is_file() or not (path / "tokenizer.model").is_file():
+        return False
+    name = str(json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class"))
+    return name.startswith("InternLM2Tokenizer") and not (path / "tokenizer.json").is_file()
 
 
 def read_language(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
