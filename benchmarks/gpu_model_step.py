@@ -1,6 +1,6 @@
 """Training steps at real sizes on a GPU, ours beside the references' order, a JSON line each.
 
-    python benchmarks/gpu_model_step.py [--only llava] [--seconds 15] [--limit 540]
+    python benchmarks/gpu_model_step.py [--only llava] [--seconds 15] [--limit 480]
 
 Mini-Gemini-2B, LLaVA-1.5-7B and MiniGPT-4-7B in both stages, bf16, random weights made on
 the device: value and gradients, no optimiser. Both orders (see `model_step.py`) must agree
@@ -8,7 +8,7 @@ over two rows; then each gets as many rows as fit into the free memory and they 
 A line has samples a second (least, median, most), GiB that a step takes above the weights, MFU
 (products that the step needs, over the maker's peak and over a measured large product) and
 HFU (products that ran). No case is begun after `limit` seconds; what was not measured says
-so. Without a CUDA device one line says that, and nothing is measured.
+so and ends the command with 1. Without a CUDA device one line says that, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -28,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--seconds", type=float, default=15.0, help="that an order is timed for")
-    parser.add_argument("--limit", type=float, default=540.0, help="no case begins after it")
+    parser.add_argument("--limit", type=float, default=480.0, help="no case begins after it")
     parser.add_argument("--most-rows", type=int, default=48)
     options = parser.parse_args()
     started = time.perf_counter()
@@ -51,8 +52,11 @@ def main() -> None:
     print(json.dumps(about), flush=True)
     cases = [case for case in REAL if options.only in case.title]
     ends = started + options.limit
+    failed = False
     for line in measure_all(cases, device, options.seconds, options.most_rows, peaks, ends):
         print(json.dumps(line), flush=True)
+        failed |= "not_measured" in line
+    sys.exit(int(failed))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from vlforge.models.base import VisionLanguageModel
 
 from .cases import Batch, Case, enter_stage, lean_loss, make_batch
 from .measuring import Order, drift, flops, peak_mib, spread, take_turns
-from .published import CHECKPOINTED, checkpointed, published_loss, published_setting
+from .published import CHECKPOINTED, published_loss, published_setting
 
 TOLERANCE = {"loss": 1e-5, "gradient": 1e-4, "worst_gradient": 1e-3}
 """In fp32, of what `drift` measures."""
@@ -60,7 +60,7 @@ def compare(model: VisionLanguageModel, case: Case, rows: int, repeats: int) -> 
     orders = orders_of(model, batch)
     off = agreement(model, case, orders, names)
     if model.family in CHECKPOINTED:
-        setting = functools.partial(checkpointed, model, use_reentrant=False)
+        setting = functools.partial(published_setting, model)
         orders["lean_checkpointed"] = Order(orders["lean"].loss, setting)
     take_turns(model, orders, repeats, "cpu")
     told = {name: _told(model, order, rows) for name, order in orders.items()}

@@ -15,11 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import (
-    FlopCounterMode,
-    sdpa_backward_flop_count,
-    sdpa_flop_count,
-)
+from torch.utils.flop_counter import FlopCounterMode
 
 MIB = 2**20
 
@@ -153,24 +149,33 @@ def _cpu_peak(order: Order) -> float:
 def flops(model: nn.Module, order: Order) -> float:
     """Products that one step runs, forward and backward, recomputation included."""
     clear(model)
-    aten = torch.ops.aten
-    # The counter does not know the CPU's fused attention.
-    fused = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    }
-    counter = FlopCounterMode(display=False, custom_mapping=fused)
+    counter = FlopCounterMode(display=False, custom_mapping=_fused_attention())
     with order.setting(), counter:
         order.run()
     return float(counter.get_total_flops())
 
 
+def _fused_attention() -> dict[Any, Callable[..., int]]:
+    """Formulas of the fused attentions: torch's counter does not know the CPU's."""
+    kinds = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+    names = {f"_scaled_dot_product_{kind}": _attention for kind in kinds}
+    names |= {f"{name}_backward": _attention_backward for name in names}
+    found = {getattr(torch.ops.aten, name, None): formula for name, formula in names.items()}
+    return {packet: formula for packet, formula in found.items() if packet is not None}
+
+
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    """Scores and the mix of values, the whole square of it."""
+    return _square(query, key) * (query[-1] + value[-1])
 
 
 def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
+    """Scores again, and the gradients of scores, values, queries and keys."""
+    return _square(query, key) * (3 * query[-1] + 2 * value[-1])
+
+
+def _square(query: Any, key: Any) -> int:
+    return 2 * math.prod(query[:-1]) * key[-2]
 
 
 def spread(values: list[float], digits: int = 3) -> list[float]:

@@ -63,12 +63,12 @@ def published_setting(model: VisionLanguageModel) -> Iterator[None]:
 
 
 @contextmanager
-def checkpointed(model: VisionLanguageModel, use_reentrant: bool = True) -> Iterator[None]:
+def checkpointed(model: VisionLanguageModel) -> Iterator[None]:
     """The language model in training mode, of whose layers only the inputs are kept."""
     modules = list(model.language.modules())
     modes = [module.training for module in modules]
     layers = [module for module in modules if isinstance(module, GradientCheckpointingLayer)]
-    again = functools.partial(checkpoint, use_reentrant=use_reentrant)
+    again = functools.partial(checkpoint, use_reentrant=True)
     try:
         model.language.train()
         for layer in layers:

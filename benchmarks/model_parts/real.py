@@ -235,6 +235,6 @@ def measure_all(
         assert model is not None
         try:
             yield measure_real(model, case, device, seconds, most, peaks, free)
-        except (Disagreement, MemoryError, torch.OutOfMemoryError) as error:
+        except (Disagreement, MemoryError, RuntimeError, ValueError) as error:
             yield {"case": case.title, "not_measured": " ".join(str(error).split())[:300]}
             clear(model)

@@ -103,6 +103,17 @@ def test_checkpointing_costs_products_saves_memory_and_is_undone():
     assert flops(model, plain) == flops(model, plain)
 
 
+def test_products_of_a_step_are_those_of_its_layers():
+    weight = torch.nn.Linear(8, 16, bias=False)
+    given = torch.randn(5, 8, requires_grad=True)
+    # One product forward, two backward.
+    assert flops(weight, Order(lambda: weight(given).sum())) == 3 * 2 * 5 * 8 * 16
+    heads = [torch.randn(2, count, 7, 4, requires_grad=True) for count in (6, 6, 6)]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    square = 2 * 2 * 6 * 7 * 7 * 4
+    assert flops(weight, Order(lambda: attend(*heads).sum())) == (2 + 5) * square
+
+
 def test_memory_of_a_step_is_what_the_allocator_saw():
     weight = torch.nn.Linear(512, 512, bias=False)
     given = torch.randn(512, 512)  # 1 MiB, as are the weight, its gradient, each result
