@@ -7,13 +7,24 @@ from typing import Annotated
 
 import typer
 
-from vlforge.cli.options import BaseModel, LanguagePart, VisionPart
+from vlforge.cli.options import (
+    Attention,
+    BaseModel,
+    Device,
+    DeviceMap,
+    LanguagePart,
+    Precision,
+    Quantise,
+    VisionPart,
+    loading_of,
+)
 from vlforge.types import Chat, ModelError
 
 EXAMPLES = """\b
 Examples:
   vlforge chat runs/photos/model --image cat.jpg
   vlforge chat MODEL --image cat.jpg --question "What is on the table?"
+  vlforge chat llava-v1.5-13b --image cat.jpg --quantise 4bit --precision bf16
   vlforge chat llava-v1.5-7b-lora --base vicuna-7b-v1.5 --vision clip-vit-large-patch14-336
 """
 
@@ -33,6 +44,11 @@ def chat(
     base: BaseModel = None,
     vision: VisionPart = None,
     language: LanguagePart = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    quantise: Quantise = "none",
+    attention: Attention = "auto",
+    device_map: DeviceMap = "none",
 ) -> None:
     """Ask a model about pictures.
 
@@ -42,12 +58,14 @@ def chat(
         raise ModelError(f"{model}: no such model folder; give a training stage of a run")
     from vlforge.serving.terminal import chat as converse
 
+    loading = loading_of(precision, quantise, attention, device_map)
+
     def open_chat() -> Chat:
         from vlforge.checkpoints.checkpoint import Parts
         from vlforge.inference.local import LocalChat
 
         parts = Parts(base=base, vision=vision, language=language)
-        return LocalChat(model, template=template, parts=parts)
+        return LocalChat(model, device=device, template=template, loading=loading, parts=parts)
 
     converse(
         model, tuple(image or ()), question, max_new_tokens=max_new_tokens, open_chat=open_chat

@@ -243,7 +243,7 @@ def models_of(config: Any) -> Any:
         return None
     from vlforge.inference.local import LocalModels
 
-    return LocalModels(device="auto", threads=os.cpu_count() or 1)
+    return LocalModels(device="auto", threads=os.cpu_count() or 1, loading=config.models)
 
 
 def _say(funnel: dict[str, Any], files: Sequence[Path], work: Path) -> None:

@@ -7,6 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from vlforge.cli.options import (
+    Attention,
+    Device,
+    DeviceMap,
+    Precision,
+    Quantise,
+    loading_of,
+)
 from vlforge.cli.show import plain_line, progress, shown_path, table
 from vlforge.types import DataError, ModelError
 
@@ -54,6 +62,11 @@ def run(
     ] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    quantise: Quantise = "none",
+    attention: Attention = "auto",
+    device_map: DeviceMap = "none",
 ) -> None:
     """Ask every question of a benchmark and score the answers.
 
@@ -81,8 +94,9 @@ def run(
         "template": template,
         "batch": batch,
         "max_new_tokens": max_new_tokens,
+        **vars(loading_of(precision, quantise, attention, device_map)),
     }
-    _ask_and_score(build(EvalConfig, settings, _option), model, out)
+    _ask_and_score(build(EvalConfig, settings, _option), model, out, device)
 
 
 def _option(*keys: object) -> str:
@@ -93,16 +107,19 @@ def _option(*keys: object) -> str:
     return f"--{typed}"
 
 
-def _ask_and_score(config: Any, model: Path, out: Path) -> None:
+def _ask_and_score(config: Any, model: Path, out: Path, device: str) -> None:
     from vlforge.evaluation.run import evaluate
     from vlforge.inference.local import LocalChat
 
     out.mkdir(parents=True, exist_ok=True)
+    chat = LocalChat(
+        model, device=device, template=config.template, batch=config.batch, loading=config.loading
+    )
     with progress("ask") as shown:
-        metrics = evaluate(
-            config, out, chat=LocalChat(model), progress=shown, log=lambda event: None
-        )
+        metrics = evaluate(config, out, chat=chat, progress=shown, log=lambda event: None)
     show_scores(metrics)
+    for note in chat.notes:
+        plain_line(f"Note    {note}")
     plain_line(f"Scores  {shown_path(out / 'metrics.json')}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlforge.types import RecipeError
+from vlforge.types import Loading, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from vlforge.runs.prepare import Choice
@@ -49,6 +49,55 @@ VisionPart = Annotated[
 LanguagePart = Annotated[
     Path | None, typer.Option("--language", help="The language model, where the model lacks it.")
 ]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+Precision = Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")]
+Quantise = Annotated[
+    str, typer.Option("--quantise", help="none, 8bit or 4bit: the language model's matrices.")
+]
+Attention = Annotated[
+    str, typer.Option("--attention", help="auto, sdpa, flash, flex or eager; auto: the best here.")
+]
+DeviceMap = Annotated[
+    str,
+    typer.Option(
+        "--device-map",
+        metavar="MAP",
+        help="none, auto (over all GPUs, then the CPU), or parts: vision=cuda:0,language=cuda:1.",
+    ),
+]
+
+
+def loading_of(precision: str, quantise: str, attention: str, device_map: str) -> Loading:
+    """How a model is to be loaded.
+
+    Raises:
+        RecipeError: a word that an option does not know.
+        ModelError: a part of the device map without a device.
+    """
+    from vlforge.recipe.typed import build
+
+    settings = {"precision": precision, "quantise": quantise, "attention": attention}
+    settings["device_map"] = _device_map(device_map)
+    made: Loading = build(Loading, settings, _typed_as)
+    return made
+
+
+def _typed_as(*keys: object) -> str:
+    return f"--{str(keys[0]).replace('_', '-')}" if keys else "options"
+
+
+def _device_map(text: str) -> str | dict[str, str]:
+    if text in ("none", "auto"):
+        return text
+    parts: dict[str, str] = {}
+    for item in text.split(","):
+        name, _, place = item.partition("=")
+        if not name.strip() or not place.strip():
+            raise ModelError(
+                f"--device-map {text}: {item!r} is no PART=DEVICE; give none, auto or parts"
+            )
+        parts[name.strip()] = place.strip()
+    return parts
 
 
 def choose(overrides: list[str] | None, maps: list[str] | None = None, **chosen: Any) -> Choice:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vlforge.types import Loading
+
 
 @dataclass(frozen=True)
 class InputPart:
@@ -35,8 +37,8 @@ class ProcessConfig:
     changed rows out of `changed.jsonl`. `limit` takes the first rows, `sample` that
     many rows drawn by `seed`, in order. `strict` stops at the first bad row,
     `confine` refuses pictures outside the dataset's folder, `compat: data_juicer`
-    brings back what Data-Juicer does where that is wrong. `seed` is of all that
-    operators draw.
+    brings back what Data-Juicer does where that is wrong. `models` says how the models
+    of operators are loaded. `seed` is of all that operators draw.
     """
 
     dataset_path: str = ""
@@ -76,6 +78,7 @@ class ProcessConfig:
     executor_type: Literal["default", "ray", "ray_partitioned"] = "default"
     ray_address: str = "auto"
     project_name: str = "vlforge"
+    models: Loading = field(default_factory=Loading)
     seed: int = 42
     extra: dict[str, Any] = field(default_factory=dict)
 

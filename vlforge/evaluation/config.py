@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vlforge.types import Loading
+
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
@@ -39,7 +41,8 @@ class EvalConfig:
     """Ask a model every question of the benchmarks and score its answers.
 
     strict: a question without answer, or a group of rotations that is not whole,
-    is an error and not only counted.
+    is an error and not only counted. `precision` to `device_map` say how the model is
+    loaded; in bf16, fp16, 8 or 4 bits an answer may change with `batch`.
     """
 
     model: str
@@ -50,3 +53,11 @@ class EvalConfig:
     strict: bool = False
     note: str = ""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    quantise: Literal["none", "8bit", "4bit"] = "none"
+    attention: Literal["auto", "sdpa", "flash", "flex", "eager"] = "auto"
+    device_map: Literal["none", "auto"] | dict[str, str] = "none"
+
+    @property
+    def loading(self) -> Loading:
+        """How the model is loaded."""
+        return Loading(self.precision, self.quantise, self.attention, self.device_map)

@@ -292,7 +292,8 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
             "max_new_tokens": config.max_new_tokens,
             "sampling": "greedy",
             "precision": config.precision,
-        },
+        }
+        | ({} if config.quantise == "none" else {"quantise": config.quantise}),
         "note": config.note,
         "versions": _versions(),
     }

@@ -236,14 +236,18 @@ def _decode_steps(
 
     embeds, mask, positions = pad_left(prompts)
     cache = DynamicCache()
-    logits = language(
-        inputs_embeds=embeds,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+    logits = (
+        language(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        .logits[:, -1]
+        .to(mask.device)
+    )
     position = positions[:, -1]
     if decoding.candidates > 1:
         cache.batch_repeat_interleave(decoding.candidates)
@@ -258,20 +262,24 @@ def _decode_steps(
         if not running:
             return
         if len(running) <= SHRINK_AT * len(batch):
-            kept = torch.tensor(running, device=mask.device)
+            kept = torch.tensor(running)  # on the CPU: layers may lie on several devices
             cache.batch_select_indices(kept)
             mask, position, tokens = mask[kept], position[kept], tokens[kept]
             batch = [batch[slot] for slot in running]
         mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
         position = position + 1
-        logits = language(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=position[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits = (
+            language(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .to(mask.device)
+        )
 
 
 def _draw(logits_BV: Tensor, batch: list[Drawing], tokenizer: Any, decoding: Decoding) -> Tensor:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, ModelError, Sample, Scorer, Turn
+from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Loading, ModelError, Sample, Scorer, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +48,7 @@ class LocalChat:
         threads: int = 0,
         template: str = "auto",
         batch: int = 32,
-        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        loading: Loading = Loading(),
         temperature: float = 0.0,
         seed: int = 0,
         parts: Parts | None = None,
@@ -65,11 +65,17 @@ class LocalChat:
         if isinstance(model, str | Path):
             from vlforge.inference.load import load_model
 
-            model = load_model(model, device, precision, template=template, parts=parts)
+            how = vars(loading)
+            model = load_model(model, device, template=template, parts=parts, **how)
             set_threads(threads or (1 if _is_small(model) else 0))
         self.loaded = _with_language(model, "answer questions")
         self.batches = Batches(batch)
         self.how = {"temperature": temperature, "seed": seed}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the model as it was loaded, a line each."""
+        return self.loaded.notes
 
     def answer(self, samples: Sequence[Sample], max_new_tokens: int) -> list[Caption]:
         """One answer per sample with its confidence, in order; no matter how they are batched.
@@ -163,7 +169,7 @@ class LocalModels:
     device: str = "auto"
     threads: int = 1
     batch: int = 32
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    loading: Loading = field(default_factory=Loading)
     temperature: float = 1.0
     seed: int = 0
     _loaded: dict[str, Loaded] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -183,7 +189,7 @@ class LocalModels:
 
         if path not in self._loaded:
             set_threads(self.threads)
-            self._loaded[path] = load_model(path, self.device, self.precision)
+            self._loaded[path] = load_model(path, self.device, **vars(self.loading))
         return self._loaded[path]
 
     def __getstate__(self) -> dict[str, Any]:

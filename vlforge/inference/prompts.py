@@ -6,7 +6,7 @@ B prompts, I pictures, S pixels a side, L positions, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -88,7 +88,6 @@ def embed(loaded: Loaded, prompts: Sequence[Prompt]) -> list[Tensor]:
     shown = [image for prompt in prompts for image in prompt.images]
     vision = _encode_once(loaded, shown)
     plan = plan_splice(ids, [len(tokens) for tokens in vision], mask=mask)
-    plan = replace(plan, source=plan.source.to(loaded.device))
     text = loaded.model.get_input_embeddings()(ids.clamp(min=0).to(loaded.device))
     spliced = splice(plan, text, vision)
     return [spliced[row, :length] for row, length in enumerate(plan.lengths.tolist())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ def _check_training(node: Node, config: Any) -> Iterator[Finding]:
 
 
 def _check_labels(node: Node, config: Any) -> Iterator[Finding]:
+    from vlforge.text.doubts import template_doubts
     from vlforge.text.encode import encode_turns
     from vlforge.text.templates import find_template
     from vlforge.text.tokenizers import load_tokenizer
@@ -141,6 +143,8 @@ def _check_labels(node: Node, config: Any) -> Iterator[Finding]:
     folder = model if isinstance(model, str) else (model.tokenizer or model.language)
     tokenizer = load_tokenizer(folder)
     template = find_template(config.template)
+    for doubt in template_doubts(template, tokenizer, *_language(model)):
+        yield Finding("warning", node.name, doubt)
     longest = cut = rows = 0
     lost: list[str] = []
     for part in mixtures(config.data):
@@ -160,6 +164,17 @@ def _check_labels(node: Node, config: Any) -> Iterator[Finding]:
         more = f"{cut:,} rows are longer than max_length {config.max_length} and will be cut"
         yield Finding("warning", node.name, more)
     yield from _bad_rows(node, lost)
+
+
+def _language(model: Any) -> tuple[dict[str, Any], str]:
+    """The language model's `config.json` and the name of its folder; empty where unreadable."""
+    folder = Path(model if isinstance(model, str) else model.language)
+    try:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}, folder.name
+    fields = fields.get("text_config", fields)
+    return (fields if isinstance(fields, dict) else {}), folder.name
 
 
 def _check_benchmarks(node: Node, config: Any) -> Iterator[Finding]:

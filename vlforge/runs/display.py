@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -40,6 +41,11 @@ class Display:
         """A node has come so far."""
         if self._rich is not None and node in self._tasks:
             self._rich.update(self._tasks[node], completed=done, total=total, note=note)
+
+    def log(self, node: str, event: Mapping[str, Any]) -> None:
+        """An event of a node; warnings are for its user to see."""
+        if event.get("event") == "warning":
+            self._say(f"{node}: {event['text']}")
 
     def finish(self, node: str, seconds: float, reused: bool) -> None:
         """A node is done, or was there already."""

@@ -155,6 +155,7 @@ class _Run:
                     display.progress(name, *message[1:])
                 elif message[0] == "log":
                     self.folder.log(name, message[1])
+                    display.log(name, message[1])
                 elif message[0] == "failed":
                     self._fail(name, *message[1:])
                 else:

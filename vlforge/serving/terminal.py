@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vlforge.types import LLAVA_IMAGE_TOKEN, Chat, DataError, Sample, Turn, VLForgeError
 
@@ -67,7 +67,6 @@ def chat(
     max_new_tokens: int = 256,
     device: str = "auto",
     template: str = "auto",
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     open_chat: Callable[[], Chat] | None = None,
     source: TextIO | None = None,
     output: TextIO | None = None,
@@ -76,7 +75,8 @@ def chat(
 
     With a question, its answer and the seconds it took are printed. Without
     one, lines are read from `source` (the terminal, with line editing, if
-    None) and answers are printed as they are made.
+    None) and answers are printed as they are made. What the user should know of
+    the model (`notes`) goes to the error stream, once.
 
     Args:
         model_path: a model folder.
@@ -95,8 +95,10 @@ def chat(
     started = time.perf_counter()
     if question is None:
         console.print(f"loading {model_path} ...", style="dim", markup=False, highlight=False)
-    model = open_chat() if open_chat else _load(model_path, device, template, precision)
+    model = open_chat() if open_chat else _load(model_path, device, template)
     load_s = time.perf_counter() - started
+    for note in getattr(model, "notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     conversation = Conversation(pictures)
     if question is not None:
         _answer_once(model, conversation, question, max_new_tokens, console, load_s)
@@ -124,10 +126,10 @@ def printable(text: str) -> str:
     return CONTROLS.sub("", text)
 
 
-def _load(path: str | Path, device: str, template: str, precision: Any) -> Chat:
+def _load(path: str | Path, device: str, template: str) -> Chat:
     from vlforge.inference.local import LocalChat
 
-    return LocalChat(path, device=device, template=template, precision=precision)
+    return LocalChat(path, device=device, template=template)
 
 
 def _console(output: TextIO | None) -> Console:

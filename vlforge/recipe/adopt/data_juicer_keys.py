@@ -123,6 +123,7 @@ OURS = (
     Key("absolute_paths", "same", "false: exported picture paths are as the dataset has them"),
     Key("text_key", "same", "another word for `text_keys`"),
     Key("seed", "same", "of all that is drawn"),
+    Key("models", "same", "how operators' models are loaded: `{precision: bf16, quantise: 4bit}`"),
 )  # fmt: skip
 """Keys that VLForge adds to a recipe."""
 

@@ -22,8 +22,10 @@ def run(config: EvalConfig, job: Job) -> None:
         threads=job.threads,
         template=config.template,
         batch=config.batch,
-        precision=config.precision,
+        loading=config.loading,
     )
+    for note in chat.notes:
+        job.log({"event": "warning", "text": note})
     evaluate(config, job.out, chat=chat, progress=job.progress, log=job.log)
 
 

@@ -26,7 +26,7 @@ def run(config: ProcessConfig, job: Job) -> None:
     funnel = run_process(
         replace(config, export_path=""),
         job.out,
-        models=LocalModels(device=job.device, threads=job.threads),
+        models=LocalModels(device=job.device, threads=job.threads, loading=config.models),
         seed=config.seed,
         workers=config.np or job.threads,
         progress=job.progress,
