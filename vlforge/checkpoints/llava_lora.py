@@ -30,6 +30,7 @@ from vlforge.checkpoints.lora import (
     plain_name,
 )
 from vlforge.checkpoints.tokenizers import copy_tokenizer
+from vlforge.checkpoints.towers import known_config
 from vlforge.checkpoints.weights import Lazy, Weights, open_file, write_weights
 from vlforge.models.reading import read_config, write_json
 from vlforge.types import ModelError
@@ -60,9 +61,14 @@ class LlavaLoraLayout:
         """
         adapter = open_adapter(path).renamed(our_name)
         whole = {our_name(plain_name(k)): lazy for k, lazy in open_file(path / WHOLE).items()}
-        language, fields, held = read_base(base_of(path, parts))
+        base = base_of(path, parts)
+        language, fields, held = read_base(base)
+        beside = base / str(fields.get("mm_vision_tower") or "")
+        if parts.vision is None and beside != base and (beside / "config.json").is_file():
+            parts = replace(parts, vision=beside)
         if (path / "config.json").is_file():
             fields = fields | read_config(path)
+        parts = with_tower(path, fields, parts, base)
         checkpoint = checkpoint_of(path, self.name, fields, {**held, **whole}, parts, language)
         trained = Adapter(adapter.settings, adapter.pairs, {**adapter.whole, **whole})
         return replace(
@@ -160,14 +166,24 @@ def _field(file: Path, key: str) -> str:
         return ""
 
 
-def read_base(base: Path) -> tuple[Language, dict[str, Any], Weights]:
+def with_tower(path: Path, fields: Mapping[str, Any], parts: Parts, base: Path) -> Parts:
+    """The parts, the base's encoder among them where the checkpoint's own is not to be found."""
+    name = str(fields.get("mm_vision_tower") or "")
+    is_here = parts.vision or known_config(name) or (path / name / "config.json").is_file()
+    theirs = str(read_config(base).get("mm_vision_tower") or "")
+    if is_here or not theirs or not (base / theirs / "config.json").is_file():
+        return parts
+    return replace(parts, vision=base / theirs)
+
+
+def read_base(base: Path, parts: Parts) -> tuple[Language, dict[str, Any], Weights]:
     """A base: its language model, and if it is a LLaVA itself its settings and other weights."""
     fields: Mapping[str, Any] = read_config(base)
     if not is_llava(fields):
         return read_language(base), {}, {}
     from vlforge.checkpoints.llava import LlavaLayout
 
-    whole = LlavaLayout().read(base, Parts())
+    whole = LlavaLayout().read(base, replace(parts, base=None))
     text = {name: lazy for name, lazy in whole.weights.items() if name.startswith("language.")}
     rest = {name: lazy for name, lazy in whole.weights.items() if name not in text}
     return Language(whole.config.text_config, text, whole.tokenizer), dict(fields), rest

@@ -219,9 +219,12 @@ def gather(weights: Weights, settings: LoraSettings) -> Adapter:
     found: dict[str, dict[str, tuple[Lazy, str]]] = {}
     whole: dict[str, Lazy] = {}
     for key, lazy in weights.items():
+        if ".original_module." in key:
+            continue  # the base's own, which peft keeps beside a module that was trained whole
         module, mark, rest = plain_name(key).partition(".lora_")
         if not mark:
-            whole[module] = lazy
+            is_trained = ".modules_to_save." in key
+            whole[module] = lazy if is_trained or module not in whole else whole[module]
             continue
         side, *own = rest.removesuffix(".weight").split(".")
         part = _SIDES.get(side)

@@ -30,6 +30,7 @@ from vlforge.checkpoints.languages import (
     read_language,
     without_stale,
 )
+from vlforge.checkpoints.lora import is_adapter
 from vlforge.checkpoints.tokenizers import copy_tokenizer, has_tokenizer
 from vlforge.checkpoints.towers import Tower, known_config, read_tower
 from vlforge.checkpoints.weights import (
@@ -121,7 +122,9 @@ class MgmLayout:
 
     def matches(self, path: Path) -> bool:
         """A folder with weights whose configuration is Mini-Gemini's."""
-        return (path / "config.json").is_file() and has_weights(path) and _is_mgm(read_config(path))
+        if not (path / "config.json").is_file() or is_adapter(path) or not has_weights(path):
+            return False
+        return _is_mgm(read_config(path))
 
     def read(self, path: Path, parts: Parts) -> Checkpoint:
         """Encoders that are not inside come from `parts` or from where the configuration points."""
