@@ -196,6 +196,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         *,
         sizes: Sizes | None = None,
         generation: bool = False,
+        compat: str | None = None,
     ) -> Encoded:
         """A sample as ids and labels; see `encode_sample`.
 
@@ -210,6 +211,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             image_tokens=counts,
             max_length=max_length,
             generation=generation,
+            compat=compat,
         )
 
     def project(self, features: Any, sizes: Sizes | None = None) -> Tensor | list[Tensor]:

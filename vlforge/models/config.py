@@ -11,7 +11,8 @@ class ModelSpec:
     """The three nouns of a model: vision encoder, connector, language model.
 
     `vision` and `language` are model folders (a stage's output or the user's
-    own); `tokenizer` defaults to the language folder. `connector_init` is
+    own); `tokenizer` defaults to the language folder, `tokenizer_dialect: slow` gives the
+    ids of transformers 4's slow one where they differ. `connector_init` is
     where the connector begins: at random, or, with an encoder that was trained
     on tags, by handing the language model the words of the tags it sees
     (`connector_gain` is how loudly). `connector_weights` is a file with a
@@ -35,6 +36,7 @@ class ModelSpec:
     connector_gain: float = 0.1
     connector_weights: str | None = None
     tokenizer: str | None = None
+    tokenizer_dialect: Literal["auto", "slow", "fast"] = "auto"
     select_layer: int = -2
     select_feature: Literal["patch", "cls_patch"] = "patch"
     image_aspect_ratio: Literal["square", "pad", "stretch", "anyres"] = "square"

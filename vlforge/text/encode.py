@@ -26,7 +26,7 @@ from vlforge.types import (
     Turn,
 )
 
-__all__ = ["EncodedText", "encode_turns"]
+__all__ = ["EncodedText", "check_compat", "encode_turns"]
 
 
 def encode_turns(
@@ -60,12 +60,8 @@ def encode_turns(
     """
     tokens = adapt(tokenizer)
     if compat is not None and not generation:
-        rule = template.references.get(compat)
-        if rule is None:
-            known = ", ".join(template.references) or "none"
-            raise RecipeError(
-                f"template {template.name!r} has no compat {compat!r}; it has: {known}"
-            )
+        check_compat(template, compat)
+        rule = template.references[compat]
         row = references.ReferenceRow(
             template, tokens, tuple(turns), max_length, images != 0, image_marks, rule
         )
@@ -88,6 +84,17 @@ def encode_turns(
         if max_length is not None and len(ids) > max_length:
             raise DataError(f"the prompt has {len(ids)} tokens and {max_length} fit; shorten it")
     return EncodedText.cut(ids, labels, max_length)
+
+
+def check_compat(template: Template, compat: str | None) -> None:
+    """Refuse a reference system that has no such template.
+
+    Raises:
+        RecipeError: it has none; names those that have.
+    """
+    if compat is not None and compat not in template.references:
+        known = ", ".join(template.references) or "none"
+        raise RecipeError(f"template {template.name!r} has no compat {compat!r}; it has: {known}")
 
 
 def _check_images(text: str, images: int | None) -> None:

@@ -64,6 +64,7 @@ class Template:
         `user` then says how a reference writes words it is given all the same.
     image_marks: text around every image, unless all of a turn have it already.
     image_gaps: between the images at the head of a turn, and between them and its words.
+    new_tokens: tokens of its own that the tokenizer has to learn, if it has not.
     image_label: stands before each image's mark, `{}` being the image's number in the
         conversation; a line feed then ends the image. A label that the text has is kept.
     round_mark: the text inside `user.open` that stands for the number of the round.
@@ -90,6 +91,7 @@ class Template:
     words_from_user: bool = True
     image_marks: tuple[str, str] = ("", "")
     image_gaps: tuple[str, str] = ("\n", "\n")
+    new_tokens: tuple[str, ...] = ()
     image_label: str = ""
     round_mark: str = ""
     words_are_text: bool = False

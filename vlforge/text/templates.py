@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from vlforge.text.llava_templates import LLAVA_TEMPLATES
 from vlforge.text.minigpt4_templates import MINIGPT4_TEMPLATES
@@ -18,13 +19,31 @@ TEMPLATES: Mapping[str, Template] = {
     for template in (*LLAVA_TEMPLATES, *XTUNER_TEMPLATES, *MINIGPT4_TEMPLATES, *QWEN_TEMPLATES)
 }
 
+IM_START_END = "im_start_end"
+"""What `v1+im_start_end` adds to `v1`: LLaVA's mm_use_im_start_end."""
+
+
+def with_im_start_end(template: Template) -> Template:
+    """The template with every image between two tokens of their own."""
+    before, after = template.image_marks
+    marks = ("<im_start>", "<im_end>")
+    return replace(
+        template,
+        name=f"{template.name}+{IM_START_END}",
+        image_marks=(before + marks[0], marks[1] + after),
+        new_tokens=(*template.new_tokens, *marks),
+    )
+
 
 def find_template(name: str) -> Template:
-    """The template called `name`.
+    """The template called `name`; `NAME+im_start_end` puts each image between two tokens.
 
     Raises:
         RecipeError: no such template; lists those there are.
     """
+    base, _, added = name.partition("+")
+    if added == IM_START_END and base in TEMPLATES:
+        return with_im_start_end(TEMPLATES[base])
     if name not in TEMPLATES:
         known = ", ".join(sorted(TEMPLATES))
         raise RecipeError(f"no conversation template is called {name!r}; known: {known}")

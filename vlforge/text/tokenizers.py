@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from vlforge.types import ModelError
+
+PIECES_NAME, DIALECT_NAME = "tokenizer.model", "vlforge_tokenizer.json"
+"""A folder's sentencepiece file, and how it is read where a model was trained so."""
 
 Offsets = list[tuple[int, int]]
 """Per token, the characters it covers: from, to."""
@@ -132,6 +135,10 @@ class SentencePieceTokenizer:
         longest_first = sorted(self.added, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
+    def with_added(self, ids: Mapping[str, int]) -> SentencePieceTokenizer:
+        """The same with more special tokens."""
+        return replace(self, added=self.added | dict(ids))
+
     def ids(self, text: str) -> list[int]:
         if not text:
             return []
@@ -187,8 +194,9 @@ def load_tokenizer(
     """The tokenizer stored in a folder, without transformers.
 
     Args:
-        dialect: "auto" reads `tokenizer.json` where there is one, else the
-            sentencepiece file as "slow"; see `SentencePieceTokenizer`.
+        dialect: "auto" is what the folder was written with; else reads
+            `tokenizer.json` where there is one, else the sentencepiece file as
+            "slow"; see `SentencePieceTokenizer`.
         extra_tokens: special tokens to add after the vocabulary.
 
     Raises:
@@ -196,8 +204,10 @@ def load_tokenizer(
     """
     folder = Path(folder)
     settings = _settings(folder)
-    json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
+    json_file, model_file = folder / "tokenizer.json", folder / PIECES_NAME
     try:
+        if (folder / DIALECT_NAME).is_file() and model_file.is_file():
+            return _from_fields(folder, dialect, extra_tokens)
         if json_file.is_file() and (dialect == "auto" or not model_file.is_file()):
             return _from_json(json_file, settings, extra_tokens)
         if model_file.is_file():
@@ -210,6 +220,23 @@ def load_tokenizer(
 
         return QwenTokenizer.from_pretrained(folder)
     raise ModelError(f"{folder}: holds no tokenizer.json, tokenizer.model or qwen.tiktoken")
+
+
+def _from_fields(
+    folder: Path, dialect: Literal["auto", "slow", "fast"], extra_tokens: Sequence[str]
+) -> SentencePieceTokenizer:
+    """A sentencepiece file that was written with all that transformers leaves out."""
+    fields = json.loads((folder / DIALECT_NAME).read_text(encoding="utf-8"))
+    if dialect != "auto":
+        fields["dialect"] = dialect
+    model = (folder / PIECES_NAME).read_bytes()
+    try:
+        found = SentencePieceTokenizer(model=model, **fields)
+    except TypeError as error:
+        raise ValueError(f"{DIALECT_NAME}: {error}") from None
+    size = max(found._bare.get_piece_size(), 1 + max(found.added.values(), default=-1))
+    new = [token for token in extra_tokens if token not in found.added]
+    return found.with_added({token: size + place for place, token in enumerate(new)})
 
 
 def _settings(folder: Path) -> dict[str, Any]:
