@@ -7,10 +7,62 @@ token: tokenizers add it, as for the llava-hf folders of the hub.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
+from vlforge.text.encode import encode_turns
 from vlforge.text.template import Template, Voice
+from vlforge.text.tokenizers import TextTokenizer
+from vlforge.types import IMAGE_INDEX, Turn
 
 _IMAGE = "<image>"
+_QUESTION = Turn("user", f"{_IMAGE}\nWhat is red here?")
+PROBES = ((_QUESTION,), (_QUESTION, Turn("assistant", "A cat."), Turn("user", "And blue?")))
+"""Conversations whose ids tell whether a chat template is the one of training."""
+
+
+def fitting_template(
+    template: Template, tokenizer: Any, trained_with: TextTokenizer, image: int
+) -> tuple[str | None, bool]:
+    """The chat template whose ids are those of training, and whether they are.
+
+    LLaVA tokenizes what follows a picture as a new text, which many a tokenizer begins
+    with a space of its own; as one text with `<image>` in it that space is missing. Then
+    the chat template writes it.
+
+    Args:
+        tokenizer: transformers' own, with `<image>` in it, whose id is `image`.
+        trained_with: what made the ids of training.
+    """
+    first = chat_template(template, tokenizer.eos_token)
+    for lead in ("", " "):
+        gaps = (lead + template.image_gaps[0], lead + template.image_gaps[1])
+        made = chat_template(replace(template, image_gaps=gaps), tokenizer.eos_token)
+        if made is not None and _same_ids(made, template, tokenizer, trained_with, image):
+            return made, True
+    return first, False
+
+
+def _same_ids(
+    made: str, template: Template, tokenizer: Any, trained_with: TextTokenizer, image: int
+) -> bool:
+    for turns in PROBES:
+        wanted = encode_turns(
+            template, trained_with, turns, max_length=None, generation=True, images=1
+        ).ids
+        messages = [{"role": turn.role, "content": _parts(turn.text)} for turn in turns]
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=made, tokenize=False, add_generation_prompt=True
+        )
+        found = list(tokenizer(text)["input_ids"])
+        if found != [image if token == IMAGE_INDEX else token for token in wanted]:
+            return False
+    return True
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    words = [{"type": "text", "text": text.removeprefix(f"{_IMAGE}\n")}]
+    return [{"type": "image"}, *words] if _IMAGE in text else words
 
 
 def chat_template(template: Template, eos: str | None = None) -> str | None:
@@ -40,7 +92,7 @@ def chat_template(template: Template, eos: str | None = None) -> str | None:
     user = template.user
     question = [
         "{%- if s.n == 0 -%}" + first + "{%- else -%}" + _text(template.between) + "{%- endif -%}",
-        _text(user.open + user.lead),
+        _numbered(user.open, template.round_mark) + _text(user.lead),
         inside if template.system_inside else "",
         "{{ s.words }}" + _text(user.end),
         "{%- set s.n = s.n + 1 -%}",
@@ -94,6 +146,13 @@ def _said(voice: Voice, words: str) -> str:
 
 def _text(text: str) -> str:
     return f"{{{{ {_quoted(text)} }}}}" if text else ""
+
+
+def _numbered(text: str, mark: str) -> str:
+    """The text with the number of the round where its mark stands."""
+    if not mark:
+        return _text(text)
+    return "{{ s.n + 1 }}".join(map(_text, text.split(mark)))
 
 
 def _quoted(text: str) -> str:

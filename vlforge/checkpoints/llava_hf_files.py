@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlforge.checkpoints.chat_template import chat_template
+from vlforge.checkpoints.chat_template import fitting_template
 from vlforge.checkpoints.checkpoint import Checkpoint, Writing
 from vlforge.checkpoints.weights import Lazy, Weights
 from vlforge.models.llava import LlavaConfig
 from vlforge.models.parts.image_processor import FILE_NAME, ImageProcessor
 from vlforge.models.reading import read_tokenizer, write_json
 from vlforge.text.templates import find_template
+from vlforge.text.tokenizers import TextTokenizer, adapt, load_tokenizer
 
 PROCESSOR_NAME = "processor_config.json"
 IMAGE, PAD = "<image>", "<pad>"
@@ -108,7 +109,13 @@ def write_vocabulary(
         )
     written = find_template(checkpoint.template)
     written = find_template(written.asked_as or written.name)
-    template = chat_template(written, tokenizer.eos_token)
+    trained_with = _tokenizer_of_training(checkpoint)
+    template, is_same = fitting_template(written, tokenizer, trained_with, vocabulary.image)
+    if template is not None and not is_same:
+        how.say(
+            f"this tokenizer gives template {written.name!r} other ids in transformers than in "
+            "training; answers may be a little worse there"
+        )
     tokenizer.chat_template = template
     tokenizer.save_pretrained(out)
     _suit_older_versions(out / "tokenizer_config.json")
@@ -117,6 +124,14 @@ def write_vocabulary(
         return
     # transformers before 4.50 and some servers look for this file only.
     write_json(out / "chat_template.json", {"chat_template": template})
+
+
+def _tokenizer_of_training(checkpoint: Checkpoint) -> TextTokenizer:
+    """LLaVA trains with transformers 4's slow tokenizer, where there is a file for one."""
+    assert checkpoint.tokenizer is not None
+    if (checkpoint.tokenizer / "tokenizer.model").is_file():
+        return load_tokenizer(checkpoint.tokenizer, dialect="slow")
+    return adapt(read_tokenizer(checkpoint.tokenizer))
 
 
 def _suit_older_versions(file: Path) -> None:

@@ -62,10 +62,7 @@ class LlavaLoraLayout:
         adapter = open_adapter(path).renamed(our_name)
         whole = {our_name(plain_name(k)): lazy for k, lazy in open_file(path / WHOLE).items()}
         base = base_of(path, parts)
-        language, fields, held = read_base(base)
-        beside = base / str(fields.get("mm_vision_tower") or "")
-        if parts.vision is None and beside != base and (beside / "config.json").is_file():
-            parts = replace(parts, vision=beside)
+        language, fields, held = read_base(base, parts)
         if (path / "config.json").is_file():
             fields = fields | read_config(path)
         parts = with_tower(path, fields, parts, base)

@@ -16,7 +16,7 @@ from vlforge.checkpoints.llava_fields import (
     their_config,
     their_weights,
 )
-from vlforge.checkpoints.llava_lora import base_of, read_base
+from vlforge.checkpoints.llava_lora import base_of, read_base, with_tower
 from vlforge.checkpoints.lora import is_adapter, plain_name
 from vlforge.checkpoints.weights import (
     INDEXES,
@@ -57,10 +57,12 @@ class LlavaProjectorLayout:
         wrong = [lazy.where for name, lazy in given.items() if not _belongs(name)]
         if wrong:
             raise ModelError(f"{wrong[0]} is no part of a LLaVA connector; {len(wrong)} are not")
-        language, known, held = read_base(base_of(file.parent, parts))
+        base = base_of(file.parent, parts)
+        language, known, held = read_base(base, parts)
         whole = {our_name(name): lazy for name, lazy in given.items()}
         if "mm_vision_tower" not in known | fields and parts.vision is None:
             raise ModelError(f"{file} leaves its vision encoder out; name its folder with --vision")
+        parts = with_tower(file.parent, known | fields, parts, base)
         kept = {name: lazy for name, lazy in held.items() if not name.startswith("connector.")}
         return checkpoint_of(
             file.parent, self.name, known | fields, {**kept, **whole}, parts, language

@@ -11,6 +11,7 @@ FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja",
     "chat_template.json", "generation_config.json", "qwen.tiktoken", "spiece.model",
+    "vlforge_tokenizer.json",
 )  # fmt: skip
 """What may belong to a tokenizer; code that some repositories ship beside it does not."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlforge import __version__
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts, Writing
-from vlforge.checkpoints.tokenizers import copy_tokenizer
+from vlforge.checkpoints.tokenizers import copy_tokenizer, has_tokenizer
 from vlforge.checkpoints.weights import open_weights, write_weights
 from vlforge.models.families import family_of, find_family
 from vlforge.models.folder import META_NAME
@@ -39,7 +39,7 @@ class VlforgeLayout:
             layout=self.name,
             config=config,
             weights=open_weights(path),
-            tokenizer=path,
+            tokenizer=path if has_tokenizer(path) else None,
             processor=read_processor(path, config.vision_config, config.image_aspect_ratio),
             template=meta.get("template", "plain"),
             extra={"history": meta.get("history", [])},

@@ -16,8 +16,6 @@ from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import RecipeError
 
 if TYPE_CHECKING:
-    import torch
-
     from vlforge.checkpoints.checkpoint import Checkpoint, Layout, Writing
 
 EXAMPLES = """\b
@@ -33,6 +31,10 @@ Examples:
   vlforge convert-model SRC OUT --to vlforge --dry-run           what would be used, and what not
   vlforge list layouts
 """
+RunSettings = Annotated[
+    Path | None,
+    typer.Option("--config", help="A run's settings, where it leaves them out (XTuner's .py)."),
+]
 SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 LANGUAGES = ("llama", "internlm2")
 """What a language model by itself may be turned into."""
@@ -53,10 +55,7 @@ def convert_model(
     vision_high: Annotated[Path | None, typer.Option(help="The second one (MGM).")] = None,
     language: LanguagePart = None,
     qformer: Annotated[Path | None, typer.Option(help="The Q-Former (MiniGPT-4).")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="A run's settings, where SRC leaves them out (XTuner's .py)."),
-    ] = None,
+    config: RunSettings = None,
     template: Annotated[
         str, typer.Option(metavar="NAME", help="Conversation template, where SRC does not say.")
     ] = "",
@@ -77,16 +76,11 @@ def convert_model(
     Every tensor of SRC has to find its place, and every place its tensor. DST appears
     when it is complete.
     """
-    from vlforge.checkpoints.checkpoint import Parts, Writing
+    from vlforge.checkpoints.checkpoint import Parts
     from vlforge.checkpoints.index import detect, find
 
     began = time.monotonic()
-    how = Writing(
-        dtype=read_dtype(dtype),
-        kind="bin" if pickle else "safetensors",
-        shard_bytes=read_size(shard_size),
-        say=note_line,
-    )
+    how = how_to_write(dtype, shard_size, pickle)
     if to in LANGUAGES:
         _convert_language(source, target, to, how, began)
         return
@@ -198,16 +192,27 @@ def _with_template(checkpoint: Checkpoint, name: str) -> Checkpoint:
     return replace(checkpoint, template=find_template(name).name, notes=notes)
 
 
-def read_dtype(name: str) -> torch.dtype | None:
-    """`fp32`, `bf16` or `fp16` as torch has it; None for `keep`."""
+def how_to_write(dtype: str, shard_size: str, is_pickle: bool) -> Writing:
+    """The options that say how a model is written; notes go to the terminal."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    from vlforge.checkpoints.checkpoint import Writing
+
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return Writing(
+        dtype=kinds.get(dtype),
+        kind="bin" if is_pickle else "safetensors",
+        shard_bytes=read_size(shard_size),
+        say=note_line,
+    )
 
 
 def be_quiet() -> None:
     """transformers' own reports would stand between ours; what matters is raised as one line."""
+    import warnings
+
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
