@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vlforge.cli.convert_model import RunSettings, be_quiet, how_to_write
 from vlforge.cli.options import VisionPart
 from vlforge.cli.show import note_line, plain_line, progress, shown_path
 
@@ -47,9 +48,7 @@ def merge(
     ] = "",
     vision: VisionPart = None,
     vision_high: Annotated[Path | None, typer.Option(help="The second one (MGM).")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A run's settings, where ADAPTER leaves them out.")
-    ] = None,
+    config: RunSettings = None,
     dtype: Annotated[
         Literal["keep", "fp32", "bf16", "fp16"],
         typer.Option(help="Precision of the weights; sums are in fp32 and rounded once."),
@@ -69,19 +68,13 @@ def merge(
     """
     from dataclasses import replace
 
-    from vlforge.checkpoints.checkpoint import Parts, Writing
+    from vlforge.checkpoints.checkpoint import Parts
     from vlforge.checkpoints.merge import merge as run
-    from vlforge.cli.convert_model import be_quiet, read_dtype, read_size
 
     del is_clip
     began = time.monotonic()
     be_quiet()
-    how = Writing(
-        dtype=read_dtype(dtype),
-        kind="bin" if pickle else "safetensors",
-        shard_bytes=read_size(shard_size),
-        say=note_line,
-    )
+    how = how_to_write(dtype, shard_size, pickle)
     parts = Parts(vision=vision, vision_high=vision_high, config=config)
     with progress("merge") as shown:
         shards = replace(how, on_shard=lambda done, total: shown(done, total, "shards"))
