@@ -125,6 +125,19 @@ def test_pinpoints_of_every_form_are_read(tmp_path, pinpoints, count):
     assert len(read_checkpoint(out).config.image_grid_pinpoints) == count
 
 
+def test_pictures_between_tokens_are_told_by_the_template(tmp_path):
+    _, out = written(tmp_path)
+    (out / "vlforge.json").unlink()
+    change_config(out, mm_use_im_start_end=True)
+    found = read_checkpoint(out)
+    assert found.template == "v1+im_start_end"
+    again = tmp_path / "again"
+    again.mkdir()
+    find("llava").write(found, again, Writing())
+    assert json.loads((again / "config.json").read_text())["mm_use_im_start_end"]
+    assert read_checkpoint(again).template == "v1+im_start_end"
+
+
 def change_config(folder, **fields):
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
@@ -134,7 +147,6 @@ def change_config(folder, **fields):
     ("fields", "words"),
     [
         ({"s2": True}, "S2"),
-        ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
         ({"image_grid_pinpoints": [[8, 12]]}, r"\[8, 12\] is no whole number of 8-pixel tiles"),
         ({"image_grid_pinpoints": "none"}, "no pairs"),
         ({"mm_projector_type": "qformer"}, "connector 'qformer' is unknown"),

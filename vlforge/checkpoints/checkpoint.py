@@ -23,6 +23,7 @@ from vlforge.models.base import VisionLanguageModel
 from vlforge.models.families import family_of, find_family
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.reading import first_line
+from vlforge.text.two_tokenizers import Dialect
 from vlforge.types import ModelError
 
 SHOWN = 3
@@ -81,6 +82,7 @@ class Checkpoint:
     unused: the source's tensors that have no place here, with reason where known.
     notes: what the user should know before trusting it (a template that does not
         fit, tensors that were made up), one line each.
+    dialect: whose ids the tokenizer's texts became in training; see `text.two_tokenizers`.
     """
 
     path: Path
@@ -93,6 +95,7 @@ class Checkpoint:
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    dialect: Dialect = "auto"
 
     @property
     def family(self) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from vlforge.checkpoints.checkpoint import Checkpoint
 from vlforge.models.folder import META_NAME
 from vlforge.models.reading import write_json
-from vlforge.text.templates import TEMPLATES
+from vlforge.text.templates import find_template
+from vlforge.types import RecipeError
 
 
 def write_hint(checkpoint: Checkpoint, out: Path) -> None:
@@ -23,6 +24,6 @@ def read_hint(path: Path) -> str | None:
     """The template that a folder was written with; None where it does not say."""
     try:
         name = json.loads((path / META_NAME).read_text(encoding="utf-8")).get("template")
-    except (OSError, ValueError, AttributeError):
+        return find_template(name).name
+    except (OSError, ValueError, AttributeError, RecipeError):
         return None
-    return name if name in TEMPLATES else None

@@ -33,6 +33,9 @@ from vlforge.checkpoints.weights import Lazy, Weights
 from vlforge.models.llava import LlavaConfig
 from vlforge.models.parts.anyres import read_pinpoints
 from vlforge.models.parts.image_processor import ImageProcessor
+from vlforge.text.templates import IM_START_END
+from vlforge.text.tokenizers import DIALECT_NAME, PIECES_NAME
+from vlforge.text.two_tokenizers import Dialect
 from vlforge.types import ModelError
 
 TOWER, PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector."
@@ -116,17 +119,21 @@ def checkpoint_of(
         unused=tuple(f"{where} ({reason})" for where, reason in left),
         notes=(note,) if note else (),
         extra={"llava": dict(fields)},
+        dialect=_dialect(tokenizer, text),
     )
+
+
+def _dialect(tokenizer: Path | None, text: PreTrainedConfig) -> Dialect:
+    """LLaVA trains with the slow tokenizer of transformers 4, which Llama's file gives again."""
+    is_told = tokenizer is None or (tokenizer / DIALECT_NAME).is_file()
+    has_pieces = tokenizer is not None and (tokenizer / PIECES_NAME).is_file()
+    is_llama = text.model_type in ("llama", "mistral", "mixtral")
+    return "slow" if has_pieces and is_llama and not is_told else "auto"
 
 
 def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
     if fields.get("s2"):
         raise ModelError(f"{path}: S2 (features at several scales) is not supported")
-    if fields.get("mm_use_im_start_end"):
-        raise ModelError(
-            f"{path}: mm_use_im_start_end (pictures between <im_start> and <im_end>, LLaVA v0) "
-            "is not supported"
-        )
     if fields.get("mm_resampler_type"):
         raise ModelError(f"{path}: mm_resampler_type {fields['mm_resampler_type']!r} is unknown")
 
@@ -223,6 +230,8 @@ def guess_template(
         guess = "llama3_chat"
     for mark, template in (("llama-2", "llava_llama_2"), ("v1.6-34b", "chatml_direct")):
         guess = template if mark in hint else guess
+    if fields.get("mm_use_im_start_end"):
+        guess = f"{guess}+{IM_START_END}"
     return guess, f"the checkpoint names no conversation template; taken for {guess}"
 
 
@@ -261,7 +270,7 @@ def their_config(checkpoint: Checkpoint, holds_tower: bool) -> dict[str, Any]:
         "mm_vision_select_feature": config.select_feature,
         "mm_patch_merge_type": config.patch_merge,
         "image_aspect_ratio": f"anyres_max_{config.max_tiles}" if config.max_tiles else aspect,
-        "mm_use_im_start_end": False,
+        "mm_use_im_start_end": checkpoint.template.endswith(f"+{IM_START_END}"),
         "mm_use_im_patch_token": bool(source.get("mm_use_im_patch_token", False)),
         "use_mm_proj": True,
         # LLaVA takes an encoder from its checkpoint only where this says that it was trained.

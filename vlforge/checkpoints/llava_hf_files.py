@@ -18,7 +18,8 @@ from vlforge.models.llava import LlavaConfig
 from vlforge.models.parts.image_processor import FILE_NAME, ImageProcessor
 from vlforge.models.reading import read_tokenizer, write_json
 from vlforge.text.templates import find_template
-from vlforge.text.tokenizers import TextTokenizer, adapt, load_tokenizer
+from vlforge.text.tokenizers import TextTokenizer, adapt
+from vlforge.text.two_tokenizers import with_dialect
 
 PROCESSOR_NAME = "processor_config.json"
 IMAGE, PAD = "<image>", "<pad>"
@@ -127,11 +128,10 @@ def write_vocabulary(
 
 
 def _tokenizer_of_training(checkpoint: Checkpoint) -> TextTokenizer:
-    """LLaVA trains with transformers 4's slow tokenizer, where there is a file for one."""
-    assert checkpoint.tokenizer is not None
-    if (checkpoint.tokenizer / "tokenizer.model").is_file():
-        return load_tokenizer(checkpoint.tokenizer, dialect="slow")
-    return adapt(read_tokenizer(checkpoint.tokenizer))
+    """What made the ids that the model was trained with."""
+    folder = checkpoint.tokenizer
+    assert folder is not None
+    return adapt(with_dialect(read_tokenizer(folder), folder, checkpoint.dialect))
 
 
 def _suit_older_versions(file: Path) -> None:

@@ -12,7 +12,8 @@ from vlforge.checkpoints.weights import open_weights, write_weights
 from vlforge.models.families import family_of, find_family
 from vlforge.models.folder import META_NAME
 from vlforge.models.parts import image_processor
-from vlforge.models.reading import read_config, read_processor, write_json
+from vlforge.models.reading import read_config, read_processor, read_tokenizer, write_json
+from vlforge.text.two_tokenizers import with_dialect
 
 
 class VlforgeLayout:
@@ -56,6 +57,9 @@ class VlforgeLayout:
         write_json(out / "config.json", fields)
         if checkpoint.tokenizer is not None:
             copy_tokenizer(checkpoint.tokenizer, out)
+            if checkpoint.dialect != "auto":
+                whole = read_tokenizer(checkpoint.tokenizer)
+                with_dialect(whole, checkpoint.tokenizer, checkpoint.dialect).save_pretrained(out)
         if checkpoint.processor is not None:
             write_json(out / image_processor.FILE_NAME, checkpoint.processor.to_json())
         meta = {

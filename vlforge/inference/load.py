@@ -31,6 +31,7 @@ from vlforge.models.reading import (
     read_tokenizer,
 )
 from vlforge.text.templates import Template, find_template
+from vlforge.text.two_tokenizers import with_dialect
 from vlforge.types import Loading, ModelError
 
 Kind = Literal["family", "native", "clip", "tagger"]
@@ -270,7 +271,7 @@ def _foreign(
     found = read_checkpoint(path, parts)
     if found.tokenizer is None:
         raise ModelError(f"{path} has no tokenizer; name the folder that has it with --language")
-    tokenizer = read_tokenizer(found.tokenizer)
+    tokenizer = with_dialect(read_tokenizer(found.tokenizer), found.tokenizer, found.dialect)
     model = found.build(dtype, **_placed(found.config, loading, device, dtype))
     check_vocabulary(tokenizer, model.language)
     ends = _end_tokens(found)
