@@ -16,7 +16,8 @@ from vlforge.kernels.lean_loss import supervised_tokens
 from vlforge.models.parts.anyres import BLANK
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.training.config import Optimiser
-from vlforge.training.freezing import freeze, optimiser_groups
+from vlforge.training.freezing import freeze
+from vlforge.training.optimiser_groups import optimiser_groups
 
 GOLDEN = {"model_golden": "llava_xtuner/llava_model/*/golden.json"}
 IGNORE = -100

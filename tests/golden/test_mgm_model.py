@@ -22,7 +22,8 @@ from vlforge.kernels.mining import join_maps
 from vlforge.models.base import PARTS
 from vlforge.models.mgm import MgmModel
 from vlforge.training.config import Optimiser
-from vlforge.training.freezing import freeze, optimiser_groups
+from vlforge.training.freezing import freeze
+from vlforge.training.optimiser_groups import optimiser_groups
 from vlforge.training.schedules import lr_factor
 
 GOLDEN = {

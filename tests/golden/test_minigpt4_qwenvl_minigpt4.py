@@ -36,7 +36,8 @@ from vlforge.text.render import render
 from vlforge.text.template import Voice
 from vlforge.text.tokenizers import load_tokenizer
 from vlforge.training.config import Optimiser
-from vlforge.training.freezing import freeze, optimiser_groups
+from vlforge.training.freezing import freeze
+from vlforge.training.optimiser_groups import optimiser_groups
 from vlforge.types import IGNORE_INDEX, IMAGE_INDEX, Turn
 
 GOLDEN = {

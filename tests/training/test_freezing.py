@@ -1,9 +1,17 @@
-import pytest
+import re
 
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny_mgm import mgm
 from tests.tiny_model import llava
+from tests.tiny_qwen import model as qwen_vl
 from vlforge.models.base import PARTS
 from vlforge.training.config import Optimiser
-from vlforge.training.freezing import freeze, optimiser_groups
+from vlforge.training.freezing import freeze
+from vlforge.training.optimiser_groups import optimiser_groups
+from vlforge.training.selection import resolve, selections
 from vlforge.types import RecipeError
 
 
@@ -78,3 +86,74 @@ def test_a_rate_for_nothing_is_refused():
     model, _ = trainable("connector")
     with pytest.raises(RecipeError, match="'projector' matches no parameter"):
         optimiser_groups(model, Optimiser(lr_parts={"projector": 1e-4}), PARTS)
+
+
+def test_a_module_without_parameters_follows_the_one_that_it_is_in():
+    model, _ = trainable("connector", r"layers\.1\.")
+    decoder = model.language.model
+    for place in (model.connector, decoder.layers[1], decoder.layers[0], model.vision):
+        place.dropout = nn.Sequential(nn.Dropout(0.5), nn.ModuleDict({"deep": nn.Dropout(0.5)}))
+    freeze(model, ("connector", r"layers\.1\."), PARTS)
+    learns = {id(model.connector): True, id(decoder.layers[1]): True}
+    for place in (model.connector, decoder.layers[1], decoder.layers[0], model.vision):
+        modes = {module.training for module in place.dropout.modules()}
+        assert modes == {learns.get(id(place), False)}
+    x = torch.ones(1000)
+    assert (model.connector.dropout[0](x) == 0).any()
+    assert torch.equal(model.vision.dropout[0](x), x)
+
+
+def test_dropout_of_attention_acts_where_its_layer_learns():
+    model = llava(text={"attention_dropout": 0.9})
+    ids = torch.arange(3, 15)[None]
+    labels = ids.clone()
+    freeze(model, ("language",), PARTS)
+    losses = {model.loss_sum(model.splice(ids, labels=labels)).item() for _ in range(4)}
+    assert len(losses) == 4
+    freeze(model, ("connector",), PARTS)
+    losses = {model.loss_sum(model.splice(ids, labels=labels)).item() for _ in range(4)}
+    assert len(losses) == 1
+
+
+def test_what_freeze_names_stays_although_train_means_it():
+    model = llava()
+    names = freeze(model, ("connector", "language"), PARTS, stay=("lm_head", r"layers\.0\."))
+    assert "language.model.layers.1.self_attn.q_proj.weight" in names
+    assert not any("lm_head" in name or "layers.0." in name for name in names)
+    assert not model.language.model.layers[0].training
+    with pytest.raises(RecipeError, match="freeze: 'lm_haed' matches no parameter"):
+        freeze(model, ("language",), PARTS, stay=("lm_haed",))
+
+
+@pytest.mark.parametrize("make", [llava, mgm, qwen_vl])
+def test_published_stages_are_names(make):
+    model = make()
+    known = selections(model)
+    for stage, meant in model.stages.items():
+        assert resolve(stage, known) == meant
+        assert freeze(model, resolve(stage, known), PARTS) == freeze(model, meant, PARTS)
+
+
+def test_the_last_half_of_an_encoder_is_a_name():
+    model = llava("clip")
+    names = freeze(model, resolve(("vision_last_half",), selections(model)), PARTS)
+    layers = {name.split("layers.")[1].split(".")[0] for name in names}
+    assert layers == {"1", "2"}
+    assert all(name.startswith("vision.tower.") for name in names)
+
+
+def test_minigeminis_towers_are_names_of_theirs_and_ours():
+    model = mgm()
+    known = selections(model)
+    assert known["optimize_vision_tower"] == known["vision_last_half"]
+    names = freeze(model, resolve(("instruct", "vision_high_last_blocks"), known), PARTS)
+    towers = {name for name in names if name.startswith("vision.")}
+    meant = model.published_towers(low=False)
+    assert towers == {n for n, _ in model.named_parameters() if any(re.search(e, n) for e in meant)}
+    assert len({name.split("stages.")[1][0] for name in towers}) == 4
+
+
+def test_of_qwens_connector_the_pool_alone_can_learn():
+    names = freeze(qwen_vl(), ("attn_pool",), PARTS)
+    assert names
+    assert all(name.startswith("connector.attn_pool.") for name in names)

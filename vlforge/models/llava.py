@@ -26,7 +26,7 @@ from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.tags import HEAD_NAME, Tagger
 from vlforge.models.parts.vision import VisionTower
 from vlforge.models.parts.word_connector import word_connector
-from vlforge.models.reading import read_vision
+from vlforge.models.reading import read_tensors, read_vision
 from vlforge.types import ModelError
 
 TILE_FIELDS = {
@@ -153,7 +153,10 @@ class LlavaModel(VisionLanguageModel):
 
     @classmethod
     def assemble(cls, spec: ModelSpec, language: PreTrainedModel, tokenizer: Any) -> Self:
-        """A model of a vision folder and a language model."""
+        """A model of a vision folder and a language model.
+
+        `connector_weights` is an mm_projector.bin (`pretrain_mm_mlp_adapter`).
+        """
         vision = read_vision(Path(spec.vision))
         pinpoints = spec.image_grid_pinpoints
         if pinpoints:
@@ -175,7 +178,37 @@ class LlavaModel(VisionLanguageModel):
         model.language = language
         if connector is not None:
             model.connector = connector
+        if spec.connector_weights is not None:
+            model.load_connector(Path(spec.connector_weights))
         return model
+
+    @torch.no_grad()
+    def load_connector(self, path: Path) -> None:
+        """Take over an mm_projector.bin, by LLaVA's names or ours.
+
+        Raises:
+            ModelError: it is none, or of another model.
+        """
+        found = {_connector_name(key): tensor for key, tensor in read_tensors(path).items()}
+        for name, place in self.connector.state_dict().items():
+            if name not in found:
+                raise ModelError(
+                    f"{path} has no {name} of the connector; it is no mm_projector.bin"
+                )
+            if found[name].shape != place.shape:
+                raise ModelError(
+                    f"{path}: {name} has shape {list(found[name].shape)}, and this model's "
+                    f"connector has {list(place.shape)}"
+                )
+            place.copy_(found[name])
+
+
+def _connector_name(key: str) -> str:
+    """The name within the connector of a tensor that has one; others stay as they are."""
+    for begin in ("mm_projector.", "connector."):
+        if begin in key:
+            return key.split(begin, 1)[1]
+    return key
 
 
 def _initial_connector(spec: ModelSpec, tokenizer: Any, language: Any) -> Connector | None:

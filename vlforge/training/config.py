@@ -18,18 +18,51 @@ class TokenizerConfig:
     extra_words: tuple[str, ...] = ()
 
 
+ScheduleName = Literal[
+    "cosine", "cosine_with_min_lr", "cosine_with_restarts", "linear", "polynomial",
+    "constant", "constant_with_warmup", "inverse_sqrt", "warmup_stable_decay",
+    "one_cycle", "lavis", "xtuner", "paddle_cosine", "paddle_linear",
+]  # fmt: skip
+"""How learning rates go; see `vlforge.training.schedules`."""
+
+GroupsName = Literal["default", "llava", "mgm", "qwen", "lavis", "paddle", "xtuner"]
+"""Whose rule says which weights decay; see `vlforge.training.optimiser_groups`."""
+
+
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW and its schedule. `lr` may be overruled per part of the model."""
+    """AdamW (or plain SGD), what of it differs by part, and how the rate goes.
 
+    `lr_parts` gives parts or regular expressions over parameter names a rate of their
+    own, `lr_multi` a multiple of `lr`; the last entry that means a parameter counts.
+    With `groups: llava` or `mgm` their keys may also be pieces of the published names
+    (`mm_projector: 2.0e-5` is `mm_projector_lr`).
+    `groups` says by whose rule weights decay: `default` all but vectors; `llava`, `mgm`
+    and `qwen` as transformers' Trainer, all but biases and the norms that it knows;
+    `lavis` as MiniGPT-4; `paddle` all but what is called bias or norm; `xtuner` all.
+    `warmup_steps` above 0 count instead of `warmup_ratio`. Warmup begins at `warmup_lr`
+    and the schedule ends at `min_lr` ("auto": 0, for polynomial 1e-7), both of a part
+    with the base rate `lr`. `cycles`, `power` and `decay_ratio` are those of
+    cosine_with_restarts, polynomial and warmup_stable_decay.
+    """
+
+    type: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     lr_parts: dict[str, float] = field(default_factory=dict)
+    lr_multi: dict[str, float] = field(default_factory=dict)
+    groups: GroupsName = "default"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    schedule: Literal["cosine", "linear", "constant", "one_cycle"] = "cosine"
+    schedule: ScheduleName = "cosine"
     warmup_ratio: float = 0.03
+    warmup_steps: int = 0
+    warmup_lr: float = 0.0
+    min_lr: float | Literal["auto"] = "auto"
+    cycles: float | Literal["auto"] = "auto"
+    power: float = 1.0
+    decay_ratio: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -109,31 +142,119 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
+class LoraSpec:
+    """A LoRA adapter of one part; the part's own weights stay as they are.
+
+    `targets` are names at the end of a module's path (`q_proj`, `attn.c_proj`),
+    expressions over the whole path (`.*attn.c_attn.*`), or published sets: `all_linear`
+    (every linear layer but the output layer, as LLaVA and XTuner), `clip` (XTuner's),
+    `ad_captions` and `qwen` (Qwen-VL's), `internlm2` (output layer included, as XTuner).
+    `exclude` takes away in the same words. An expression that means layers outside of the
+    part is refused, unless `outside: leave` says that those are left alone.
+    `rslora` scales by the root of the rank; `dora` learns each row's length apart.
+    `bias: all` trains the part's biases, `lora_only` those of the adapted layers;
+    `modules_to_save` are trained whole and kept with the adapter. `weights` is an adapter
+    of peft to go on from.
+    """
+
+    rank: int = 64
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: str | tuple[str, ...] = "all_linear"
+    exclude: str | tuple[str, ...] = ()
+    outside: Literal["refuse", "leave"] = "refuse"
+    dora: bool = False
+    rslora: bool = False
+    bias: Literal["none", "all", "lora_only"] = "none"
+    modules_to_save: tuple[str, ...] = ()
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Put an adapter into its base: one whole model, in the layout `to`.
+
+    `adapter` is the folder of a train stage with `lora` (`$tune`), which knows its base,
+    or any of `vlforge merge`, which needs `base`. `to` is a layout of `vlforge list
+    layouts`. Sums are in fp32 and rounded once to `dtype`.
+    """
+
+    adapter: str
+    base: str | None = None
+    vision: str | None = None
+    to: str = "vlforge"
+    dtype: Literal["keep", "fp32", "bf16", "fp16"] = "keep"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One stage of VLM training: align, instruct, or any other.
 
-    `model` is three nouns to assemble, or the folder of a model to go on with.
-    `train` names the parts that learn: vision, connector, language, or regular
-    expressions over parameter names; everything else is frozen.
-    `samples` (or `epochs`) is the budget, unless the entries of `data` name their
-    rows or epochs; `batch` is the global batch, worked down to `micro_batch` times
-    accumulation. `data` is of any format, pictures in the data included.
+    `model` is three nouns to assemble, or the folder of a model to go on with
+    (`$align`: what an earlier stage made). `image_aspect_ratio` changes how that
+    model fits pictures.
+    `train` names what learns: vision, connector, language, a stage of the family as
+    published (`align`, `instruct`), regular expressions over parameter names,
+    `vision_last_half` (of an encoder's layers) or `vision_high_last_blocks` (Mini-Gemini's
+    second encoder). What `freeze` names stays all the same; everything else is frozen.
+    The budget is `samples`, `steps` or `epochs` (of `iters_per_epoch` batches each, where
+    given), unless the entries of `data` name their rows or epochs.
+    `batch` is the global batch, worked down to `micro_batch` rows times accumulation for
+    as many devices as there are; "auto" is micro_batch x accumulation x devices. A run
+    with another global batch than `expect_global_batch` stops. `drop_last` leaves a last
+    short batch out.
+    `loss_mean` is over the tokens of a global batch; or over its micro-batches' means, as
+    transformers' Trainer did up to 4.45 (LLaVA, Mini-Gemini, Qwen-VL); or as LAVIS, whose
+    accumulated micro-batches add up undivided.
+    `precision: auto` is bf16 products over fp32 weights on a GPU, fp32 on a CPU. Parts
+    that do not learn are held in `frozen_precision` (auto: that of the products) and
+    written as they were. `tf32: auto` allows it where precision is not fp32.
+    A row of more than `max_length` tokens, pictures included, loses its last words, and is
+    left out where its pictures do not fit (`on_too_long: cut`); `drop` leaves it out whole,
+    `refuse` stops. Rows without a label are left out, or stop the stage (`on_no_labels`);
+    all are counted and the first are named. `template: v1+im_start_end` puts each picture
+    between two tokens of its own. `tokenizer: slow` gives texts the ids of transformers 4's
+    slow Llama tokenizer, with which LLaVA and MGM trained, `fast` those of its fast one
+    (XTuner). `compat: llava` (mgm, xtuner, …) gives rows that system's labels, its faults too.
+    `lora` and `vision_lora` give the language model and the encoder an adapter; such a part
+    learns nothing else, whatever `train` says of it, and the stage leaves the adapters, what
+    else was trained, and where its base is. `quantise` holds the language model's matrices
+    in 8 or 4 bits meanwhile (QLoRA).
+    `export: connector` writes mm_projector.bin, with its published names, and no model.
     """
 
     model: ModelSpec | str
     data: str | tuple[str | Mixture, ...]
     samples: int | None = None
     epochs: float | None = None
+    steps: int | None = None
+    iters_per_epoch: int | None = None
     mixing: Mixing = Mixing()
     template: str = "plain"
-    train: tuple[str, ...] = ("connector",)
-    batch: int = 16
+    image_aspect_ratio: Literal["model", "square", "pad", "stretch"] = "model"
+    train: str | tuple[str, ...] = ("connector",)
+    freeze: str | tuple[str, ...] = ()
+    batch: int | Literal["auto"] = 16
     micro_batch: int | Literal["auto"] = "auto"
+    accumulation: int | Literal["auto"] = "auto"
+    expect_global_batch: int | None = None
+    drop_last: bool = False
+    loss_mean: Literal["tokens", "micro_batches", "lavis"] = "tokens"
     max_length: int = 256
+    on_too_long: Literal["cut", "drop", "refuse"] = "cut"
+    on_no_labels: Literal["drop", "refuse"] = "drop"
+    tokenizer: Literal["auto", "slow", "fast"] = "auto"
+    compat: str | None = None
     optimiser: Optimiser = Optimiser()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    frozen_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tf32: bool | Literal["auto"] = "auto"
     augment: bool | AugmentSpec = False
     group_by_length: bool = False
     image_root: str | None = None
     save_every_samples: int = 0
+    lora: LoraSpec | None = None
+    vision_lora: LoraSpec | None = None
+    quantise: Literal["none", "8bit", "4bit"] = "none"
+    export: Literal["model", "connector", "both"] = "model"
     seed: int | Literal["auto"] = "auto"

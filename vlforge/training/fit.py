@@ -30,6 +30,7 @@ from vlforge.kernels.cpu_products import (
     fast_products,
     plain_attention,
 )
+from vlforge.training.averaging import Cut, LossMean, loss_weight, shown_weight
 from vlforge.training.checkpoint import (
     Progress,
     find_checkpoint,
@@ -37,9 +38,9 @@ from vlforge.training.checkpoint import (
     save_checkpoint,
 )
 from vlforge.training.config import Optimiser
-from vlforge.training.freezing import optimiser_groups
 from vlforge.training.metrics import Metrics
-from vlforge.training.schedules import lr_factor
+from vlforge.training.optimiser_groups import make_optimiser, optimiser_groups
+from vlforge.training.schedules import Schedule
 from vlforge.types import LogFn, ModelError, ProgressFn, RecipeError, no_log, no_progress
 
 FINAL_STEPS = 50
@@ -72,7 +73,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class FitPlan:
-    """All that decides the numbers: the order of rows [samples] and how it is stepped through."""
+    """All that decides the numbers: the order of rows [samples] and how it is stepped through.
+
+    epoch, passes: as `Schedule` takes them.
+    """
 
     order: np.ndarray
     batch: int
@@ -81,6 +85,9 @@ class FitPlan:
     micro_batch: int | Literal["auto"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     save_every_samples: int = 0
+    epoch: int = 0
+    passes: int = 1
+    loss_mean: LossMean = "tokens"
 
     @property
     def steps(self) -> int:
@@ -187,11 +194,8 @@ class _Loop:
         groups = optimiser_groups(task.module, plan.optimiser, task.parts)
         self.rates = [group["lr"] for group in groups]
         self.module = accelerator.prepare(task.module)
-        self.optimiser = accelerator.prepare(
-            torch.optim.AdamW(
-                groups, betas=plan.optimiser.betas, eps=plan.optimiser.eps, fused=True
-            )
-        )
+        self.optimiser = accelerator.prepare(make_optimiser(groups, plan.optimiser))
+        self.schedule = Schedule(plan.optimiser, plan.steps, plan.epoch, plan.passes)
         self.trainable = [p for group in groups for p in group["params"]]
         share = math.ceil(plan.batch / accelerator.num_processes)
         self.micro_batch = share if plan.micro_batch == "auto" else min(plan.micro_batch, share)
@@ -216,7 +220,7 @@ class _Loop:
         plan, start = self.plan, step * self.plan.batch
         rows = plan.order[start : start + plan.batch]
         self.task.prefetch(plan.order[start + plan.batch : start + 2 * plan.batch])
-        factor = lr_factor(plan.optimiser.schedule, step, plan.steps, plan.optimiser.warmup_ratio)
+        factor = self.schedule.factor(step)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         torch.manual_seed((plan.seed * 1_000_003 + step) * 64 + self.accelerator.process_index)
@@ -256,21 +260,22 @@ class _Loop:
     def _accumulate(self, rows: np.ndarray, start: int) -> Tensor:
         accelerator = self.accelerator
         world, rank = accelerator.num_processes, accelerator.process_index
-        scale = world / max(1, self.task.count(rows))
+        rule, whole = self.plan.loss_mean, self.task.count(rows)
+        cut = Cut(len(rows), world, self.micro_batch)
         mine = np.arange(len(rows))[rank::world]
-        parts = math.ceil(math.ceil(len(rows) / world) / self.micro_batch)
         total = torch.zeros((), device=accelerator.device)
-        for part in range(parts):
+        for part in range(cut.passes):
             places = mine[part * self.micro_batch : (part + 1) * self.micro_batch]
             # A rank without rows still runs the modules: collectives wait for everybody.
-            weight = scale if len(places) else 0.0
-            places = places if len(places) else np.arange(1)
+            has_rows, places = len(places) > 0, places if len(places) else np.arange(1)
+            own = self.task.count(rows[places])
+            weight = loss_weight(rule, cut, whole, own) if has_rows else 0.0
             batch = self.task.batch(rows[places], start + places, accelerator.device)
-            is_last = part + 1 == parts
+            is_last = part + 1 == cut.passes
             with nullcontext() if is_last else accelerator.no_sync(self.module):
                 loss = self.module(**batch)
                 accelerator.backward(loss * weight)
-            total += loss.detach() * (weight / world)
+            total += loss.detach() * shown_weight(rule, cut, weight)
         return total
 
     def _record(self, step: int, rows: np.ndarray, loss: Tensor, lr: float) -> None:

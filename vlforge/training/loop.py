@@ -6,6 +6,7 @@ with which template. See `fit` for the optimiser loop itself.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,20 @@ from vlforge.models.folder import (
     with_stage,
     write_folder,
 )
+from vlforge.models.new_tokens import add_new_tokens
 from vlforge.models.reading import write_json
+from vlforge.text.doubts import template_doubts
+from vlforge.text.encode import check_compat
 from vlforge.text.templates import find_template
 from vlforge.training.augment import Augment
 from vlforge.training.batches import group_by_length
+from vlforge.training.budget import (
+    accumulation_of,
+    check_budget,
+    samples_to_see,
+    settle_batch,
+    steps_per_epoch,
+)
 from vlforge.training.config import TrainConfig
 from vlforge.training.conversations import (
     ConversationData,
@@ -38,16 +49,27 @@ from vlforge.training.fit import (
     open_accelerator,
     peak_memory_mb,
 )
-from vlforge.training.freezing import freeze, optimiser_groups
-from vlforge.training.mixture import (
-    budget,
-    check_mixing,
-    draw_order,
-    mixtures,
-    names_its_rows,
-)
+from vlforge.training.freezing import freeze
+from vlforge.training.handover import with_aspect_ratio, write_connector
+from vlforge.training.mixture import check_mixing, draw_order, mixtures
+from vlforge.training.optimiser_groups import optimiser_groups
 from vlforge.training.pictures import cache_features, features_fit
+from vlforge.training.precision import (
+    Lightened,
+    allow_tf32,
+    frozen_dtype,
+    seed_everything,
+    settle_precision,
+)
+from vlforge.training.rows import Sieve, say
+from vlforge.training.schedules import Schedule
+from vlforge.training.selection import resolve, selections
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
+
+_POSITIVE = (
+    "batch", "micro_batch", "accumulation", "expect_global_batch", "max_length",
+    "samples", "epochs", "steps", "iters_per_epoch",
+)  # fmt: skip
 
 
 def train(
@@ -83,19 +105,18 @@ def train(
     """
     seed = seed if config.seed == "auto" else config.seed
     torch.set_num_threads(threads)
-    torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     _check_settings(config)
-    accelerator = open_accelerator(device, config.precision)
-    folder = (
-        assemble(config.model)
-        if isinstance(config.model, ModelSpec)
-        else read_folder(Path(config.model))
-    )
-    names = freeze(folder.model, config.train, PARTS, folder.model.unused_parameters)
+    config, accelerator = _begin(config, seed, device)
+    folder = _open(config)
+    for doubt in _doubts(config, folder):
+        log({"event": "warning", "text": doubt})
+    names = choose(config, folder.model)
     optimiser_groups(folder.model, config.optimiser, PARTS)
     data = _read(config, folder, threads, out)
+    say(data.sieve, log)
     plan = make_plan(config, data, seed)
+    lightened = Lightened(folder.model, PARTS, frozen_dtype(config, accelerator.device))
     features = _features(config, folder.model, data, plan, accelerator.device, names)
     augment = Augment.of(config.augment, seed)
     task = ConversationTask(folder.model, data, augment, features)
@@ -103,19 +124,65 @@ def train(
     result = fit(
         task, plan, out, accelerator, content=data.fingerprint(), progress=progress, log=log
     )
+    lightened.restore()
     return _store(config, folder, data, result, names, out, accelerator)
+
+
+def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, Any]:
+    """Devices, and with them precision and sizes of batches; libraries are seeded."""
+    precision = settle_precision(config.precision, device)
+    allow_tf32(config.tf32, precision)
+    accelerator = open_accelerator(device, precision)
+    seed_everything(seed)
+    settled = settle_batch(replace(config, precision=precision), accelerator.num_processes)
+    return settled, accelerator
+
+
+def _open(config: TrainConfig) -> ModelFolder:
+    """The model that the stage goes on with."""
+    folder = (
+        assemble(_with_dialect(config.model, config))
+        if isinstance(config.model, ModelSpec)
+        else read_folder(Path(config.model), dialect=config.tokenizer)
+    )
+    add_new_tokens(folder.model, folder.tokenizer, find_template(config.template).new_tokens)
+    return with_aspect_ratio(folder, config.image_aspect_ratio)
+
+
+def choose(config: TrainConfig, model: Any) -> list[str]:
+    """Freeze all but what the stage trains; names of the parameters that learn."""
+    known = selections(model)
+    return freeze(
+        model,
+        resolve(config.train, known),
+        PARTS,
+        model.unused_parameters,
+        resolve(config.freeze, known),
+    )
+
+
+def _doubts(config: TrainConfig, folder: ModelFolder) -> list[str]:
+    """Why the template may not fit the language model."""
+    name = Path(config.model.language).name if isinstance(config.model, ModelSpec) else ""
+    language = folder.model.language.config.to_dict()
+    return template_doubts(find_template(config.template), folder.tokenizer, language, name)
+
+
+def _with_dialect(spec: ModelSpec, config: TrainConfig) -> ModelSpec:
+    """The stage's `tokenizer` comes before its model's."""
+    if config.tokenizer == "auto":
+        return spec
+    return replace(spec, tokenizer_dialect=config.tokenizer)
 
 
 def _check_settings(config: TrainConfig) -> None:
     """Raise for what can be known without reading anything."""
-    find_template(config.template)
+    check_compat(find_template(config.template), config.compat)
+    check_budget(config)
+    Schedule(config.optimiser, 1)
     parts = mixtures(config.data)
-    if config.samples is not None and config.epochs is not None:
-        raise RecipeError("a train stage takes samples or epochs, one of them")
-    if config.samples is None and config.epochs is None and not names_its_rows(parts):
-        raise RecipeError("a train stage takes samples or epochs, or data that name their rows")
     check_mixing(parts, config.mixing, config.group_by_length)
-    for name in ("batch", "max_length", "samples", "epochs", "micro_batch"):
+    for name in _POSITIVE:
         value = getattr(config, name)
         if isinstance(value, int | float) and value <= 0:
             raise RecipeError(f"{name} is {value}; give at least 1")
@@ -128,10 +195,11 @@ def _read(config: TrainConfig, folder: ModelFolder, threads: int, out: Path) -> 
         find_template(config.template),
         folder.tokenizer,
         processor=folder.processor,
-        max_length=config.max_length,
+        sieve=Sieve(config.max_length, config.on_too_long, config.on_no_labels),
         image_root=config.image_root,
         threads=threads,
         scratch=out,
+        compat=config.compat,
     )
     _check_positions(folder.model, data, config)
     return data
@@ -143,19 +211,22 @@ def make_plan(config: TrainConfig, data: ConversationData, seed: int) -> FitPlan
     Raises:
         DataError: a dataset would get no row, or is smaller than a batch drawn from it.
     """
-    parts = mixtures(config.data)
-    samples = budget(parts, data.sizes, config.samples, config.epochs)
-    order = draw_order(parts, data.sizes, samples, seed, config.mixing, config.batch)
+    parts, batch = mixtures(config.data), int(config.batch)
+    samples = samples_to_see(config, data.sizes, batch)
+    order = draw_order(parts, data.sizes, samples, seed, config.mixing, batch)
     if config.group_by_length:
-        order = group_by_length(order, data.rows.lengths, config.batch, seed)
+        order = group_by_length(order, data.rows.lengths, batch, seed)
     return FitPlan(
         order=order,
-        batch=config.batch,
+        batch=batch,
         optimiser=config.optimiser,
         seed=seed,
         micro_batch=config.micro_batch,
-        precision=config.precision,
+        precision="fp32" if config.precision == "auto" else config.precision,
         save_every_samples=config.save_every_samples,
+        epoch=steps_per_epoch(config, sum(data.sizes), batch),
+        passes=accumulation_of(config),
+        loss_mean=config.loss_mean,
     )
 
 
@@ -214,16 +285,19 @@ def _store(
         "rows_read": data.rows_read,
         "dropped": data.dropped.counts,
         "dropped_rows": data.dropped.shown,
-    }
+    } | data.sieve.summary()
     if accelerator.is_main_process:
         stage = {
             "kind": "train",
-            "train": list(config.train),
+            "train": [config.train] if isinstance(config.train, str) else list(config.train),
             "template": config.template,
             "samples": result.samples,
             "final_loss": result.final_loss,
         }
-        write_folder(with_stage(folder, config.template, stage), out)
+        if config.export != "connector":
+            write_folder(with_stage(folder, config.template, stage), out)
+        if config.export != "model":
+            write_connector(model, out)
         write_json(out / "summary.json", summary)
         write_timing(out, result)
         drop_checkpoints(out)
