@@ -137,7 +137,7 @@ def stream(
     for _ in _decode_steps(language, tokenizer, [prompt], rows, decoding):
         if not row.is_running:
             break
-        text = _held_back(tokenizer.decode(row.ids, skip_special_tokens=True), decoding)
+        text = held_back(tokenizer.decode(row.ids, skip_special_tokens=True), decoding)
         if len(text) > len(shown) and text.startswith(shown):
             yield text[len(shown) :]
             shown = text
@@ -236,18 +236,14 @@ def _decode_steps(
 
     embeds, mask, positions = pad_left(prompts)
     cache = DynamicCache()
-    logits = (
-        language(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        .logits[:, -1]
-        .to(mask.device)
-    )
+    logits = language(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
     position = positions[:, -1]
     if decoding.candidates > 1:
         cache.batch_repeat_interleave(decoding.candidates)
@@ -256,7 +252,7 @@ def _decode_steps(
         )
     batch = list(rows)
     while True:
-        tokens = _draw(logits, batch, tokenizer, decoding)
+        tokens = _draw(logits.to(mask.device), batch, tokenizer, decoding)
         yield
         running = [slot for slot, row in enumerate(batch) if row.is_running]
         if not running:
@@ -268,18 +264,14 @@ def _decode_steps(
             batch = [batch[slot] for slot in running]
         mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
         position = position + 1
-        logits = (
-            language(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=position[:, None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .to(mask.device)
-        )
+        logits = language(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
 
 
 def _draw(logits_BV: Tensor, batch: list[Drawing], tokenizer: Any, decoding: Decoding) -> Tensor:
@@ -372,7 +364,7 @@ def _cut(tokenizer: Any, ids: Sequence[int], stop_strings: tuple[str, ...]) -> s
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def _held_back(text: str, decoding: Decoding) -> str:
+def held_back(text: str, decoding: Decoding) -> str:
     """The part of a growing text that no later token can take back."""
     text = text.lstrip()
     for stop in decoding.stop_strings:

@@ -89,17 +89,17 @@ class LocalChat:
         return [row[0] for row in _generate(self.loaded, self.batches, items, decoding)]
 
     def stream(self, sample: Sample, max_new_tokens: int) -> Iterator[str]:
-        """Pieces of the answer that `answer` would give to this sample alone.
-
-        A model of transformers' own gives its answer as one piece.
-        """
-        if self.loaded.kind == "native":
-            yield self.answer([sample], max_new_tokens)[0].text
-            return
+        """Pieces of the answer that `answer` would give to this sample alone."""
         from vlforge.inference.generate import stream
         from vlforge.inference.prompts import embed, prompt_of
 
         decoding = self.loaded.decoding(max_new_tokens, **self.how)
+        if self.loaded.kind == "native":
+            from vlforge.inference.native import native_prompt
+            from vlforge.inference.native_stream import native_stream
+
+            yield from native_stream(self.loaded, native_prompt(self.loaded, sample), decoding)
+            return
         (prompt,) = embed(self.loaded, [prompt_of(self.loaded, sample)])
         yield from stream(self.loaded.language, self.loaded.tokenizer, prompt, decoding)
 

@@ -129,15 +129,17 @@ def native_generate(
     for has_text in (True, False):
         places = [n for n, prompt in enumerate(prompts) if (prompt.text is not None) == has_text]
         if places:
-            made = _run(loaded, [prompts[n] for n in places], decoding, [keys[n] for n in places])
+            some, theirs = [prompts[n] for n in places], [keys[n] for n in places]
+            made = run_native(loaded, some, decoding, theirs)
             answers.update(zip(places, made, strict=True))
     return [answers[place] for place in range(len(prompts))]
 
 
 @torch.inference_mode()
-def _run(
-    loaded: Loaded, prompts: list[NativePrompt], decoding: Decoding, keys: list[int]
+def run_native(
+    loaded: Loaded, prompts: list[NativePrompt], decoding: Decoding, keys: list[int], **how: Any
 ) -> list[list[Generated]]:
+    """Answers to prompts that all have a text, or all have none; `how` is for `generate`."""
     rows = [
         Drawing(prompt=place, candidate=k, key=key, length=0, budget=decoding.max_new_tokens)
         for place, key in enumerate(keys)
@@ -155,6 +157,7 @@ def _run(
         pad_token_id=loaded.tokenizer.pad_token_id,
         return_dict_in_generate=True,
         output_logits=True,
+        **how,
     )
     return _read(rows, output, loaded, decoding, len(prompts))
 
@@ -165,8 +168,13 @@ def _read(
     """Read tokens and log-probabilities off the output of transformers' `generate`."""
     steps = len(output.logits)
     tokens_BT = output.sequences[:, -steps:]
-    scores_BTV = torch.log_softmax(torch.stack(output.logits, 1).float(), -1)
-    chosen_BT = scores_BTV.gather(-1, tokens_BT[..., None])[..., 0]
+    # With beams the rows of the logits are beams, which change places at every step.
+    chosen_BT = loaded.model.compute_transition_scores(
+        output.sequences,
+        tuple(logits.float() for logits in output.logits),
+        getattr(output, "beam_indices", None),
+        normalize_logits=True,
+    )
     answers: list[list[Generated]] = [[] for _ in range(count)]
     for row, tokens, scores in zip(rows, tokens_BT.tolist(), chosen_BT.tolist(), strict=True):
         answers[row.prompt].append(settle(row, tokens, scores, loaded.tokenizer, decoding))
