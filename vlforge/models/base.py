@@ -29,6 +29,7 @@ from vlforge.models.cost import ModelCost, model_cost
 from vlforge.models.encoding import Encoded, encode_sample
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.language import build_language, picture_scale, text_config
+from vlforge.models.parts.packs import packed_inputs
 from vlforge.models.parts.splice import SplicePlan, plan_splice, splice
 from vlforge.models.parts.vision import vision_config
 from vlforge.text.templates import Template
@@ -286,16 +287,17 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """Summed cross-entropy over the supervised tokens of a batch, fp32 scalar.
 
         Rows padded on the right need no mask: a causal model's earlier tokens
-        never see the padding, and the padding has no label.
+        never see the padding, and the padding has no label. Rows that hold several
+        samples keep them apart.
         """
-        plan = spliced.plan
-        mask = plan.mask if plan.padding_side == "left" else None
-        hidden = self.language.get_decoder()(
-            inputs_embeds=spliced.embeds,
-            attention_mask=mask,
-            position_ids=plan.positions if mask is not None else None,
-            use_cache=False,
-        ).last_hidden_state
+        plan, decoder = spliced.plan, self.language.get_decoder()
+        if plan.segments is not None:
+            placed = packed_inputs(decoder, plan, spliced.embeds.dtype)
+        else:
+            mask = plan.mask if plan.padding_side == "left" else None
+            positions = plan.positions if mask is not None else None
+            placed = {"attention_mask": mask, "position_ids": positions}
+        hidden = decoder(inputs_embeds=spliced.embeds, use_cache=False, **placed).last_hidden_state
         return lean_loss(self.language.get_output_embeddings(), hidden, plan.labels)
 
     def forward(

@@ -28,6 +28,7 @@ class SplicePlan:
 
     `source` indexes the table of text embeddings (B * T rows), then vision
     tokens, then one zero row. `mask` is False on padding. `lengths` [B].
+    `segments` numbers the samples of a row that holds several (`parts/packs.py`).
     """
 
     source: Tensor
@@ -36,11 +37,14 @@ class SplicePlan:
     positions: Tensor
     lengths: Tensor
     padding_side: Literal["left", "right"]
+    segments: Tensor | None = None
 
     def to(self, device: torch.device | str) -> SplicePlan:
         """The plan with its tensors on a device."""
         tensors = (self.source, self.labels, self.mask, self.positions, self.lengths)
-        return SplicePlan(*(tensor.to(device) for tensor in tensors), self.padding_side)
+        segments = None if self.segments is None else self.segments.to(device)
+        moved = (tensor.to(device) for tensor in tensors)
+        return SplicePlan(*moved, self.padding_side, segments)
 
 
 def plan_splice(
