@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from transformers import (
     CLIPVisionConfig,
+    GemmaConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Phi3Config,
     PhiConfig,
     Qwen2Config,
     Qwen3Config,
@@ -38,6 +40,8 @@ LANGUAGES = {
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=8),
     "tied": lambda: Qwen2Config(**SIZES, tie_word_embeddings=True),
     "phi": lambda: PhiConfig(**SIZES),
+    "gemma": lambda: GemmaConfig(**SIZES, head_dim=8, hidden_act="gelu"),
+    "phi3": lambda: Phi3Config(**SIZES),
     "mixtral": lambda: MixtralConfig(**SIZES, num_local_experts=3),
 }
 _TOWER = {
