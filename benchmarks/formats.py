@@ -104,14 +104,16 @@ def measure(name: str, folder: Path, rows: int, repeats: int, peer: str) -> dict
         },
         "disk_s": round(floor["bytes"], 3),
         "grown": round(ours["peak_mb"] / small["peak_mb"], 2),
-        "writing": measure_writing(name, path, counts["plain"], repeats),
     }  # fmt: skip
 
 
-def measure_writing(name: str, path: Path, wanted: list[int], repeats: int) -> dict[str, Any]:
+def measure_writing(name: str, folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     """Rows a second of our writer and of the plain way; both must hold the same."""
     if name in UNWRITTEN:
         return {"not_compared": UNWRITTEN[name]}
+    path = make(name, folder, rows)
+    source = told("reading", "plain", name, path)
+    wanted = [source[what] for what in COUNTED]
     runs: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": []}
     for _ in range(repeats):
         for how, found in runs.items():
@@ -132,6 +134,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--formats", type=lambda text: text.split(","), default=list(LAYOUTS))
     parser.add_argument("--peer", default="", help="an interpreter that has the libraries")
+    parser.add_argument("--only-reading", action="store_true", help="writing is not measured")
     parser.add_argument("--data", type=Path, help="keeps made data between calls")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -141,6 +144,10 @@ def main() -> int:
         folder = (options.data or Path(name)).absolute()
         for format_ in options.formats:
             found.append(measure(format_, folder, options.rows, options.repeats, options.peer))
+            if not options.only_reading:
+                found[-1]["writing"] = measure_writing(
+                    format_, folder, options.rows, options.repeats
+                )
             print(line_of(found[-1]), file=sys.stderr, flush=True)
             if options.data is None:
                 shutil.rmtree(folder)
@@ -156,7 +163,7 @@ def main() -> int:
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
-    agree = all(one["agree"] and one["writing"].get("agree", True) for one in found)
+    agree = all(one["agree"] and one.get("writing", {}).get("agree", True) for one in found)
     return 0 if agree else 1
 
 
@@ -168,8 +175,9 @@ def line_of(one: dict[str, Any]) -> str:
         f"{one[how]['peak_mb']:6.0f} MB {speed['seconds']:.2f}x ({speed['cpu_s']:.2f}x cpu)"
         for how, speed in speedup.items()
     )
-    written = one["writing"].get("speedup")
-    agree = one["agree"] and one["writing"].get("agree", True)
+    writing = one.get("writing", {})
+    written = writing.get("speedup")
+    agree = one["agree"] and writing.get("agree", True)
     return (
         f"{one['format']:15} {ours['rows_per_s']:>9,} rows/s {ours['peak_mb']:6.1f} MB{ways}   "
         f"floor {one['floor']['of_ours']:.0%}, disk {one['disk_s']} s, memory {one['grown']}x"

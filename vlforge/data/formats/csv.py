@@ -30,7 +30,9 @@ _OWN = frozenset({"id", "image", "caption"})
 _JSON_STARTS = frozenset('"[{-0123456789tfn')
 _AT_ONCE = 256
 _MAX_CELL = 16 << 20
-_HEAD = _BLOCK = 1 << 16
+_HEAD = 1 << 16
+_BLOCK = 1 << 14
+# Larger blocks of text leave holes in the heap that it grows by.
 
 
 @dataclass(frozen=True)

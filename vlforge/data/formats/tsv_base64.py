@@ -17,6 +17,7 @@ from vlforge.data.headers import begins_as_picture
 from vlforge.data.json_arrays import READ_FAULTS
 from vlforge.data.json_lines import open_data, whole_file
 from vlforge.data.json_rows import fault_of
+from vlforge.data.json_turns import encoded, from_base64
 from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit, caption_of
 from vlforge.types import DataError
 
@@ -24,7 +25,7 @@ _BREAK = re.compile(r"\r\n|[\r\n\t]")
 _divides = _BREAK.search
 _LONGEST = 256 << 20
 _HEAD = 1 << 20
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -103,7 +104,7 @@ class TsvWriter:
         if len(record.pictures) != 1:
             raise Unfit(f"{len(record.pictures)} pictures where a line holds one")
         number = str(self.count if record.id is None else record.id)
-        cells = [self._cell(number), binascii.b2a_base64(record.pictures[0].read(), newline=False)]
+        cells = [self._cell(number), encoded(record.pictures[0].read()).encode()]
         if record.turns or record.chunks:
             said = caption_of(record, loses_question=self._format.loses_question)
             cells.append(self._cell(said))
@@ -172,7 +173,7 @@ def _record(line: bytes, number: int) -> Record:
     except UnicodeDecodeError:
         raise DataError("a line is not UTF-8") from None
     try:
-        content = binascii.a2b_base64(cells[1].strip(), strict_mode=True)
+        content = from_base64(cells[1].strip())
     except ValueError as error:
         raise DataError(f"a picture is not base64: {words[0]}: {error}") from None
     if not content:
