@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.golden.recorded import followed
 from vlforge.checkpoints.llava import read_llava
 from vlforge.checkpoints.llava_fields import our_name
 from vlforge.kernels.lean_loss import supervised_tokens
+from vlforge.models.base import PARTS
 from vlforge.models.parts.anyres import BLANK
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.training.config import Optimiser
 from vlforge.training.freezing import freeze
-from vlforge.training.optimiser_groups import optimiser_groups
 
 GOLDEN = {"model_golden": "llava_xtuner/llava_model/*/golden.json"}
 IGNORE = -100
@@ -149,25 +150,16 @@ def test_gradients_are_the_references(model_golden: Path):
         ("adamw_novision_lr1e-3_clip1_losses", ("connector", "language", "image_newline")),
     ],
 )
-def test_training_follows_the_references_curve(model_golden: Path, curve, train):
+def test_training_follows_the_references_curve(model_golden: Path, tmp_path, curve, train):
     model, batch, numbers, _ = opened(model_golden)
     train = [name for name in train if name != "image_newline" or model.needs_sizes]
-    freeze(model, train, ("vision", "connector", "language"))
-    groups = optimiser_groups(model, Optimiser(lr=1e-3), ("vision", "connector", "language"))
+    freeze(model, train, PARTS)
+    settings = Optimiser(lr=1e-3, groups="llava", schedule="constant")
     if curve.startswith("sgd"):
-        optimiser = torch.optim.SGD([p for group in groups for p in group["params"]], lr=0.05)
-    else:
-        optimiser = torch.optim.AdamW(groups, fused=True)
-    losses = []
-    for _ in numbers[curve]:
-        loss = mean_loss(model, batch)
-        losses.append(loss.item())
-        optimiser.zero_grad()
-        loss.backward()
-        if not curve.startswith("sgd"):
-            torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
-        optimiser.step()
-    assert losses == pytest.approx(numbers[curve], abs=1e-3)
+        settings = Optimiser(type="sgd", lr=0.05, max_grad_norm=0.0, schedule="constant")
+    steps = len(numbers[curve])
+    seen = followed(model, lambda: spliced(model, batch), settings, steps, tmp_path)
+    assert seen.losses == pytest.approx(numbers[curve], abs=1e-4)
 
 
 def test_greedy_answers_are_the_references(model_golden: Path):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.golden.recorded import followed
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts
 from vlforge.checkpoints.index import read_checkpoint
 from vlforge.checkpoints.mgm import their_name
@@ -24,7 +25,6 @@ from vlforge.models.mgm import MgmModel
 from vlforge.training.config import Optimiser
 from vlforge.training.freezing import freeze
 from vlforge.training.optimiser_groups import optimiser_groups
-from vlforge.training.schedules import lr_factor
 
 GOLDEN = {
     "cases_file": "mgm/model/*/cases.safetensors",
@@ -247,15 +247,15 @@ def test_gradients_are_the_references(gradients_file: Path, tmp_path: Path):
 
 def test_optimiser_groups_are_the_references(gradients_file: Path, tmp_path: Path):
     case = Case(gradients_file.parent, tmp_path)
-    parts = {
+    settings = {
         "default": {},
-        "mm_projector_lr": {"connector.projector": 2e-5},
-        "lr_multi": {"connector.projector": 2e-5, "connector.miner": 2e-5},
+        "mm_projector_lr": {"lr_parts": {"mm_projector": 2e-5}},
+        "lr_multi": {"lr_multi": {"model.mm_projector": 2, "model.vlm_uni": 2}},
     }
     for name, groups in case.info["optimizer_groups"].items():
         model = case.model()
         freeze(model, model.stages["instruct"], PARTS, model.unused_parameters)
-        optimiser = Optimiser(lr=1e-5, weight_decay=0.01, lr_parts=parts[name])
+        optimiser = Optimiser(lr=1e-5, weight_decay=0.01, groups="mgm", **settings[name])
         found, wanted = {}, {}
         for group in optimiser_groups(model, optimiser, PARTS):
             rate = (group["lr"], group["weight_decay"])
@@ -271,21 +271,11 @@ def test_training_follows_the_references_steps(gradients_file: Path, tmp_path: P
     steps = case.info[f"{stage}_train_g1"]
     model = case.model()
     frozen(model, stage)
-    groups = optimiser_groups(model, Optimiser(lr=lr), PARTS)
-    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
-    learning = [p for group in groups for p in group["params"]]
-    for number, step in enumerate(steps):
-        rate = lr * lr_factor("cosine", number, len(steps), 1 / len(steps))
-        assert rate == pytest.approx(step["lr"], rel=1e-6)
-        loss = mean_loss(model, case.splice(model, "g1"))
-        assert loss.item() == pytest.approx(step["loss"], rel=1e-4)
-        optimiser.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        assert norm.item() == pytest.approx(step["grad_norm"], rel=1e-3)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.step()
+    settings = Optimiser(lr=lr, groups="mgm", schedule="cosine", warmup_steps=1)
+    seen = followed(model, lambda: case.splice(model, "g1"), settings, len(steps), tmp_path)
+    assert seen.rates == pytest.approx([step["lr"] for step in steps], rel=1e-6)
+    assert seen.losses == pytest.approx([step["loss"] for step in steps], rel=1e-4)
+    assert seen.norms == pytest.approx([step["grad_norm"] for step in steps], rel=1e-3)
     if stage == "stage1":
         after = load_file(gradients_file.with_name("stage1_after6.safetensors"))
         found = {their_name(name): p.detach() for name, p in model.named_parameters()}

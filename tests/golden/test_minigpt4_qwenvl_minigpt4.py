@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig
 
+from tests.golden.recorded import followed
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts, Writing
 from vlforge.checkpoints.index import read_checkpoint
 from vlforge.checkpoints.minigpt4 import Minigpt4Layout
@@ -205,37 +206,45 @@ def test_the_first_stages_template_is_the_one_without_a_prompt(case: Case):
         assert row == wanted
 
 
-def mean_loss(case: Case, model: Minigpt4Model, number: int) -> torch.Tensor:
+def splice(case: Case, model: Minigpt4Model, number: int) -> Any:
     ids, labels, mask = padded(encoded(case, number), case.meta["pad_token_id"])
-    made = model.splice(ids, case.pixels, labels=labels, mask=mask)
-    return model.loss_sum(made) / supervised_tokens(made.plan.labels)
+    return model.splice(ids, case.pixels, labels=labels, mask=mask)
 
 
-def test_steps_are_the_references(case: Case):
-    """Its learning rates are recorded; the schedule that gives them is the loop's affair.
-
-    The recording ran its forward cases first and emptied gradients after each step, so
+def test_steps_are_the_references(case: Case, tmp_path: Path):
+    """The recording ran its forward cases first and emptied gradients after each step, so
     that the first step still holds the last case's.
     """
     model, train = case.checkpoint.build(), case.meta["train"]
-    how = train["hparams"]
+    how, steps = train["hparams"], train["steps"]
     names = freeze(model, Minigpt4Model.stages["align"], PARTS)
     assert names == [name.replace("llama_proj", "connector") for name in train["trainable"]]
-    settings = Optimiser(weight_decay=how["weight_decay"], betas=tuple(how["betas"]))
+    settings = Optimiser(
+        lr=how["init_lr"], min_lr=how["min_lr"], warmup_lr=how["warmup_lr"],
+        warmup_steps=how["warmup_steps"], weight_decay=how["weight_decay"],
+        betas=tuple(how["betas"]), groups="lavis", schedule="lavis", max_grad_norm=0.0,
+    )  # fmt: skip
     groups = optimiser_groups(model, settings, PARTS)
-    assert [bool(group["weight_decay"]) for group in groups] == [True, False]
-    optimiser = torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps)
-    mean_loss(case, model, len(case.meta["forward_cases"]) - 1).backward()
-    for step in train["steps"]:
-        for group in optimiser.param_groups:
-            group["lr"] = step["lr"]
-        loss = mean_loss(case, model, 0)
-        assert loss.item() == pytest.approx(step["loss"], abs=1e-5)
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        norms = (model.connector.weight.norm().item(), model.connector.bias.norm().item())
-        assert norms == pytest.approx((step["w_norm"], step["b_norm"]), rel=1e-5)
+    decays = [len(group["names"]) for group in groups if group["weight_decay"]]
+    assert sum(decays) == train["n_wd"]
+    assert len(names) - sum(decays) == train["n_non_wd"]
+    last = splice(case, model, len(case.meta["forward_cases"]) - 1)
+    (model.loss_sum(last) / supervised_tokens(last.plan.labels)).backward()
+    norms: list[tuple[float, float]] = []
+
+    def note() -> None:
+        norms.append((model.connector.weight.norm().item(), model.connector.bias.norm().item()))
+
+    seen = followed(
+        model, lambda: splice(case, model, 0), settings, len(steps), tmp_path / "out",
+        before=note, epoch=how["iters_per_epoch"],
+    )  # fmt: skip
+    note()
+    assert how["max_epoch"] * how["iters_per_epoch"] == len(steps)
+    assert seen.rates == pytest.approx([step["lr"] for step in steps], rel=1e-9)
+    assert seen.losses == pytest.approx([step["loss"] for step in steps], abs=1e-5)
+    for found, step in zip(norms[1:], steps, strict=True):
+        assert found == pytest.approx((step["w_norm"], step["b_norm"]), rel=1e-5)
 
 
 def test_prompt_files_give_the_references_prompts(case: Case, tmp_path: Path):

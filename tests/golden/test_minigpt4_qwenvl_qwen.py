@@ -15,16 +15,20 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.golden.recorded import followed
 from vlforge.checkpoints.index import read_checkpoint
 from vlforge.checkpoints.lora import LoraSettings, gather
 from vlforge.checkpoints.qwen_vl import our_name, their_name
 from vlforge.checkpoints.weights import open_file
 from vlforge.kernels.lean_loss import supervised_tokens
+from vlforge.models.base import PARTS
 from vlforge.models.qwen_vl import EndAfter, end_ids
 from vlforge.text.encode import encode_turns
 from vlforge.text.qwen_compat import chatml, greedy_image_paths
 from vlforge.text.qwen_templates import MGEN_VL, QWEN_VL, chat_context, spans_to_images
 from vlforge.text.qwen_tokenizer import QwenTokenizer
+from vlforge.training.config import Optimiser
+from vlforge.training.freezing import freeze
 from vlforge.types import DataError, Turn
 
 GOLDEN = {
@@ -218,6 +222,29 @@ def test_losses_gradients_and_logits_are_the_references(case_meta: Path):
         found = logits_at(model, ids, pixels, recorded["rows"])
         torch.testing.assert_close(found, recorded["logits"], atol=1e-4, rtol=0)
     model.eval()
+
+
+def test_a_step_of_the_loop_has_the_references_loss_and_gradients(case_meta: Path, tmp_path):
+    case = opened(case_meta)
+    model = case.model
+    ids, labels, pixels = batch_of(case)
+    still = Optimiser(type="sgd", lr=0.0, groups="qwen")
+    for number, forward in enumerate(case.meta["sft"]["forward"]):
+        freeze(model, PARTS, PARTS)
+        model.train(forward["train_mode"])
+        norms: dict[str, float] = {}
+
+        def note(norms: dict[str, float] = norms) -> None:
+            found = {their_name(name): p.grad for name, p in model.named_parameters()}
+            norms.update({name: grad.norm().item() for name, grad in found.items()})
+
+        seen = followed(
+            model, lambda: model.splice(ids, pixels, labels=labels), still, 1,
+            tmp_path / str(number), gradients=note,
+        )  # fmt: skip
+        assert seen.losses == pytest.approx([forward["loss"]], abs=1e-5)
+        assert norms == pytest.approx(forward["grad_norms"], rel=1e-4, abs=1e-6)
+    model.requires_grad_(True).eval()
 
 
 def test_eager_and_sdpa_agree_on_recorded_logits(case_meta: Path):

@@ -9,8 +9,8 @@ with a floor `min_lr` and a start of warmup `warmup_lr` where they are given. Ot
   step of warmup, then a cosine that starts over there.
 - `lavis`: linear_warmup_cosine_lr as it is: warmup counts the step within its epoch, and
   the cosine counts from the run's first step, so that the rate falls where the two meet,
-  and a warmup longer than an epoch saws. `cosine` with `warmup_lr` and `min_lr` is what
-  it means to be.
+  and a warmup longer than an epoch saws. It knows `warmup_steps`, no ratio. `cosine` with
+  `warmup_lr` and `min_lr` is what it means to be.
 - `paddle_cosine`, `paddle_linear`: transformers' with the steps of warmup rounded down.
   Paddle logs the rate of the step to come; ours is that of the step taken.
 
@@ -83,7 +83,7 @@ class Schedule:
     def warmup(self) -> int:
         """Steps of warmup (forward passes where the schedule counts those)."""
         settings = self.settings
-        if settings.warmup_steps > 0:
+        if settings.warmup_steps > 0 or settings.schedule == "lavis":
             return settings.warmup_steps
         if settings.schedule == "xtuner" or settings.schedule.startswith("paddle"):
             return int(settings.warmup_ratio * self.length)
@@ -104,8 +104,8 @@ class Schedule:
 
     @property
     def start(self) -> float:
-        """Where warmup begins, as a factor."""
-        return self._share(self.settings.warmup_lr)
+        """Where warmup begins, as a factor; a rate below 0 is `lr`, as in LAVIS."""
+        return 1.0 if self.settings.warmup_lr < 0 else self._share(self.settings.warmup_lr)
 
     @property
     def _counts_passes(self) -> bool:
