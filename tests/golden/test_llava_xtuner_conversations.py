@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from vlforge.text.compat import reference_text, xtuner_rounds
+from vlforge.text.compat_batches import (
+    llava_batch,
+    llava_length,
+    llava_modality_length,
+    xtuner_batch,
+    xtuner_modality_length,
+)
 from vlforge.text.encode import encode_turns
 from vlforge.text.render import render
-from vlforge.text.templates import TEMPLATES
+from vlforge.text.templates import TEMPLATES, Template, find_template, with_im_start_end
 from vlforge.text.tokenizers import load_tokenizer
 from vlforge.types import DataError, Turn
 
@@ -47,28 +53,54 @@ def encoded(template, tokenizer, row, **options):
         return None
 
 
-def test_llava_ids_and_labels_are_the_references(llava_file: Path):
-    golden = json.loads(gzip.decompress(llava_file.read_bytes()))
-    template = TEMPLATES.get(golden["version"])
-    if template is None or "llava" not in template.references:
-        pytest.skip(f"template {golden['version']} is not written yet")
-    folder = llava_file.parent.parent / "tokenizers" / golden["tokenizer"]
-    marks = ("<im_start>", "<im_end>") if golden["mm_use_im_start_end"] else ("", "")
-    extra = [mark for mark in marks if mark]
-    tokenizer = load_tokenizer(folder, extra_tokens=extra)
-    rows = rows_by_name(llava_file.parent)
-    wrong = []
+def told(path: Path) -> dict:
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def template_of(name: str) -> Template:
+    """XTuner's own where LLaVA has another of that name."""
+    return find_template(f"xtuner_{name}" if f"xtuner_{name}" in TEMPLATES else name)
+
+
+def llava_rows(path: Path, golden: dict):
+    """Each sample of a file, its row, and what is made of it here."""
+    template = find_template(golden["version"])
+    folder = path.parent.parent / "tokenizers" / golden["tokenizer"]
+    if golden["mm_use_im_start_end"]:
+        template = with_im_start_end(template)
+    tokenizer = load_tokenizer(folder, extra_tokens=template.new_tokens)
+    rows = rows_by_name(path.parent)
     for sample in golden["samples"]:
         row = rows[sample["name"]]
-        got = encoded(
-            template,
-            tokenizer,
+        yield (
+            sample,
             row,
-            max_length=golden["model_max_length"],
-            compat=compat_of(llava_file.name),
-            images=None if "image" in row else 0,
-            image_marks=marks,
+            encoded(
+                template,
+                tokenizer,
+                row,
+                max_length=golden["model_max_length"],
+                compat=compat_of(path.name),
+                images=None if "image" in row else 0,
+            ),
         )
+
+
+def xtuner_rows(path: Path, golden: dict):
+    """The same of XTuner's files."""
+    folder = path.parent.parent / "tokenizers" / golden["tokenizer"]
+    tokenizer = load_tokenizer(folder, dialect="fast")
+    rows = rows_by_name(path.parent.parent / "llava_conv")
+    compat = "xtuner-images" if "image_only" in golden["map_fn"] else "xtuner"
+    for sample in golden["samples"]:
+        row = rows[sample["name"]]
+        how = {"max_length": golden["max_length"], "compat": compat}
+        yield sample, row, encoded(template_of(golden["template"]), tokenizer, row, **how)
+
+
+def test_llava_ids_and_labels_are_the_references(llava_file: Path):
+    wrong = []
+    for sample, _, got in llava_rows(llava_file, golden := told(llava_file)):
         if got is None or "error" in sample:
             ok = got is None and "error" in sample
         else:
@@ -80,26 +112,26 @@ def test_llava_ids_and_labels_are_the_references(llava_file: Path):
     assert wrong == []
 
 
+def test_llava_batches_and_lengths_are_the_references(llava_file: Path):
+    golden = told(llava_file)
+    made = {sample["id"]: got for sample, _, got in llava_rows(llava_file, golden)}
+    told_rows = [
+        (turns_of(row), "image" in row) for row in rows_by_name(llava_file.parent).values()
+    ]
+    assert [llava_length(*row) for row in told_rows] == golden["lengths"]
+    assert [llava_modality_length(*row) for row in told_rows] == golden["modality_lengths"]
+    wanted = golden["collated"]
+    rows = [(made[name].ids, made[name].labels) for name in wanted["rows"]]
+    batch = llava_batch(rows, golden["pad_token_id"], golden["model_max_length"])
+    assert batch.ids == wanted["input_ids"]
+    assert batch.labels == wanted["labels"]
+    assert batch.mask == wanted["attention_mask"]
+
+
 def test_xtuner_ids_and_labels_are_the_references(xtuner_file: Path):
-    golden = json.loads(gzip.decompress(xtuner_file.read_bytes()))
-    name = golden["template"]
-    template = TEMPLATES.get(f"xtuner_{name}") or TEMPLATES.get(name)
-    if template is None or "xtuner" not in template.references:
-        pytest.skip(f"template {golden['template']} is not written yet")
-    folder = xtuner_file.parent.parent / "tokenizers" / golden["tokenizer"]
-    tokenizer = load_tokenizer(folder, dialect="fast")
-    rows = rows_by_name(xtuner_file.parent.parent / "llava_conv")
     wrong = []
     kept = []
-    for sample in golden["samples"]:
-        row = rows[sample["name"]]
-        got = encoded(
-            template,
-            tokenizer,
-            row,
-            max_length=golden["max_length"],
-            compat="xtuner-images" if "image_only" in golden["map_fn"] else "xtuner",
-        )
+    for sample, _, got in xtuner_rows(xtuner_file, golden := told(xtuner_file)):
         if got is not None and got.supervised:
             kept.append(sample["id"])
         if "input_ids" not in sample:
@@ -114,24 +146,39 @@ def test_xtuner_ids_and_labels_are_the_references(xtuner_file: Path):
     assert kept == golden["kept_ids"]
 
 
+def test_xtuner_batches_and_lengths_are_the_references(xtuner_file: Path):
+    golden = told(xtuner_file)
+    kept = {
+        sample["id"]: (got, row.get("image") is not None)
+        for sample, row, got in xtuner_rows(xtuner_file, golden)
+        if sample["id"] in golden["kept_ids"]
+    }
+    lengths = [xtuner_modality_length(got.ids, has_image) for got, has_image in kept.values()]
+    assert lengths == golden["modality_length"]
+    wanted = golden["collated_first5"]
+    batch = xtuner_batch([(kept[name][0].ids, kept[name][0].labels) for name in wanted["ids"]])
+    assert batch.ids == wanted["input_ids"]
+    assert batch.labels == wanted["labels"]
+    assert batch.mask == wanted["attention_mask"]
+    assert batch.positions == wanted["position_ids"]
+
+
 def test_xtuner_rounds_are_the_references(xtuner_file: Path):
-    golden = json.loads(gzip.decompress(xtuner_file.read_bytes()))
-    name = golden["template"]
-    template = TEMPLATES.get(f"xtuner_{name}") or TEMPLATES.get(name)
-    if template is None or "xtuner" not in template.references:
-        pytest.skip(f"template {golden['template']} is not written yet")
+    golden = told(xtuner_file)
+    template = template_of(golden["template"])
     rows = rows_by_name(xtuner_file.parent.parent / "llava_conv")
     for sample in golden["samples"]:
         if not sample.get("conversation"):
             continue
         want = [(turn["input"], turn["output"]) for turn in sample["conversation"]]
-        voice = template.user
-        got = [
-            (voice.open + voice.lead + asked + voice.end, answer + template.assistant.end)
-            for asked, answer in xtuner_rounds(
-                turns_of(rows[sample["name"]]), images_only="image_only" in golden["map_fn"]
-            )
-        ]
+        rounds = xtuner_rounds(
+            turns_of(rows[sample["name"]]), images_only="image_only" in golden["map_fn"]
+        )
+        got = []
+        for number, (asked, answer) in enumerate(rounds, 1):
+            voice = template.asking(number)
+            prompt = voice.open + voice.lead + asked + voice.end
+            got.append((prompt, answer + template.assistant.end))
         assert got == want, sample["name"]
 
 
@@ -139,15 +186,18 @@ def test_prompts_are_the_references(prompt_file: Path):
     wrong = []
     seen = 0
     for case in json.loads(prompt_file.read_text(encoding="utf-8")):
-        template = TEMPLATES.get(case["template"])
-        if template is None or "llava" not in template.references:
-            continue
+        template = find_template(case["template"])
         if isinstance(case["prompt"], dict):
-            continue  # LLaVA cannot write the answer of a plain template; we can
+            # LLaVA cannot write the answer of a plain template; we can.
+            assert not template.words_from_user
+            continue
         said = [text for pair in case["turns"] for text in pair]
         if case["image"] == "tuple" and template.image_marks[0]:
             # LLaVA's chat answers a tagged picture for the model before the question.
             said[:0] = ["<image>".join(template.image_marks), "Received."]
+        elif case["image"] == "tuple" and template.opening:
+            said[0] += "\n<image>"  # behind an example LLaVA's chat leaves it where it was sent
+            template = replace(template, images_first=False)
         elif case["image"] != "none":
             said[0] = "<image>\n" + said[0]
         if case["generation_prompt"]:

@@ -6,18 +6,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from vlforge.text.compat import reference_text
+from vlforge.text.compat_batches import llava_length, llava_modality_length
 from vlforge.text.encode import encode_turns
 from vlforge.text.render import render
-from vlforge.text.templates import TEMPLATES, Template
+from vlforge.text.templates import TEMPLATES, Template, find_template
 from vlforge.text.tokenizers import load_tokenizer
 from vlforge.types import DataError, Turn
 
 GOLDEN = {
     "conversation_file": "mgm/conversations/*__*.jsonl",
     "prompt_file": "mgm/conversations/*prompts*.json",
+    "lengths_file": "mgm/preprocess/meta*.json",
 }
 ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -26,16 +26,16 @@ def turns_of(row: dict) -> tuple[Turn, ...]:
     return tuple(Turn(ROLES.get(t["from"], "system"), t["value"]) for t in row["conversations"])
 
 
-def template_of(name: str) -> Template | None:
+def template_of(name: str) -> Template:
     """MGM's own where LLaVA has another of that name."""
-    return TEMPLATES.get(f"mgm_{name}") or TEMPLATES.get(name)
+    template = find_template(f"mgm_{name}" if f"mgm_{name}" in TEMPLATES else name)
+    assert "mgm" in template.references
+    return template
 
 
 def test_ids_and_labels_are_the_references(conversation_file: Path):
     name, tokenizer_name = conversation_file.stem.split("__")
     template = template_of(name)
-    if template is None or "mgm" not in template.references:
-        pytest.skip(f"template {name} is not written yet")
     sources = json.loads((conversation_file.parent / "sources.json").read_text(encoding="utf-8"))
     source = {row["id"]: row for row in sources}
     folder = conversation_file.parent.parent / "tokenizers" / tokenizer_name
@@ -72,8 +72,6 @@ def test_prompts_are_the_references(prompt_file: Path):
     seen = 0
     for entry in json.loads(prompt_file.read_text(encoding="utf-8")):
         template = template_of(entry["template"])
-        if template is None or "mgm" not in template.references:
-            continue
         # The file's messages were written as they stand, images in mid-sentence too, and
         # with the template's own end of sequence whatever the tokenizer's is.
         template = replace(
@@ -81,7 +79,9 @@ def test_prompts_are_the_references(prompt_file: Path):
         )
         for case in entry["cases"]:
             if "error" in case:
-                continue  # MGM cannot write the answer of a plain template; we can
+                # MGM cannot write the answer of a plain template; we can.
+                assert entry["sep_style"] == "PLAIN"
+                continue
             said = [message for message in case["messages"] if message is not None]
             is_open = case["messages"][-1] is None
             roles = ["user", "assistant"] * len(said)
@@ -99,3 +99,14 @@ def test_prompts_are_the_references(prompt_file: Path):
                 wrong.append((entry["template"], case["messages"]))
     assert seen
     assert wrong == []
+
+
+def test_lengths_are_the_references(lengths_file: Path):
+    meta = json.loads(lengths_file.read_text(encoding="utf-8"))
+    data = json.loads(lengths_file.with_name("data.json").read_text(encoding="utf-8"))
+    rows = [(turns_of(row), "image" in row) for row in data]
+    cases = {key.partition("/")[0] for key in meta if key.endswith("/lengths")}
+    assert cases
+    for case in cases:
+        assert [llava_length(*row) for row in rows] == meta[f"{case}/lengths"]
+        assert [llava_modality_length(*row) for row in rows] == meta[f"{case}/modality_lengths"]

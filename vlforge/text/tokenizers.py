@@ -108,6 +108,9 @@ class SentencePieceTokenizer:
     text that starts with a space.
 
     legacy: text after a special token gets a leading space of its own.
+    strips_left, strips_right: special tokens that swallow the white space beside them.
+    named: special tokens that the settings name; "slow" writes no space before one of
+        them that begins a text. None: all that are added.
     """
 
     model: bytes
@@ -121,8 +124,12 @@ class SentencePieceTokenizer:
     eos_token: str | None = None
     unk_token: str = "<unk>"
     adds_bos: bool = True
+    strips_left: Sequence[str] = ()
+    strips_right: Sequence[str] = ()
+    named: Sequence[str] | None = None
     _bare: Any = field(init=False, repr=False)
     _prefixed: Any = field(init=False, repr=False)
+    _plain: Any = field(init=False, repr=False)
     _special: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -131,13 +138,17 @@ class SentencePieceTokenizer:
         # Protocol buffers merge what is appended: normalizer_spec.add_dummy_prefix = false.
         bare = self.model + b"\x1a\x02\x18\x00"
         self._bare = sentencepiece.SentencePieceProcessor(model_proto=bare)
+        # Nor does transformers' fast one normalise: no removed spaces, an empty rule table.
+        plain = self.model + b"\x1a\x06\x18\x00\x20\x00\x12\x00"
+        self._plain = sentencepiece.SentencePieceProcessor(model_proto=plain)
         self._prefixed = sentencepiece.SentencePieceProcessor(model_proto=self.model)
         longest_first = sorted(self.added, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def with_added(self, ids: Mapping[str, int]) -> SentencePieceTokenizer:
         """The same with more special tokens."""
-        return replace(self, added=self.added | dict(ids))
+        named = None if self.named is None else [*self.named, *ids]
+        return replace(self, added=self.added | dict(ids), named=named)
 
     def ids(self, text: str) -> list[int]:
         if not text:
@@ -148,19 +159,31 @@ class SentencePieceTokenizer:
         return None
 
     def _sections(self, text: str) -> list[str]:
-        return [part for part in self._special.split(text) if part] if self.added else [text]
+        if not self.added:
+            return [text]
+        parts = self._special.split(text)
+        # Text and special tokens in turn.
+        for place in range(1, len(parts), 2):
+            if parts[place] in self.strips_left:
+                parts[place - 1] = parts[place - 1].rstrip()
+            if parts[place] in self.strips_right:
+                parts[place + 1] = parts[place + 1].lstrip()
+        return [part for part in parts if part]
 
     def _slow(self, text: str) -> list[int]:
         if not self.legacy:
             text = "▁" + text.replace("▁", " ")
         out: list[int] = []
         sections = self._sections(text)
-        for place, section in enumerate(sections):
+        named = self.added if self.named is None else self.named
+        if not self.legacy and sections[0] == "▁" and len(sections) > 1 and sections[1] in named:
+            sections = sections[1:]
+        for section in sections:
             if section in self.added:
                 out.append(self.added[section])
             elif self.legacy:
                 out.extend(self._prefixed.encode(section))
-            elif not (place == 0 and section == "▁" and len(sections) > 1):
+            else:
                 out.extend(self._continued(section))
         return out
 
@@ -181,7 +204,7 @@ class SentencePieceTokenizer:
             spaced = section.startswith((" ", "▁"))
             if self.legacy or (place == 0 and not spaced):
                 section = " " + section
-            out.extend(self._bare.encode(section))
+            out.extend(self._plain.encode(section))
         return out
 
 
@@ -240,7 +263,11 @@ def _from_fields(
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with the tokens of added_tokens.json under `added`."""
+    """tokenizer_config.json, with the tokens of added_tokens.json under `added`.
+
+    `lstrip` and `rstrip` list those that swallow white space, `named` those that the
+    settings name beside the usual ones.
+    """
     settings: dict[str, Any] = {}
     path = folder / "tokenizer_config.json"
     if path.is_file():
@@ -252,7 +279,17 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "added_tokens.json"
     if not added and path.is_file():
         added = {str(k): int(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
-    return {**settings, "added": added}
+    entries = settings.get("added_tokens_decoder", {}).values()
+    strips = {
+        side: [entry["content"] for entry in entries if entry.get(side)]
+        for side in ("lstrip", "rstrip")
+    }
+    more = settings.get("additional_special_tokens")
+    path = folder / "special_tokens_map.json"
+    if more is None and path.is_file():
+        more = json.loads(path.read_text(encoding="utf-8")).get("additional_special_tokens")
+    named = [one["content"] if isinstance(one, dict) else str(one) for one in more or ()]
+    return {**settings, "added": added, **strips, "named": named}
 
 
 def _token(settings: dict[str, Any], name: str) -> str | None:
@@ -321,4 +358,7 @@ def _from_model(
         eos_token=names["eos"],
         unk_token=names["unk"] or "<unk>",
         adds_bos=bool(settings.get("add_bos_token", True)),
+        strips_left=settings["lstrip"],
+        strips_right=settings["rstrip"],
+        named=[*filter(None, names.values()), *settings["named"], *extra_tokens],
     )
