@@ -30,6 +30,7 @@ from vlforge.models.reading import (
     read_tokenizer,
     write_json,
 )
+from vlforge.text.two_tokenizers import Dialect
 from vlforge.types import ModelError
 
 META_NAME = "vlforge.json"
@@ -50,16 +51,19 @@ class ModelFolder:
     history: tuple[dict[str, Any], ...] = ()
 
 
-def assemble(spec: ModelSpec) -> ModelFolder:
+def assemble(spec: ModelSpec, **how: Any) -> ModelFolder:
     """Put a model together from its parts' folders, in fp32.
 
     The connector is new: seed torch before calling.
 
+    Args:
+        how: more for the language model's `from_pretrained`, as in `read_folder`.
+
     Raises:
         ModelError: a part that is missing, of an unknown type, or does not fit.
     """
-    language = read_language(Path(spec.language))
-    tokenizer = read_tokenizer(Path(spec.tokenizer or spec.language))
+    language = read_language(Path(spec.language), **how)
+    tokenizer = read_tokenizer(Path(spec.tokenizer or spec.language), spec.tokenizer_dialect)
     check_vocabulary(tokenizer, language)
     model = find_family(spec.family).assemble(spec, language, tokenizer)
     processor = model.adapt_processor(
@@ -75,10 +79,13 @@ def assemble(spec: ModelSpec) -> ModelFolder:
     return ModelFolder(model, tokenizer, processor)
 
 
-def read_folder(path: Path, *, dtype: torch.dtype = torch.float32, **how: Any) -> ModelFolder:
+def read_folder(
+    path: Path, *, dtype: torch.dtype = torch.float32, dialect: Dialect = "auto", **how: Any
+) -> ModelFolder:
     """Load a folder that `write_folder` wrote.
 
     Args:
+        dialect: whose ids texts become; see `text.two_tokenizers`.
         how: more for `from_pretrained`: where weights go, and quantised how.
 
     Raises:
@@ -96,7 +103,7 @@ def read_folder(path: Path, *, dtype: torch.dtype = torch.float32, **how: Any) -
     processor = read_processor(path, model.config.vision_config, model.config.image_aspect_ratio)
     return ModelFolder(
         model=model,
-        tokenizer=read_tokenizer(path),
+        tokenizer=read_tokenizer(path, dialect),
         processor=processor,
         template=meta.get("template", "plain"),
         history=tuple(meta.get("history", ())),

@@ -26,6 +26,7 @@ from vlforge.models.parts.language import build_language, language_class, text_c
 from vlforge.models.parts.small_vision import SmallVisionConfig
 from vlforge.models.parts.vision import WHOLE_MODELS, vision_class, vision_config
 from vlforge.text import qwen_tokenizer
+from vlforge.text.two_tokenizers import Dialect, with_dialect
 from vlforge.types import ModelError
 
 
@@ -47,8 +48,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return fields
 
 
-def read_tokenizer(path: Path) -> Any:
+def read_tokenizer(path: Path, dialect: Dialect = "auto") -> Any:
     """The tokenizer in a folder.
+
+    Args:
+        dialect: whose ids its texts become; see `text.two_tokenizers`.
 
     Raises:
         ModelError: there is none, or it cannot be read.
@@ -62,12 +66,14 @@ def read_tokenizer(path: Path) -> Any:
         # It reads config.json on the way and warns of a model type that it does not know.
         transformers_logging.set_verbosity_error()
         if _is_internlm2_tokenizer(path):
-            return LlamaTokenizer.from_pretrained(path)
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            whole = LlamaTokenizer.from_pretrained(path)
+        else:
+            whole = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: its tokenizer cannot be read: {first_line(error)}") from None
     finally:
         transformers_logging.set_verbosity(level)
+    return with_dialect(whole, path, dialect)
 
 
 def _is_internlm2_tokenizer(path: Path) -> bool:
@@ -82,16 +88,27 @@ def _is_internlm2_tokenizer(path: Path) -> bool:
     return name.startswith("InternLM2Tokenizer") and not (path / "tokenizer.json").is_file()
 
 
-def read_language(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def read_language(path: Path, dtype: torch.dtype = torch.float32, **how: Any) -> PreTrainedModel:
     """The causal language model in a folder, with the activation that its file says.
 
     An InternLM2 is read as the Llama that it is.
+
+    Args:
+        how: more for `from_pretrained`: where weights go, and quantised how.
+
+    Raises:
+        ModelError: as `load_weights`, or an InternLM2 that is to be quantised.
     """
     fields = read_config(path)
     if is_internlm2(fields):
+        if how:
+            raise ModelError(
+                f"{path}: an InternLM2 is quantised as a Llama; write it as one first "
+                "(vlforge convert-model --to llama)"
+            )
         return _read_as_llama(path, llama_config(fields), dtype)
     config = text_config(fields)
-    return load_weights(language_class(config), path, dtype, config=config)
+    return load_weights(language_class(config), path, dtype, config=config, **how)
 
 
 def _read_as_llama(path: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:

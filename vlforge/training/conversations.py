@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,8 @@ from vlforge.training.augment import Augment
 from vlforge.training.batches import TokenRows
 from vlforge.training.mixture import Data, mixtures, samples_of
 from vlforge.training.pictures import Found, Pictures, name_of
+from vlforge.training.rows import Dropped, Sieve
 from vlforge.types import DataError
-
-SHOWN_DROPS = 100
-"""Dropped rows that a summary lists; all are counted."""
-
-
-@dataclass
-class Dropped:
-    """Rows left out, by reason; the first hundred with their place."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    shown: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, reason: str, detail: str, row: str) -> None:
-        """Count one row."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        if len(self.shown) < SHOWN_DROPS:
-            self.shown.append({"row": row, "reason": reason, "detail": detail})
 
 
 @dataclass(frozen=True)
@@ -51,8 +35,13 @@ class ConversationData:
     rows: TokenRows
     sizes: tuple[int, ...]
     pictures: Pictures
-    dropped: Dropped
+    sieve: Sieve
     rows_read: int
+
+    @property
+    def dropped(self) -> Dropped:
+        """Rows left out, by reason."""
+        return self.sieve.dropped
 
     def count_late_drops(self) -> None:
         """Add rows whose picture turned out unreadable when it was decoded just in time."""
@@ -78,19 +67,24 @@ def read_conversations(
     tokenizer: Any,
     *,
     processor: Any,
-    max_length: int,
+    sieve: Sieve,
     image_root: str | None = None,
     threads: int = 1,
     scratch: Path | None = None,
+    compat: str | None = None,
 ) -> ConversationData:
     """Read and encode datasets; a bad row costs only itself and is counted.
+
+    `sieve` knows how long a row may be, and which are left out. With `compat` labels are
+    those of a reference system, see `encode_turns`.
 
     Pictures that the data hold themselves are set aside in a file in `scratch`.
 
     Raises:
-        DataError: a file cannot be read, or a dataset has no usable row; says why.
+        DataError: a file cannot be read, a row is refused, or a dataset has no usable row;
+            says why.
     """
-    tokens, dropped = adapt(tokenizer), Dropped()
+    tokens, dropped = adapt(tokenizer), sieve.dropped
     found = Found(scratch)
     encoded: list[list[tuple[Any, tuple[int, ...], str]]] = []
     rows_read = 0
@@ -109,28 +103,29 @@ def read_conversations(
                     template,
                     tokens,
                     image_tokens=model.image_tokens,
-                    max_length=max_length,
+                    max_length=sieve.max_length,
+                    compat=compat,
                 )
             except DataError as error:
                 dropped.add("does not fit the template", str(error), f"{name}:{sample.id}")
                 continue
-            if row.problem:
-                dropped.add("nothing supervised", row.problem, f"{name}:{sample.id}")
+            if not sieve.keeps(row, f"{name}:{sample.id}"):
                 continue
             images = tuple(map(found.number, row.images))
             encoded[-1].append((row, images, f"{name}:{sample.id}"))
+    sieve.check()
     pictures = Pictures(found.sources, processor, threads)
-    return _without_bad_pictures(data, encoded, pictures, dropped, rows_read)
+    return _without_bad_pictures(data, encoded, pictures, sieve, rows_read)
 
 
 def _without_bad_pictures(
     data: Data,
     encoded: Sequence[Sequence[tuple[Any, tuple[int, ...], str]]],
     pictures: Pictures,
-    dropped: Dropped,
+    sieve: Sieve,
     rows_read: int,
 ) -> ConversationData:
-    rows, sizes = [], []
+    rows, sizes, dropped = [], [], sieve.dropped
     for part, dataset in zip(mixtures(data), encoded, strict=True):
         before = len(rows)
         for row, images, place in dataset:
@@ -143,7 +138,7 @@ def _without_bad_pictures(
         if not sizes[-1]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
             raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
-    return ConversationData(TokenRows.of(rows), tuple(sizes), pictures, dropped, rows_read)
+    return ConversationData(TokenRows.of(rows), tuple(sizes), pictures, sieve, rows_read)
 
 
 class ConversationLoss(nn.Module):

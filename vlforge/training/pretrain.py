@@ -32,11 +32,11 @@ from vlforge.models.reading import read_tokenizer, write_json
 from vlforge.training.augment import Augment
 from vlforge.training.batches import TokenRows, group_by_length
 from vlforge.training.config import PretrainConfig
-from vlforge.training.conversations import Dropped
 from vlforge.training.fit import FitPlan, FitResult, drop_checkpoints, fit, open_accelerator
 from vlforge.training.loop import write_timing
 from vlforge.training.mixture import check_mixing, draw_order, mixtures, samples_of
 from vlforge.training.pictures import Found, Pictures, Stored
+from vlforge.training.rows import Dropped
 from vlforge.training.texts import encode_texts, read_marked_texts
 from vlforge.types import (
     LLAVA_IMAGE_TOKEN,
