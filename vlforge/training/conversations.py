@@ -195,7 +195,7 @@ class ConversationTask:
         """Tokens with pictures expanded, and supervised tokens."""
         return int(self.data.rows.lengths[rows].sum()), self.count(rows)
 
-    def prefetch(self, rows: np.ndarray) -> None:
+    def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Start decoding the pictures of these rows, where they are not kept."""
         if self.features is None and not self.data.pictures.all_in_memory:
             self.data.pictures.prefetch(self._images(rows)[0])

@@ -31,6 +31,7 @@ from vlforge.kernels.cpu_products import (
     plain_attention,
 )
 from vlforge.training.averaging import Cut, LossMean, loss_weight, shown_weight
+from vlforge.training.balance import passes_of
 from vlforge.training.checkpoint import (
     Progress,
     find_checkpoint,
@@ -66,8 +67,8 @@ class Task(Protocol):
         """Tokens and supervised tokens of these rows."""
         ...
 
-    def prefetch(self, rows: np.ndarray) -> None:
-        """These rows come next."""
+    def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
+        """These rows, drawn at the given positions, come next."""
         ...
 
 
@@ -219,7 +220,7 @@ class _Loop:
         """One optimiser step, its record, and a checkpoint where one is due."""
         plan, start = self.plan, step * self.plan.batch
         rows = plan.order[start : start + plan.batch]
-        self.task.prefetch(plan.order[start + plan.batch : start + 2 * plan.batch])
+        self._look_ahead(start + plan.batch)
         factor = self.schedule.factor(step)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
@@ -233,6 +234,19 @@ class _Loop:
         every = plan.save_every_samples
         if every and start // every != (start + plan.batch) // every and step + 1 < plan.steps:
             self._save()
+
+    def _look_ahead(self, start: int) -> None:
+        """Let what this device sees of the batch at `start` be made ready meanwhile."""
+        rows = self.plan.order[start : start + self.plan.batch]
+        if len(rows):
+            places = np.concatenate(self._passes(rows))
+            self.task.prefetch(rows[places], start + places)
+
+    def _passes(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Places of this device's rows in a global batch, pass by pass."""
+        devices = self.accelerator.num_processes
+        cut = Cut(len(rows), devices, self.micro_batch)
+        return passes_of(self.task, rows, cut, self.accelerator.process_index)
 
     def _gradients(self, rows: np.ndarray, start: int) -> Tensor:
         """Accumulate gradients of one global batch; halve the micro-batch when memory ends."""
@@ -259,13 +273,10 @@ class _Loop:
 
     def _accumulate(self, rows: np.ndarray, start: int) -> Tensor:
         accelerator = self.accelerator
-        world, rank = accelerator.num_processes, accelerator.process_index
         rule, whole = self.plan.loss_mean, self.task.count(rows)
-        cut = Cut(len(rows), world, self.micro_batch)
-        mine = np.arange(len(rows))[rank::world]
+        cut = Cut(len(rows), accelerator.num_processes, self.micro_batch)
         total = torch.zeros((), device=accelerator.device)
-        for part in range(cut.passes):
-            places = mine[part * self.micro_batch : (part + 1) * self.micro_batch]
+        for part, places in enumerate(self._passes(rows)):
             # A rank without rows still runs the modules: collectives wait for everybody.
             has_rows, places = len(places) > 0, places if len(places) else np.arange(1)
             own = self.task.count(rows[places])

@@ -159,7 +159,7 @@ class TagTask:
         tags = int(self.lengths[rows].sum())
         return tags, tags
 
-    def prefetch(self, rows: np.ndarray) -> None:
+    def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Start decoding, where pictures are not kept."""
         self.pictures.prefetch(self.images[rows])
 
@@ -295,7 +295,7 @@ class TextTask:
         """Tokens, and those with a loss."""
         return int(self.rows.lengths[rows].sum()), self.count(rows)
 
-    def prefetch(self, rows: np.ndarray) -> None:
+    def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Texts are at hand."""
 
     def batch(self, rows: np.ndarray, positions: np.ndarray, device: torch.device) -> dict:
