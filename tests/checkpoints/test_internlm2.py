@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
 
 from vlforge.checkpoints.internlm2 import adapter_to_llama, to_internlm2, to_llama
 from vlforge.checkpoints.languages import read_language as open_language
@@ -263,3 +264,29 @@ def test_a_model_is_assembled_on_an_internlm2(tmp_path):
     q = open_weights(folder)["model.layers.0.attention.wqkv.weight"].read()
     q = Heads(6, 2).split(q)[0]
     assert torch.equal(model.language.model.layers[0].self_attn.q_proj.weight, q)
+
+
+def test_the_7b_has_the_published_names_and_shapes():
+    fields = fields_of(
+        32, 8, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, vocab_size=92544,
+        max_position_embeddings=32768, rope_theta=1e6,
+    )  # fmt: skip
+    config = llama_config(fields)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    llama = {name: Lazy.of(tensor, name) for name, tensor in model.state_dict().items()}
+    shapes = {name: lazy.shape for name, lazy in to_internlm2(llama, config).items()}
+    assert len(shapes) == 3 + 32 * 7
+    layer = {
+        "attention.wqkv.weight": (6144, 4096), "attention.wo.weight": (4096, 4096),
+        "feed_forward.w1.weight": (14336, 4096), "feed_forward.w3.weight": (14336, 4096),
+        "feed_forward.w2.weight": (4096, 14336), "attention_norm.weight": (4096,),
+        "ffn_norm.weight": (4096,),
+    }  # fmt: skip
+    assert {name: shapes[f"model.layers.31.{name}"] for name in layer} == layer
+    assert shapes["model.tok_embeddings.weight"] == shapes["output.weight"] == (92544, 4096)
+    back = to_llama({name: Lazy.of(torch.empty(shape, device="meta"), name)
+                     for name, shape in shapes.items()}, Heads(32, 8))  # fmt: skip
+    assert {name: lazy.shape for name, lazy in back.items()} == {
+        name: lazy.shape for name, lazy in llama.items()
+    }
