@@ -8,10 +8,11 @@ from tests.tiny_mgm import mgm
 from tests.tiny_model import llava
 from tests.tiny_qwen import model as qwen_vl
 from vlforge.models.base import PARTS
+from vlforge.models.stages import resolve
 from vlforge.training.config import Optimiser
 from vlforge.training.freezing import freeze
 from vlforge.training.optimiser_groups import optimiser_groups
-from vlforge.training.selection import resolve, selections
+from vlforge.training.selection import selections
 from vlforge.types import RecipeError
 
 

@@ -32,6 +32,7 @@ from vlforge.models.parts.language import build_language, picture_scale, text_co
 from vlforge.models.parts.packs import packed_inputs
 from vlforge.models.parts.splice import SplicePlan, plan_splice, splice
 from vlforge.models.parts.vision import vision_config
+from vlforge.models.stages import USUAL, Stages
 from vlforge.text.templates import Template
 from vlforge.types import ModelError, Sample
 
@@ -89,10 +90,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
     family: ClassVar[str]
     """The name that recipes give it."""
-    stages: ClassVar[dict[str, tuple[str, ...]]] = {
-        "align": ("connector",),
-        "instruct": ("connector", "language"),
-    }
+    stages: ClassVar[Stages] = USUAL
     """What learns in each published stage: parts, or expressions over parameter names."""
     features_are_tensors: ClassVar[bool] = True
     """Whether `vision` gives one tensor [I, …], so that frozen features can be kept."""

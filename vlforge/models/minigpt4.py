@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from vlforge.models.parts.connector import build_connector
 from vlforge.models.parts.eva_vit import EvaVit, EvaVitConfig, eva_sizes, fit_positions
 from vlforge.models.parts.qformer import QFormer, QFormerConfig, our_name, qformer_sizes
 from vlforge.models.reading import read_tensors
+from vlforge.models.stages import STAGES
 from vlforge.types import ModelError
 
 SETTINGS = "minigpt4.json"
@@ -109,10 +110,7 @@ class Minigpt4Model(VisionLanguageModel):
     config_class = Minigpt4Config
     config: Minigpt4Config
     family = "minigpt4"
-    stages: ClassVar[dict[str, tuple[str, ...]]] = {
-        "align": ("connector",),
-        "instruct": ("connector",),
-    }
+    stages = STAGES["minigpt4"]
     _no_split_modules = ("BlipVision",)
 
     def build(self, config: Minigpt4Config) -> None:

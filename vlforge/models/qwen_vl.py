@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from vlforge.models.parts.qwen_lm import QwenDecoder
 from vlforge.models.parts.qwen_vit import POSITIONS, QwenVit, QwenVitConfig
 from vlforge.models.parts.resampler import QwenConnector, init_connector
 from vlforge.models.reading import first_line, load_weights, read_config, read_tensors
+from vlforge.models.stages import STAGES
 from vlforge.types import ModelError
 
 SPECIAL_BEFORE_IMAGE = 214
@@ -58,11 +59,7 @@ class QwenVlModel(VisionLanguageModel):
     config_class = QwenVlConfig
     config: QwenVlConfig
     family = "qwen_vl"
-    stages: ClassVar[dict[str, tuple[str, ...]]] = {
-        "align": ("vision", "connector"),
-        "multitask": ("vision", "connector", "language"),
-        "instruct": (r"connector\.attn_pool\.", "language"),
-    }
+    stages = STAGES["qwen_vl"]
     image_tokens = POSITIONS
     _no_split_modules = ("QwenVit", "QwenConnector")
 

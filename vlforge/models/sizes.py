@@ -125,3 +125,18 @@ SIZES: Mapping[str, Config] = {
     },
 }
 """By the name that `vlforge plan` takes; `qwen-vl-7b` is also MGen-VL's."""
+
+PARTS: Mapping[str, Config] = {
+    "clip-vit-large-patch14-336": CLIP_L_336,
+    "openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup": CONVNEXT_L,
+    "vicuna-7b": VICUNA_7B,
+    "vicuna-7b-v1.5": VICUNA_7B,
+    "vicuna-13b": VICUNA_13B,
+    "vicuna-13b-v1.5": VICUNA_13B,
+    "gemma-2b-it": GEMMA_2B,
+    "Meta-Llama-3-8B-Instruct": LLAMA3_8B,
+    "internlm2-chat-7b": INTERNLM2_7B,
+    "Qwen-VL-Chat": {"visual": {**QWEN_VIT_G}} | QWEN_7B,
+    "MGen-VL-7B": {"visual": {**QWEN_VIT_G}} | QWEN_7B,
+}
+"""By the folder's name, for a plan before anything is downloaded."""

@@ -23,6 +23,7 @@ from vlforge.models.folder import (
 )
 from vlforge.models.new_tokens import add_new_tokens
 from vlforge.models.reading import write_json
+from vlforge.models.stages import resolve
 from vlforge.text.doubts import template_doubts
 from vlforge.text.encode import check_compat
 from vlforge.text.templates import find_template
@@ -63,7 +64,7 @@ from vlforge.training.precision import (
 )
 from vlforge.training.rows import Sieve, say
 from vlforge.training.schedules import Schedule
-from vlforge.training.selection import resolve, selections
+from vlforge.training.selection import selections
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
 
 _POSITIVE = (

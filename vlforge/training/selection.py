@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from vlforge.types import RecipeError
 
-Selections = Mapping[str, Sequence[str]]
-"""Names that mean several parts or expressions."""
 LAST_HALF = ("vision_last_half", "optimize_vision_tower")
 LAST_BLOCKS = ("vision_high_last_blocks", "optimize_vision_tower_aux")
 """Ours, and what Mini-Gemini calls it."""
@@ -68,9 +66,3 @@ def selections(model: Any) -> dict[str, tuple[str, ...]]:
         half = tuple(rf"{path}{k}\." for k in range(len(layers) // 2, len(layers)))
         known |= dict.fromkeys(LAST_HALF, half)
     return known
-
-
-def resolve(names: str | Iterable[str], known: Selections) -> tuple[str, ...]:
-    """Parts and expressions that a recipe's names mean, in order."""
-    listed = (names,) if isinstance(names, str) else names
-    return tuple(meant for name in listed for meant in known.get(name, (name,)))

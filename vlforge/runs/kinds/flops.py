@@ -10,7 +10,7 @@ from typing import Any
 
 from vlforge.models.config import ModelSpec, SmallLanguageSpec, SmallVisionSpec
 from vlforge.models.cost import ModelCost, model_cost
-from vlforge.models.sizes import CONVNEXT_L, EVA_VIT_G, QFORMER, QWEN_VIT_G
+from vlforge.models.sizes import CONVNEXT_L, EVA_VIT_G, PARTS, QFORMER, QWEN_VIT_G
 from vlforge.recipe.references import split_reference
 from vlforge.runs.job import Upstream
 from vlforge.types import ModelError
@@ -127,6 +127,21 @@ def _stage(path: str, inputs: Mapping[str, Upstream]) -> Upstream | None:
     return inputs.get(found[0]) if found else None
 
 
+def family_of(model: ModelSpec | str, inputs: Mapping[str, Upstream]) -> str | None:
+    """The family of a model that a stage makes or that lies in a folder; None if unknown."""
+    if isinstance(model, ModelSpec):
+        return model.family
+    found = split_reference(model)
+    upstream = inputs.get(found[0]) if found else None
+    if upstream is None:
+        kind = str((_read_config(Path(model)) or {}).get("model_type"))
+        return kind.removeprefix("vlforge_") if kind.startswith("vlforge_") else None
+    inner = upstream.settings.get("model")
+    if isinstance(inner, Mapping):
+        return str(inner.get("family", "llava"))
+    return family_of(inner, upstream.inputs) if isinstance(inner, str) else None
+
+
 def _known(config: Mapping[str, Any]) -> ModelCost | None:
     try:
         return model_cost(config)
@@ -135,6 +150,9 @@ def _known(config: Mapping[str, Any]) -> ModelCost | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
+    """What a folder's configuration says; of one that is not there yet, what its name tells."""
+    if not folder.exists() and folder.name in PARTS:
+        return dict(PARTS[folder.name])
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

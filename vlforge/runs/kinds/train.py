@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from vlforge.models.stages import STAGES, USUAL, resolve
 from vlforge.runs.job import Cost, Job, Upstream
-from vlforge.runs.kinds.flops import cost_of
+from vlforge.runs.kinds.flops import cost_of, family_of
 from vlforge.runs.kinds.sizes import count_rows
+from vlforge.training.budget import accumulation_of, samples_to_see, settle_batch
 from vlforge.training.config import TrainConfig
+from vlforge.training.mixture import mixtures
+from vlforge.types import RecipeError
 
 _TEXT_TOKENS = 40.0
 _SUPERVISED = 20.0
 """Tokens a sample has when its data does not exist yet."""
 _SMALL_MB = 2000.0
 """Weights up to which a CPU is a choice."""
+_FROZEN_ON_GPU, _LEARNING = 2, 16
+"""Bytes of a weight: bf16; fp32 with its gradient and AdamW's moments."""
+PARTS = ("vision", "connector", "language")
 
 
 def run(config: TrainConfig, job: Job) -> None:
@@ -41,27 +49,45 @@ def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
 
 def estimate(config: TrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
     """FLOPs of every sample; memory of weights, gradients and optimiser states."""
-    samples = config.samples or _samples(config, inputs)
-    note = f"{samples:,} samples, learns {', '.join(config.train)}"
+    samples = _samples(config, inputs)
+    learns = resolve(config.train, STAGES.get(family_of(config.model, inputs) or "llava", USUAL))
+    note = f"{samples:,} samples in batches of {_batch(config)}, learns {', '.join(learns)}"
     cost = cost_of(config.model, inputs)
     if cost is None:
         return Cost(gpu="yes", cpu_s=5.0, memory_mb=700.0, note=f"{note}; model of unknown size")
+    parts = _parts(learns)
     weights_mb = cost.parameters * 4 / 1e6
-    states_mb = cost.trainable(config.train) * 12 / 1e6
-    flops = cost.sample_flops(_TEXT_TOKENS, _SUPERVISED, 1.0, config.train)
+    is_large = weights_mb > _SMALL_MB
+    trained_mb = cost.trainable(parts) / 1e6
+    frozen_mb = (cost.parameters / 1e6 - trained_mb) * (_FROZEN_ON_GPU if is_large else 4)
+    flops = cost.sample_flops(_TEXT_TOKENS, _SUPERVISED, 1.0, parts)
     return Cost(
-        gpu="needed" if weights_mb > _SMALL_MB else "yes",
+        gpu="needed" if is_large else "yes",
         flops=samples * flops,
         cpu_s=5.0,
-        disk_mb=weights_mb,
-        memory_mb=500.0 + weights_mb + states_mb,
+        disk_mb=weights_mb if config.export != "connector" else 4 * cost.connector.parameters / 1e6,
+        memory_mb=500.0 + frozen_mb + trained_mb * _LEARNING,
         note=f"{note}, {cost.parameters / 1e6:,.1f} M weights",
     )
 
 
-def _samples(config: TrainConfig, inputs: Mapping[str, Upstream]) -> int:
-    from vlforge.training.mixture import budget, mixtures
+def _parts(learns: Iterable[str]) -> set[str]:
+    """The parts that names and expressions are about."""
+    return {part for name in learns for part in PARTS if part in name} or {"language"}
 
-    parts = mixtures(config.data)
-    sizes = [max(1, count_rows(part.path, inputs)) for part in parts]
-    return budget(parts, sizes, None, config.epochs)
+
+def _batch(config: TrainConfig) -> str:
+    """The global batch; where the devices decide it, what one of them makes."""
+    if config.batch != "auto":
+        return f"{config.batch:,}"
+    return f"{config.micro_batch} x {accumulation_of(config)} a device"
+
+
+def _samples(config: TrainConfig, inputs: Mapping[str, Upstream]) -> int:
+    sizes = [max(1, count_rows(part.path, inputs)) for part in mixtures(config.data)]
+    try:
+        batch = int(settle_batch(config, 1).batch)
+    except RecipeError:
+        # The recipe says what must come of more devices than one.
+        batch = config.expect_global_batch or 1
+    return samples_to_see(replace(config, drop_last=False), sizes, batch)
