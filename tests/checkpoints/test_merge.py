@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import peft
 import pytest
@@ -20,7 +21,7 @@ from vlforge.checkpoints.checkpoint import Parts, Writing
 from vlforge.checkpoints.index import detect, find, match, read_checkpoint
 from vlforge.checkpoints.internlm2_folder import convert
 from vlforge.checkpoints.merge import merge
-from vlforge.checkpoints.weights import open_weights
+from vlforge.checkpoints.weights import open_file, open_weights
 from vlforge.models.reading import read_language
 from vlforge.types import DataError, ModelError
 
@@ -105,12 +106,21 @@ def test_a_mini_gemini_lora_which_its_own_code_cannot_read(tmp_path):
 def test_a_mini_gemini_lora_is_known_without_its_configuration(tmp_path):
     adapter, _, _, _ = mgm_lora(tmp_path, has_config=False)
     assert detect(adapter).name == "mgm_lora"
-    with pytest.raises(ModelError, match="write the whole model"):
-        find("mgm_lora").write(read_like(tmp_path), tmp_path, Writing())
 
 
-def read_like(folder):
-    return tiny_llava.checkpoint(folder / "any", tiny_llava.model())
+def test_a_mini_gemini_lora_is_written_as_it_was(tmp_path):
+    adapter, parts, _, _ = mgm_lora(tmp_path)
+    source = read_checkpoint(adapter, replace(parts, base=tmp_path / "base"))
+    out = tmp_path / "again"
+    out.mkdir()
+    find("mgm_lora").write(source, out, Writing())
+    for name in ("adapter_model.safetensors", "non_lora_trainables.bin"):
+        found, given = open_file(out / name), open_file(adapter / name)
+        assert set(found) == set(given)
+        assert all(torch.equal(found[key].read(), lazy.read()) for key, lazy in given.items())
+    again = read_checkpoint(out, replace(parts, base=tmp_path / "base"))
+    assert again.layout == "mgm_lora"
+    tiny_llava.same_weights(again, source)
 
 
 @pytest.mark.parametrize("form", ["pth", "hf", "zero"])

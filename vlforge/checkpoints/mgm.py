@@ -144,7 +144,7 @@ class MgmLayout:
             total = sum(lazy.nbytes for lazy in weights.values())
             weight_map = dict.fromkeys(weights, files[0].name)
             write_json(out / index, {"metadata": {"total_size": total}, "weight_map": weight_map})
-        _write_beside(checkpoint, out, weights)
+        write_beside(checkpoint, out, weights)
 
 
 class MgmProjectorLayout:
@@ -190,7 +190,7 @@ class MgmProjectorLayout:
         kept = _their_weights(checkpoint, how)
         kept = {key: lazy for key, lazy in kept.items() if our_name(key) is not None}
         torch.save({key: lazy.read() for key, lazy in kept.items()}, out / ADAPTER_NAME)
-        _write_beside(checkpoint, out, kept)
+        write_beside(checkpoint, out, kept)
 
 
 def _is_mgm(fields: Mapping[str, Any]) -> bool:
@@ -384,7 +384,7 @@ def _their_weights(checkpoint: Checkpoint, how: Writing) -> dict[str, Lazy]:
     return {their_name(name): lazy for name, lazy in how.cast(checkpoint.weights).items()}
 
 
-def _write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
+def write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
     """config.json, tokenizer and image processor."""
     config: Any = checkpoint.config
     text, kind = config.text_config, config.text_config.model_type

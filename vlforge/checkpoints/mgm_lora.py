@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts, Writing
 from vlforge.checkpoints.languages import OURS
-from vlforge.checkpoints.llava_lora import WHOLE, base_of
-from vlforge.checkpoints.lora import Adapter, is_adapter, open_adapter, plain_name
-from vlforge.checkpoints.mgm import MgmProjectorLayout
+from vlforge.checkpoints.llava_lora import WHOLE, adapter_of, base_of, write_adapter
+from vlforge.checkpoints.lora import PREFIX, Adapter, is_adapter, open_adapter, plain_name
+from vlforge.checkpoints.mgm import MgmProjectorLayout, their_name, write_beside
 from vlforge.checkpoints.weights import open_file
 from vlforge.models.mgm import our_name
 from vlforge.models.reading import read_config
@@ -54,16 +56,17 @@ class MgmLoraLayout:
         )
 
     def write(self, checkpoint: Checkpoint, out: Path, how: Writing) -> None:
-        """Not done: Mini-Gemini could not read it.
-
-        Raises:
-            ModelError: always; says what to write instead.
-        """
-        del out, how
-        raise ModelError(
-            f"{checkpoint.path}: Mini-Gemini's own code reads no LoRA folder; write the whole "
-            "model (--to mgm)"
-        )
+        """The adapter, the connector and the mining alone, for the same base."""
+        adapter = adapter_of(checkpoint)
+        whole = {
+            PREFIX + their_name(name): lazy
+            for name, lazy in how.cast(checkpoint.weights).items()
+            if name in adapter.whole or name.startswith("connector.")
+        }
+        write_adapter(adapter, out, how, their_name)
+        torch.save({name: lazy.read().contiguous() for name, lazy in whole.items()}, out / WHOLE)
+        write_beside(checkpoint, out, whole)
+        how.say("Mini-Gemini's own code reads no LoRA folder; vlforge merge makes it whole")
 
 
 def holds_mining(file: Path) -> bool:
