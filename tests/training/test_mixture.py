@@ -1,5 +1,7 @@
 """How much of which dataset a run sees, and in which order."""
 
+import json
+import random
 from itertools import islice
 
 import numpy as np
@@ -119,3 +121,58 @@ def test_a_dataset_that_would_come_to_nothing_is_named():
         draw_order(mixtures(("a#1w", "b#100w")), [5, 5], 3, 0)
     with pytest.raises(DataError, match="b has 3 rows, fewer than a batch of 4"):
         draw_order(mixtures(("a", "b")), [5, 3], 8, 0, Mixing("per_batch"), batch=4)
+
+
+def lines_of(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def captions(count):
+    return [
+        {"id": str(n), "text": f"caption {n} <|__dj__eoc|>", "images": []} for n in range(count)
+    ]
+
+
+def test_a_dataset_is_cut_to_the_rows_that_the_contests_kit_draws(tmp_path):
+    rows = captions(50)
+    part = Mixture(lines_of(tmp_path / "data.jsonl", rows), at_most=12)
+    random.seed(1024)
+    wanted = {row["id"] for row in random.sample(rows, 12)}
+    found = [sample.id for sample in samples_of(part)]
+    assert set(found) == wanted
+    assert found == sorted(found, key=int)
+    whole = samples_of(Mixture(part.path, at_most=50))
+    assert [sample.id for sample in whole] == [row["id"] for row in rows]
+
+
+def test_rows_get_the_questions_of_the_file_they_were_made_from(tmp_path):
+    rows = [
+        {"id": str(n), "text": f"<__dj__image>\nnew {n} <|__dj__eoc|>", "images": ["a.png"]}
+        for n in range(3)
+    ]
+    asked = [
+        {
+            "id": str(n),
+            "image": "old.png",
+            "conversations": [
+                {"from": "human", "value": f"<image>\nWhat is {n}?"},
+                {"from": "gpt", "value": f"old {n}"},
+            ],
+        }
+        for n in (2, 0)
+    ]
+    original = tmp_path / "stage_1.json"
+    original.write_text(json.dumps(asked))
+    data = lines_of(tmp_path / "data.jsonl", rows)
+    part = Mixture(data, questions=str(original))
+    bad = []
+    found = list(samples_of(part, on_bad=lambda number, error: bad.append((number, str(error)))))
+    assert [[turn.text for turn in sample.turns] for sample in found] == [
+        ["<image>\nWhat is 0?", "new 0"],
+        ["<image>\nWhat is 2?", "new 2"],
+    ]
+    assert [number for number, _ in bad] == [2]
+    assert "row '1' is not in" in bad[0][1]
+    with pytest.raises(DataError, match="which has the questions"):
+        list(samples_of(part))

@@ -75,7 +75,9 @@ class Mixture:
     of `vlforge list formats`, judged by content unless named; `image_root` is
     where this dataset's relative picture paths start. `captions: blip` makes its
     answers small letters without marks, at most 50 words, as BLIP-2 and MiniGPT-4's
-    first stage learn them.
+    first stage learn them. `at_most` cuts a dataset with more rows down to so many, those
+    that Better Synth's kit draws; `questions` is a LLaVA file whose first questions the
+    rows get back by their ids (its `restore_questions`).
     """
 
     path: str
@@ -85,6 +87,8 @@ class Mixture:
     format: str = "auto"
     image_root: str | None = None
     captions: Literal["as_is", "blip"] = "as_is"
+    at_most: int | None = None
+    questions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -176,13 +180,13 @@ class MergeConfig:
 
     `adapter` is the folder of a train stage with `lora` (`$tune`), which knows its base,
     or any of `vlforge merge`, which needs `base`. `to` is a layout of `vlforge list
-    layouts`. Sums are in fp32 and rounded once to `dtype`.
+    layouts`; the base's own by default. Sums are in fp32 and rounded once to `dtype`.
     """
 
     adapter: str
     base: str | None = None
     vision: str | None = None
-    to: str = "vlforge"
+    to: str = ""
     dtype: Literal["keep", "fp32", "bf16", "fp16"] = "keep"
 
 
@@ -216,6 +220,13 @@ class TrainConfig:
     between two tokens of its own. `tokenizer: slow` gives texts the ids of transformers 4's
     slow Llama tokenizer, with which LLaVA and MGM trained, `fast` those of its fast one
     (XTuner). `compat: llava` (mgm, xtuner, …) gives rows that system's labels, its faults too.
+    `group` brings rows of like length together: `length` (the same as `group_by_length`)
+    in windows of 50 batches; `llava`, `mgm` and `xtuner` as those systems, pictures and texts
+    apart; `balanced` leaves the order and shares each batch out so that devices end together.
+    `pack: isolated` lays several rows end to end instead of padding them, each blind to the
+    others: the same loss. A pack is as long as the longest row, or `pack_length` tokens.
+    `random_crop` shows a part of each picture, another each time, as MiniGPT-4's published
+    training does (auto: where the family does).
     `lora` and `vision_lora` give the language model and the encoder an adapter; such a part
     learns nothing else, whatever `train` says of it, and the stage leaves the adapters, what
     else was trained, and where its base is. `quantise` holds the language model's matrices
@@ -251,6 +262,10 @@ class TrainConfig:
     tf32: bool | Literal["auto"] = "auto"
     augment: bool | AugmentSpec = False
     group_by_length: bool = False
+    group: Literal["none", "length", "llava", "mgm", "xtuner", "balanced"] = "none"
+    pack: Literal["off", "isolated"] = "off"
+    pack_length: int | Literal["auto"] = "auto"
+    random_crop: bool | Literal["auto"] = "auto"
     image_root: str | None = None
     save_every_samples: int = 0
     lora: LoraSpec | None = None

@@ -8,6 +8,7 @@ position, and going on from it gives the rows that would have come.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 Data = str | tuple[str | Mixture, ...]
+
+KIT_SEED = 1024
+"""Of the draw with which Better Synth's kit cuts a dataset down to its budget."""
 
 
 def mixtures(data: Data) -> tuple[Mixture, ...]:
@@ -62,7 +66,36 @@ def samples_of(
     """The samples of one dataset; its own `image_root` comes before the stage's."""
     root = part.image_root or image_root
     samples = read_samples(Path(part.path), root, format_name=part.format, on_bad=on_bad)
+    if part.at_most is not None:
+        samples = _cut(part, part.at_most, samples)
+    if part.questions is not None:
+        samples = _with_questions(part.questions, samples, on_bad)
     yield from samples if part.captions == "as_is" else map(_as_blip, samples)
+
+
+def _cut(part: Mixture, most: int, samples: Iterator[Sample]) -> Iterator[Sample]:
+    """The rows that Better Synth's kit keeps of too many, in the data's order."""
+    rows = read_samples(Path(part.path), format_name=part.format, on_bad=lambda *_: None)
+    total = sum(1 for _ in rows)
+    if total <= most:
+        return samples
+    kept = set(random.Random(KIT_SEED).sample(range(total), most))
+    return (sample for number, sample in enumerate(samples) if number in kept)
+
+
+def _with_questions(path: str, samples: Iterator[Sample], on_bad: OnBad | None) -> Iterator[Sample]:
+    """Each sample's answer under the question that its id has in another file."""
+    asked = {sample.id: sample.turns[0] for sample in read_samples(path) if sample.turns}
+    for number, sample in enumerate(samples, 1):
+        answers = [turn for turn in sample.turns if turn.role == "assistant"]
+        if sample.id in asked and answers:
+            turns = (asked[sample.id], Turn("assistant", answers[-1].text))
+            yield Sample(sample.id, sample.images, turns, sample.extra)
+            continue
+        problem = DataError(f"row {sample.id!r} is not in {path}, which has the questions")
+        if on_bad is None:
+            raise problem
+        on_bad(number, problem)
 
 
 def _as_blip(sample: Sample) -> Sample:
@@ -169,6 +202,8 @@ def check_mixing(parts: Sequence[Mixture], mixing: Mixing, groups_by_length: boo
         said = [name for name in ("weight", "rows", "epochs") if getattr(part, name) is not None]
         if len(said) > 1:
             raise RecipeError(f"{part.path}: {' and '.join(said)} are given: take one of them")
+        if part.at_most is not None and part.at_most < 1:
+            raise RecipeError(f"{part.path}: at_most is {part.at_most}: give at least 1")
         for name in said:
             if not (0 < getattr(part, name) < math.inf):
                 raise RecipeError(f"{part.path}: {name} is {getattr(part, name)}: take more than 0")
