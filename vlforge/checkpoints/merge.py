@@ -44,6 +44,7 @@ from vlforge.types import ModelError
 WHOLE_LAYOUTS = {
     "llava_lora": "llava", "llava_projector": "llava", "mgm_lora": "mgm", "mgm_projector": "mgm",
     "qwen_vl_lora": "qwen_vl", "paddle": "paddle", "xtuner": "xtuner", "peft_adapter": "vlforge",
+    "vlforge_adapter": "vlforge",
 }  # fmt: skip
 """Layouts of what is trained beside a base, and how the whole is written by default."""
 CARRIED = (".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
@@ -72,7 +73,7 @@ class Merged:
 
 
 def merge(
-    base: Path,
+    base: Path | None,
     adapter: Path,
     out: Path,
     parts: Parts | None = None,
@@ -83,6 +84,7 @@ def merge(
     """Write `base` with `adapter` in it into the new folder `out`.
 
     Args:
+        base: None where the adapter says itself what it belongs to.
         parts: encoders and settings that the adapter leaves out; its `base` is `base`.
         how: shards, precision (the base's by default), progress.
         to: layout of the result, where the whole is a model that sees.
@@ -94,8 +96,10 @@ def merge(
     """
     how = how or Writing()
     for path in (base, adapter):
-        if not path.exists():
+        if path is not None and not path.exists():
             raise ModelError(f"nothing at {path}; check the path")
+    if base is None:
+        return _merge_whole(None, adapter, out, parts or Parts(), how, detect(adapter), to)
     if base.resolve() == adapter.resolve():
         raise ModelError(f"{base} is given as base and as adapter")
     if is_adapter(base) and not is_adapter(adapter):
@@ -268,7 +272,7 @@ def _merge_delta(base: Path, delta: Path, out: Path, how: Writing) -> Merged:
 
 
 def _merge_whole(
-    base: Path,
+    base: Path | None,
     adapter: Path,
     out: Path,
     parts: Parts,
@@ -307,9 +311,9 @@ def _changed(checkpoint: Checkpoint) -> int:
     return len(adapter.pairs) + len(adapter.whole) if isinstance(adapter, Adapter) else 0
 
 
-def _default(base: Path, layout: Layout) -> Layout:
+def _default(base: Path | None, layout: Layout) -> Layout:
     """The base's own layout where it is a whole model, else that of the adapter's system."""
-    if layout.name != "xtuner":
+    if base is not None and layout.name != "xtuner":
         whole = match(base)
         if whole is not None and whole.name not in WHOLE_LAYOUTS:
             return whole

@@ -52,6 +52,8 @@ KINDS: dict[str, Kind] = dict(
               "train a vision encoder or a language model alone"),
         _kind("train", "training.config:TrainConfig", "runs.kinds.train",
               "train a vision-language model"),
+        _kind("merge", "training.config:MergeConfig", "runs.kinds.merge",
+              "put an adapter into its base"),
         _kind("evaluate", "evaluation.config:EvalConfig", "runs.kinds.evaluate",
               "ask and score benchmarks"),
         _kind("report", "recipe.schema:ReportConfig", "runs.kinds.report",

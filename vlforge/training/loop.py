@@ -6,6 +6,7 @@ with which template. See `fit` for the optimiser loop itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from vlforge.models.config import ModelSpec
 from vlforge.models.folder import (
     ModelFolder,
     assemble,
-    read_folder,
     with_stage,
     write_folder,
 )
@@ -27,6 +27,8 @@ from vlforge.models.stages import resolve
 from vlforge.text.doubts import template_doubts
 from vlforge.text.encode import check_compat
 from vlforge.text.templates import find_template
+from vlforge.training.adapter_files import write_adapted
+from vlforge.training.adapters import Attached, attach, check_learning, digest, facts, learning
 from vlforge.training.augment import Augment
 from vlforge.training.batches import group_by_length
 from vlforge.training.budget import (
@@ -62,6 +64,7 @@ from vlforge.training.precision import (
     seed_everything,
     settle_precision,
 )
+from vlforge.training.quantised import open_base, quantised_parts
 from vlforge.training.rows import Sieve, say
 from vlforge.training.schedules import Schedule
 from vlforge.training.selection import selections
@@ -109,10 +112,11 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     _check_settings(config)
     config, accelerator = _begin(config, seed, device)
-    folder = _open(config)
+    folder = _open(config, accelerator.device)
     for doubt in _doubts(config, folder):
         log({"event": "warning", "text": doubt})
-    names = choose(config, folder.model)
+    adapters = attach(folder.model, config, seed)
+    names = choose(config, folder.model, adapters)
     optimiser_groups(folder.model, config.optimiser, PARTS)
     data = _read(config, folder, threads, out)
     say(data.sieve, log)
@@ -122,11 +126,10 @@ def train(
     augment = Augment.of(config.augment, seed)
     task = ConversationTask(folder.model, data, augment, features)
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
-    result = fit(
-        task, plan, out, accelerator, content=data.fingerprint(), progress=progress, log=log
-    )
+    content = data.fingerprint() + digest(adapters)
+    result = fit(task, plan, out, accelerator, content=content, progress=progress, log=log)
     lightened.restore()
-    return _store(config, folder, data, result, names, out, accelerator)
+    return _store(config, folder, data, result, names, out, accelerator, adapters)
 
 
 def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, Any]:
@@ -139,27 +142,25 @@ def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, An
     return settled, accelerator
 
 
-def _open(config: TrainConfig) -> ModelFolder:
+def _open(config: TrainConfig, device: torch.device) -> ModelFolder:
     """The model that the stage goes on with."""
-    folder = (
-        assemble(_with_dialect(config.model, config))
-        if isinstance(config.model, ModelSpec)
-        else read_folder(Path(config.model), dialect=config.tokenizer)
-    )
+    if isinstance(config.model, str):
+        folder = open_base(config, Path(config.model), device)
+    else:
+        how = quantised_parts(config, config.model, device)
+        folder = assemble(_with_dialect(config.model, config), **how)
     add_new_tokens(folder.model, folder.tokenizer, find_template(config.template).new_tokens)
     return with_aspect_ratio(folder, config.image_aspect_ratio)
 
 
-def choose(config: TrainConfig, model: Any) -> list[str]:
+def choose(config: TrainConfig, model: Any, adapters: Sequence[Attached] = ()) -> list[str]:
     """Freeze all but what the stage trains; names of the parameters that learn."""
-    known = selections(model)
-    return freeze(
-        model,
-        resolve(config.train, known),
-        PARTS,
-        model.unused_parameters,
-        resolve(config.freeze, known),
-    )
+    known, unused = selections(model), model.unused_parameters
+    wanted = resolve(config.train, known), resolve(config.freeze, known)
+    train, stay = learning(adapters, *wanted)
+    names = freeze(model, train, PARTS, unused, stay)
+    check_learning(adapters, names, unused)
+    return names
 
 
 def _doubts(config: TrainConfig, folder: ModelFolder) -> list[str]:
@@ -270,6 +271,7 @@ def _store(
     names: list[str],
     out: Path,
     accelerator: Any,
+    adapters: Sequence[Attached] = (),
 ) -> dict[str, Any]:
     model = folder.model
     data.count_late_drops()
@@ -286,7 +288,7 @@ def _store(
         "rows_read": data.rows_read,
         "dropped": data.dropped.counts,
         "dropped_rows": data.dropped.shown,
-    } | data.sieve.summary()
+    } | data.sieve.summary() | ({"adapters": facts(adapters)} if adapters else {})
     if accelerator.is_main_process:
         stage = {
             "kind": "train",
@@ -295,8 +297,12 @@ def _store(
             "samples": result.samples,
             "final_loss": result.final_loss,
         }
-        if config.export != "connector":
-            write_folder(with_stage(folder, config.template, stage), out)
+        whole = with_stage(folder, config.template, stage | _adapted(config, adapters))
+        if config.export != "connector" and adapters:
+            has_new = bool(find_template(config.template).new_tokens)
+            write_adapted(whole, adapters, config.model, names, out, has_new_tokens=has_new)
+        elif config.export != "connector":
+            write_folder(whole, out)
         if config.export != "model":
             write_connector(model, out)
         write_json(out / "summary.json", summary)
@@ -304,6 +310,14 @@ def _store(
         drop_checkpoints(out)
     accelerator.wait_for_everyone()
     return summary
+
+
+def _adapted(config: TrainConfig, adapters: Sequence[Attached]) -> dict[str, Any]:
+    """What the model's history says of its adapters."""
+    if not adapters:
+        return {}
+    kept = {one.part: {"rank": one.spec.rank, "alpha": one.spec.alpha} for one in adapters}
+    return {"adapters": kept, "quantise": config.quantise}
 
 
 def write_timing(out: Path, result: FitResult) -> None:
