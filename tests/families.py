@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vlforge.models.folder import ModelFolder, read_folder, write_folder
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.types import Sample, Turn
 
-TEXT = {"vocab_size": 18, "max_position_embeddings": 400, "initializer_range": 0.5}
+TEXT = {"vocab_size": 18, "max_position_embeddings": 400}
 TILES = {
     "image_aspect_ratio": "anyres",
     "patch_merge": "spatial_unpad",
@@ -31,19 +32,29 @@ SIZES = ((20, 14), (12, 24), (30, 30), (9, 16))
 """Of the pictures that samples show, (width, height)."""
 
 
-def made(name: str) -> ModelFolder:
-    """A family's model with random weights, wide enough that pictures change answers."""
+def made(name: str, width: int = 16) -> ModelFolder:
+    """A family's model with random weights, wide enough that pictures change answers.
+
+    Args:
+        width: of the language model.
+    """
     if name == "qwen_vl":
-        return tiny_qwen.folder()
+        sizes = {
+            "initializer_range": 4.8 / width,
+            "hidden_size": width,
+            "kv_channels": width // 2,
+            "intermediate_size": 4 * width,
+        }
+        return replace(tiny_qwen.folder(), model=tiny_qwen.model(**sizes))
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "initializer_range": 8 / width}
+    text = TEXT | sizes
+    hd = {"image_grid": 2, "image_global": True}
     kinds = {
-        "llava": lambda: (llava("clip", text=dict(TEXT)), 8),
-        "llava_tiles": lambda: (llava("clip", text=dict(TEXT), **TILES), 8),
-        "mgm": lambda: (mgm(text_config=llama_config(**TEXT)), 64),
-        "mgm_hd": lambda: (
-            mgm(text_config=llama_config(**TEXT), image_grid=2, image_global=True),
-            64,
-        ),
-        "minigpt4": lambda: (plain_minigpt4.tiny(**TEXT), 28),
+        "llava": lambda: (llava("clip", text=text), 8),
+        "llava_tiles": lambda: (llava("clip", text=text, **TILES), 8),
+        "mgm": lambda: (mgm(text_config=llama_config(**text)), 64),
+        "mgm_hd": lambda: (mgm(text_config=llama_config(**text), **hd), 64),
+        "minigpt4": lambda: (plain_minigpt4.tiny(**text), 28),
     }
     model, side = kinds[name]()
     with torch.no_grad():
@@ -56,7 +67,7 @@ def made(name: str) -> ModelFolder:
 
 
 @cache
-def written(name: str) -> Path:
+def written(name: str, width: int = 16) -> Path:
     """The model's folder; the same one for every test, so leave it as it is."""
     out = Path(tempfile.mkdtemp(prefix=f"vlforge-{name}-"))
     if name in NATIVE:
@@ -66,7 +77,7 @@ def written(name: str) -> Path:
             "idefics3": tiny_native.idefics,
         }
         return makers[name](out)
-    write_folder(made(name), out)
+    write_folder(made(name, width), out)
     return out
 
 
@@ -113,8 +124,8 @@ def samples() -> list[Sample]:
 
 def batch(name: str) -> tuple[torch.Tensor, dict[str, Any]]:
     """Ids [3, T] with -200 for pictures (the second row has none), and what `forward` takes."""
-    torch.manual_seed(1)
     model = folder(name).model
+    torch.manual_seed(1)
     ids = torch.tensor([[1, 5, -200, 7, 8], [6, 9, 4, 0, 0], [3, -200, 4, 11, 0]])
     sizes = [(16, 16), (8, 16)]
     tiles = model.tiling.tiles if getattr(model, "tiling", None) else lambda size: 1

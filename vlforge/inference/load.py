@@ -18,7 +18,7 @@ from vlforge.inference.generate import Decoding
 from vlforge.inference.native import bare_native, is_native, open_native
 from vlforge.inference.notes import notes_of
 from vlforge.inference.placing import input_device, part_in_family, placing
-from vlforge.models.attention import set_attention
+from vlforge.models.attention import check_attention, set_attention
 from vlforge.models.families import family_of, find_family
 from vlforge.models.folder import ModelFolder, read_folder
 from vlforge.models.native import NativeModel
@@ -111,6 +111,7 @@ def load_model(
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
     where, dtype = pick_device(device), PRECISIONS[precision]
+    check_attention(attention, where, dtype)
     loading = Loading(precision, quantise, attention, device_map)
     loaders = {
         "family": lambda *how: _load_family(*how, parts or Parts(), loading),
@@ -186,6 +187,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # Its readers of old configurations warn of their own fields.
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            warnings.filterwarnings("ignore", category=UserWarning, module="accelerate")
             yield
     finally:
         logging.set_verbosity(level)

@@ -6,7 +6,10 @@ tensor, changes it and puts it in its place, one after the other.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
+import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,11 +46,17 @@ def placing(
     how: dict[str, Any] = {}
     if loading.device_map != "none":
         how["device_map"] = _device_map(loading.device_map, bare, part_of)
-        if isinstance(how["device_map"], dict) and "disk" in how["device_map"].values():
-            how["offload_folder"] = tempfile.mkdtemp(prefix="vlforge-offload-")
+        how["offload_folder"] = tempfile.mkdtemp(prefix="vlforge-offload-")
+        # It says what the map says, and that of parameters outside of modules nobody asks.
+        logging.getLogger("accelerate").setLevel(logging.ERROR)
+        atexit.register(shutil.rmtree, how["offload_folder"], ignore_errors=True)
     if loading.quantise != "none":
         how.setdefault("device_map", {"": str(device)})
-        how["quantization_config"] = quantising(loading.quantise, dtype, bare, part_of)
+        settings = quantising(loading.quantise, dtype, bare, part_of)
+        places = how["device_map"].values() if isinstance(how["device_map"], dict) else ()
+        # What a GPU has no room for stays whole. With all on the CPU this would be everything.
+        settings.llm_int8_enable_fp32_cpu_offload = len(set(places)) > 1
+        how["quantization_config"] = settings
     return how
 
 
@@ -67,6 +76,8 @@ def quantising(kind: str, dtype: torch.dtype, bare: nn.Module, part_of: PartOf) 
         raise ModelError(f"quantise {kind} needs bitsandbytes: pip install 'vlforge[quantise]'")
     from transformers import BitsAndBytesConfig
 
+    # It tells of every product that it rounds, and of kernels that are not for this machine.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     kept = [name for name, part in by_part(bare, part_of).items() if part != "language"]
     head = bare.get_output_embeddings()
     kept += [name for name, module in bare.named_modules() if module is head]
@@ -77,7 +88,6 @@ def quantising(kind: str, dtype: torch.dtype, bare: nn.Module, part_of: PartOf) 
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=kept,
-        llm_int8_enable_fp32_cpu_offload=True,
     )
 
 
@@ -100,19 +110,17 @@ def by_part(model: nn.Module, part_of: PartOf) -> dict[str, str]:
 
 
 def quantised_share(model: nn.Module) -> float:
-    """Of the language model's matrices' weights, how many are in 8 or 4 bits; 0 to 1.
+    """Of the weights that the language model's products and experts have, how many are in 8 or 4 bits; 0 to 1.
 
-    Experts that lie in one tensor stay as they are, which makes it small.
+    Experts lie in one tensor for all of a layer, which bitsandbytes leaves as it is.
     """
-    language = getattr(model, "language", model)
-    small = whole = 0
-    for module in language.modules():
-        if "bitsandbytes" in type(module).__module__ and hasattr(module, "in_features"):
-            small += module.in_features * module.out_features
-        elif not list(module.children()):
-            own = (one for one in module.parameters(recurse=False) if one.ndim > 1)
-            whole += sum(one.numel() for one in own)
-    return small / max(small + whole, 1)
+    model = getattr(model, "language", model)
+    modules = [one for one in model.modules() if "bitsandbytes" in type(one).__module__]
+    small = sum(
+        one.in_features * one.out_features for one in modules if hasattr(one, "in_features")
+    )
+    experts = sum(one.numel() for one in model.parameters() if one.ndim == 3)
+    return small / max(small + experts, 1)
 
 
 def input_device(model: nn.Module, device: torch.device) -> torch.device:
@@ -150,7 +158,9 @@ def _device_map(asked: str | Mapping[str, str], bare: nn.Module, part_of: PartOf
         for one in inner:
             del made[one]
         made = _opened(made, name, bare) | {name: place}
-    return made
+    alone = dict(bare.named_parameters())
+    # A parameter outside of every module is used as it is: it cannot come from the disk.
+    return {n: "cpu" if place == "disk" and n in alone else place for n, place in made.items()}
 
 
 def _opened(made: Mapping[str, Any], name: str, bare: nn.Module) -> dict[str, Any]:

@@ -34,9 +34,7 @@ def set_attention(model: nn.Module, way: Way, device: torch.device, dtype: torch
     Raises:
         ModelError: a way that is not here, or that the language model does not have.
     """
-    fault = _fault(way, device, dtype)
-    if fault:
-        raise ModelError(f"attention {way} {fault}")
+    check_attention(way, device, dtype)
     if way == "auto":
         way = "sdpa" if _fault("flash", device, dtype) else "flash"
         order = [way, "sdpa", "eager"]
@@ -60,6 +58,16 @@ def set_attention(model: nn.Module, way: Way, device: torch.device, dtype: torch
     return taken
 
 
+def check_attention(way: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a way that cannot be taken here, before anything is read.
+
+    Raises:
+        ModelError: it cannot; says what it needs.
+    """
+    if fault := _fault(way, device, dtype):
+        raise ModelError(f"attention {way} {fault}")
+
+
 def _fault(way: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why a way cannot be taken here; None where it can."""
     if way == "flash":
@@ -67,8 +75,8 @@ def _fault(way: str, device: torch.device, dtype: torch.dtype) -> str | None:
             return "needs flash-attn and a GPU: pip install flash-attn, or take auto"
         if device.type != "cuda" or dtype not in HALVES:
             return f"works on a GPU in bf16 or fp16, not on {device.type} in {dtype}; take auto"
-    if way == "flex" and not is_torch_flex_attn_available():
-        return "needs torch 2.6 or later; take auto"
+    if way == "flex" and (device.type != "cuda" or not is_torch_flex_attn_available()):
+        return "needs a GPU (torch compiles parts of it for CPUs only); take auto"
     if way not in (*THEIRS, "auto"):
         return f"is unknown; known: auto, {', '.join(THEIRS)}"
     return None

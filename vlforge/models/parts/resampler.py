@@ -61,8 +61,9 @@ class Resampler(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[I, N, K] -> [I, Q, D]."""
         values = self.ln_kv(self.kv_proj(features))
-        keys = values + stretched(self.pos_embed, features.shape[1])
-        return self.attn(self.ln_q(self.query) + self.pos_embed, keys, values)
+        places = self.pos_embed.to(values.dtype)  # stays fp32 in a model that is read in halves
+        keys = values + stretched(places, features.shape[1])
+        return self.attn(self.ln_q(self.query) + places, keys, values)
 
 
 class QwenConnector(nn.Module):
