@@ -25,6 +25,7 @@ from vlforge.cli import (
     download,
     evaluate,
     fetch,
+    inspect,
     lists,
     merge,
     mix,
@@ -105,6 +106,7 @@ def build_app() -> typer.Typer:
         analyze.analyze
     )
     app.command("view", epilog=view.EXAMPLES)(view.view)
+    app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
     app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
     app.command("convert-model", epilog=convert_model.EXAMPLES)(convert_model.convert_model)
     app.command("merge", epilog=merge.EXAMPLES)(merge.merge)

@@ -39,6 +39,10 @@ class NativeEncoded:
     inputs: what the processor gives besides ids (pixel_values, grids, …).
     image_spans: (first, past last) position of each run of image tokens.
     problem: why nothing is supervised, in one line; None where something is.
+    whole: tokens before anything was cut.
+    lost_images: none, because a row whose pictures do not fit is refused.
+    text: the conversation as the processor gets it, one mark for each picture.
+    said: (from, to) in its characters, what is supervised.
     """
 
     ids: list[int]
@@ -46,6 +50,10 @@ class NativeEncoded:
     inputs: dict[str, Tensor]
     image_spans: tuple[tuple[int, int], ...]
     problem: str | None = None
+    whole: int = 0
+    lost_images: int = 0
+    text: str = ""
+    said: tuple[tuple[int, int], ...] = ()
 
     @property
     def length(self) -> int:
@@ -130,6 +138,7 @@ class NativeModel(nn.Module):
         ids, offsets, replaced, inputs = self._expand(text, images)
         labels = _labels(ids, offsets, _moved(spans, replaced))
         pictures = _runs(offsets, [tuple(one["new_span"]) for one in replaced])
+        whole = len(ids)
         if max_length is not None and len(ids) > max_length:
             if pictures and pictures[-1][1] > max_length:
                 raise DataError(
@@ -142,7 +151,8 @@ class NativeModel(nn.Module):
             }
         learns = generation or any(label != IGNORE_INDEX for label in labels)
         problem = None if learns else "no supervised token: no answer, or it was cut off"
-        return NativeEncoded(ids, labels, inputs, tuple(pictures), problem)
+        told = {"whole": whole, "text": text, "said": tuple(spans)}
+        return NativeEncoded(ids, labels, inputs, tuple(pictures), problem, **told)
 
     def _text(
         self, turns: Sequence[Turn], template: Template | None, generation: bool
@@ -153,23 +163,40 @@ class NativeModel(nn.Module):
             text, spans = "", []
             for piece in made.pieces:
                 words = piece.text.replace(LLAVA_IMAGE_TOKEN, self.image_token or "")
+                words += (self.tokenizer.eos_token or "") if piece.ends_sequence else ""
                 if piece.supervised:
                     spans.append((len(text), len(text) + len(words)))
                 text += words
             return text, spans
-        whole, spans = self._render(turns, generation), []
-        for place, turn in enumerate(turns):
-            if turn.role != "assistant":
-                continue
-            before = self._render(turns[:place], True)
-            after = self._render(turns[: place + 1], False)
-            if not after.startswith(before) or not whole.startswith(after.rstrip()):
-                raise DataError(
-                    f"turn {place + 1}: the model's chat template writes earlier turns anew when "
-                    "later ones come, so labels cannot be placed; give a template"
-                )
-            spans.append((len(before), len(after.rstrip())))
+        whole = self._render(turns, generation)
+        spans = [
+            self._answer_span(turns, place, whole)
+            for place, turn in enumerate(turns)
+            if turn.role == "assistant"
+        ]
         return whole, spans
+
+    def _answer_span(self, turns: Sequence[Turn], place: int, whole: str) -> tuple[int, int]:
+        """Which characters of the whole conversation the assistant says in one turn.
+
+        From the end of what the model is given to answer. A template that opens an
+        answer in training otherwise than for generation (LLaVA-OneVision's, by a blank)
+        tells it by the words: they begin behind all that earlier turns made.
+        """
+        after = self._render(turns[: place + 1], False).rstrip()
+        asked = self._render(turns[:place], True)
+        start = len(asked)
+        if not after.startswith(asked):
+            earlier = self._render(turns[:place], False)
+            words = turns[place].text.strip()
+            start = after.find(words, len(earlier)) if after.startswith(earlier) else -1
+            start = start if words else len(after)
+        if start < 0 or not whole.startswith(after):
+            raise DataError(
+                f"turn {place + 1}: the model's chat template writes earlier turns anew when "
+                "later ones come, so labels cannot be placed; give a template"
+            )
+        return start, len(after)
 
     def _render(self, turns: Sequence[Turn], open_answer: bool) -> str:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vlforge.text.qwen_tokenizer import bytes_of
 from vlforge.types import IGNORE_INDEX, IMAGE_INDEX, LLAVA_IMAGE_TOKEN
 
 State = Literal["context", "learned", "image", "cut"]
@@ -71,8 +72,12 @@ def piece_of(tokenizer: Any) -> Callable[[int], str]:
         if raw.startswith((SPACE, "<")):
             return _visible(raw)
         text = str(tokenizer.decode([token]))
+        if "\ufffd" not in text:
+            return _visible(text or raw)
         # Part of a character has no text of its own.
-        return _visible(raw if "\ufffd" in text or not text else text)
+        own = getattr(tokenizer, "token_bytes", None)
+        parts = own(token) if own else bytes_of(raw)
+        return "".join(f"<0x{part:02X}>" for part in parts) if parts else _visible(raw)
 
     return piece
 

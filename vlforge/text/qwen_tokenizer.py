@@ -132,6 +132,10 @@ class QwenTokenizer:
             return self._bytes[ids].decode("utf-8", "replace")
         return [self.convert_ids_to_tokens(int(token)) for token in ids]
 
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for; it may be part of a character."""
+        return self._bytes[token]
+
     def ids(self, text: str) -> list[int]:
         """Ids of the text; every special token in it is read as such, `<img>` too."""
         return self._split(unicodedata.normalize("NFC", text), SPECIAL)
@@ -367,6 +371,16 @@ _GAPS = [*range(33), *range(127, 161), 173]
 _LETTERS = {byte: chr(byte) for byte in range(256)} | {
     byte: chr(256 + place) for place, byte in enumerate(_GAPS)
 }
+
+
+_BYTES = {letter: byte for byte, letter in _LETTERS.items()}
+
+
+def bytes_of(written: str) -> bytes | None:
+    """The bytes of a token as GPT-2's vocabularies write it; None where it is not written so."""
+    if not written or any(letter not in _BYTES for letter in written):
+        return None
+    return bytes(_BYTES[letter] for letter in written)
 
 
 def _written(token: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 
 from vlforge.text.llava_templates import LLAVA_TEMPLATES
 from vlforge.text.minigpt4_templates import MINIGPT4_TEMPLATES
@@ -45,6 +46,8 @@ def find_template(name: str) -> Template:
     if added == IM_START_END and base in TEMPLATES:
         return with_im_start_end(TEMPLATES[base])
     if name not in TEMPLATES:
+        near = get_close_matches(base, TEMPLATES, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(sorted(TEMPLATES))
-        raise RecipeError(f"no conversation template is called {name!r}; known: {known}")
+        raise RecipeError(f"no conversation template is called {name!r}; {hint}known: {known}")
     return TEMPLATES[name]
