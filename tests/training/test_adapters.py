@@ -19,7 +19,7 @@ from vlforge.models.folder import read_folder
 from vlforge.runs.job import Job
 from vlforge.runs.kinds import merge as merge_kind
 from vlforge.training import fit
-from vlforge.training.adapters import attach
+from vlforge.training.adapters import attach, lighten
 from vlforge.training.config import LoraSpec, MergeConfig, Optimiser, TrainConfig
 from vlforge.training.loop import choose, train
 from vlforge.types import ModelError, RecipeError
@@ -173,6 +173,22 @@ def test_unused_layers_of_a_tower_do_not_learn(made):
     layers = {int(name.split(".layers.")[1][0]) for name in names if ".layers." in name}
     assert layers == {0, 1}
     assert not set(names) & model.unused_parameters
+
+
+def test_frozen_matrices_are_light_on_a_gpu_and_gradients_still_flow(made):
+    model, adapters, names = with_adapters(replace(made, lora=replace(LORA, dropout=0.0)))
+    assert lighten(adapters, torch.bfloat16, torch.device("cpu")) == 0
+    ids = torch.tensor([[1, 5, 6, 7]])
+    plain = model.language(ids).logits
+    assert lighten(adapters, torch.bfloat16, torch.device("cuda")) == 14
+    halves = {n for n, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    assert halves == {n for n, _ in model.named_parameters() if n.endswith("base_layer.weight")}
+    with torch.autocast("cpu", torch.bfloat16):
+        light = model.language(ids).logits
+    torch.testing.assert_close(light.float(), plain, atol=0.05, rtol=0.05)
+    light.float().logsumexp(-1).sum().backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if n in set(names) and "lora_B" in n}
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
 
 
 def test_dropout_drops_in_training_alone(made):

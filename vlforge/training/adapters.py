@@ -187,6 +187,28 @@ def check_learning(adapters: Sequence[Attached], names: Iterable[str], unused: s
             )
 
 
+@torch.no_grad()
+def lighten(adapters: Sequence[Attached], dtype: torch.dtype, device: torch.device) -> int:
+    """Hold the frozen matrices under adapters in the products' precision; how many those are.
+
+    Norms, embeddings and the output layer stay, and all of it where products are not cast,
+    on a CPU. The base is not written, so that what is rounded away here is not kept.
+    """
+    count = 0
+    if device.type != "cuda" or dtype == torch.float32:
+        return count
+    for one in adapters:
+        head = one.module.get_output_embeddings() if one.part == "language" else None
+        kept = {id(p) for p in head.parameters()} if head is not None else set()
+        for layer in one.module.modules():
+            if not isinstance(layer, nn.Linear) or layer.weight.requires_grad:
+                continue
+            if layer.weight.dtype == torch.float32 and id(layer.weight) not in kept:
+                layer.weight.data = layer.weight.data.to(dtype)
+                count += 1
+    return count
+
+
 def digest(adapters: Sequence[Attached]) -> str:
     """Changes when a setting of an adapter does; empty where there is none."""
     if not adapters:

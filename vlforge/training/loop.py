@@ -28,7 +28,15 @@ from vlforge.text.doubts import template_doubts
 from vlforge.text.encode import check_compat
 from vlforge.text.templates import find_template
 from vlforge.training.adapter_files import write_adapted
-from vlforge.training.adapters import Attached, attach, check_learning, digest, facts, learning
+from vlforge.training.adapters import (
+    Attached,
+    attach,
+    check_learning,
+    digest,
+    facts,
+    learning,
+    lighten,
+)
 from vlforge.training.augment import Augment
 from vlforge.training.batches import group_by_length
 from vlforge.training.budget import (
@@ -121,7 +129,9 @@ def train(
     data = _read(config, folder, threads, out)
     say(data.sieve, log)
     plan = make_plan(config, data, seed)
-    lightened = Lightened(folder.model, PARTS, frozen_dtype(config, accelerator.device))
+    frozen = frozen_dtype(config, accelerator.device)
+    lightened = Lightened(folder.model, PARTS, frozen)
+    lighten(adapters, frozen, accelerator.device)
     features = _features(config, folder.model, data, plan, accelerator.device, names)
     augment = Augment.of(config.augment, seed)
     task = ConversationTask(folder.model, data, augment, features)
@@ -288,7 +298,9 @@ def _store(
         "rows_read": data.rows_read,
         "dropped": data.dropped.counts,
         "dropped_rows": data.dropped.shown,
-    } | data.sieve.summary() | ({"adapters": facts(adapters)} if adapters else {})
+    } | data.sieve.summary()
+    if adapters:
+        summary["adapters"] = facts(adapters)
     if accelerator.is_main_process:
         stage = {
             "kind": "train",

@@ -61,12 +61,14 @@ class Lightened:
     def __init__(self, model: nn.Module, parts: Iterable[str], dtype: torch.dtype):
         self.lost: dict[str, Tensor] = {}
         self.model = model
+        self.parts: set[str] = set()
         if dtype == torch.float32:
             return
         for part in parts:
             module = getattr(model, part, None)
             if module is None or any(p.requires_grad for p in module.parameters()):
                 continue
+            self.parts.add(part)
             self._lighten(part, module, dtype)
 
     @torch.no_grad()
@@ -83,6 +85,8 @@ class Lightened:
     def restore(self) -> None:
         """Back to fp32, bit by bit what was read."""
         for name, parameter in self.model.named_parameters():
+            if name.partition(".")[0] not in self.parts:
+                continue
             if name in self.lost:
                 parameter.data = self.lost[name]
             elif parameter.dtype in (torch.bfloat16, torch.float16):
