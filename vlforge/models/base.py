@@ -94,6 +94,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     """What learns in each published stage: parts, or expressions over parameter names."""
     features_are_tensors: ClassVar[bool] = True
     """Whether `vision` gives one tensor [I, …], so that frozen features can be kept."""
+    crops_in_training: ClassVar[bool] = False
+    """Whether the published training sees a random part of each picture."""
 
     vision: nn.Module
     connector: nn.Module

@@ -111,6 +111,7 @@ class Minigpt4Model(VisionLanguageModel):
     config: Minigpt4Config
     family = "minigpt4"
     stages = STAGES["minigpt4"]
+    crops_in_training = True
     _no_split_modules = ("BlipVision",)
 
     def build(self, config: Minigpt4Config) -> None:

@@ -15,28 +15,40 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlforge.data.images import ImageError, header_size
 from vlforge.models.base import PARTS, VisionLanguageModel
-from vlforge.models.encoding import encode_sample
+from vlforge.models.encoding import Encoded, encode_sample
+from vlforge.models.parts.anyres import BLANK, Size
+from vlforge.models.parts.packs import pack_plan
 from vlforge.models.parts.splice import SplicePlan, plan_splice
 from vlforge.text.templates import Template
 from vlforge.text.tokenizers import adapt
 from vlforge.training.augment import Augment
+from vlforge.training.averaging import Cut
+from vlforge.training.balance import Shares
 from vlforge.training.batches import TokenRows
+from vlforge.training.batching import Batching
 from vlforge.training.mixture import Data, mixtures, samples_of
 from vlforge.training.pictures import Found, Pictures, name_of
 from vlforge.training.rows import Dropped, Sieve
-from vlforge.types import DataError
+from vlforge.types import DataError, Sample
+
+_MISFIT = "does not fit the template"
 
 
 @dataclass(frozen=True)
 class ConversationData:
-    """Usable rows of one or several datasets laid end to end; `sizes` has one entry each."""
+    """Usable rows of one or several datasets laid end to end; `sizes` has one entry each.
+
+    words: of each row's turns as they came, tags of pictures too, [R].
+    """
 
     rows: TokenRows
     sizes: tuple[int, ...]
     pictures: Pictures
     sieve: Sieve
     rows_read: int
+    words: np.ndarray
 
     @property
     def dropped(self) -> Dropped:
@@ -72,11 +84,12 @@ def read_conversations(
     threads: int = 1,
     scratch: Path | None = None,
     compat: str | None = None,
+    crop_seed: int | None = None,
 ) -> ConversationData:
     """Read and encode datasets; a bad row costs only itself and is counted.
 
     `sieve` knows how long a row may be, and which are left out. With `compat` labels are
-    those of a reference system, see `encode_turns`.
+    those of a reference system, see `encode_turns`. `crop_seed` is that of `Pictures`.
 
     Pictures that the data hold themselves are set aside in a file in `scratch`.
 
@@ -86,7 +99,7 @@ def read_conversations(
     """
     tokens, dropped = adapt(tokenizer), sieve.dropped
     found = Found(scratch)
-    encoded: list[list[tuple[Any, tuple[int, ...], str]]] = []
+    encoded: list[list[_Row]] = []
     rows_read = 0
     for part in mixtures(data):
         name = Path(part.path).name
@@ -97,48 +110,72 @@ def read_conversations(
 
         for sample in samples_of(part, image_root, bad):
             rows_read += 1
+            place = f"{name}:{sample.id}"
             try:
+                sizes = _sizes(sample, model)
                 row = encode_sample(
                     sample,
                     template,
                     tokens,
-                    image_tokens=model.image_tokens,
+                    image_tokens=model.count(sizes),
                     max_length=sieve.max_length,
                     compat=compat,
                 )
             except DataError as error:
-                dropped.add("does not fit the template", str(error), f"{name}:{sample.id}")
+                what = "unreadable picture" if isinstance(error, ImageError) else _MISFIT
+                dropped.add(what, str(error), place)
                 continue
-            if not sieve.keeps(row, f"{name}:{sample.id}"):
+            if not sieve.keeps(row, place):
                 continue
-            images = tuple(map(found.number, row.images))
-            encoded[-1].append((row, images, f"{name}:{sample.id}"))
+            images = tuple(map(found.number, row.images, sizes))
+            encoded[-1].append(_Row(row, images, _words(sample), place))
     sieve.check()
-    pictures = Pictures(found.sources, processor, threads)
+    pictures = Pictures(found.sources, processor, threads, sizes=found.sizes, crop_seed=crop_seed)
     return _without_bad_pictures(data, encoded, pictures, sieve, rows_read)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A usable row: what the model sees, its pictures' numbers, its words, where it stood."""
+
+    encoded: Encoded
+    images: tuple[int, ...]
+    words: int
+    place: str
+
+
+def _sizes(sample: Sample, model: VisionLanguageModel) -> list[Size]:
+    """Width and height of a sample's pictures from their headers, where tokens depend on them."""
+    return [header_size(image) if model.needs_sizes else BLANK for image in sample.images]
+
+
+def _words(sample: Sample) -> int:
+    return sum(len(turn.text.split()) for turn in sample.turns if turn.role != "system")
 
 
 def _without_bad_pictures(
     data: Data,
-    encoded: Sequence[Sequence[tuple[Any, tuple[int, ...], str]]],
+    encoded: Sequence[Sequence[_Row]],
     pictures: Pictures,
     sieve: Sieve,
     rows_read: int,
 ) -> ConversationData:
-    rows, sizes, dropped = [], [], sieve.dropped
+    rows, sizes, words, dropped = [], [], [], sieve.dropped
     for part, dataset in zip(mixtures(data), encoded, strict=True):
         before = len(rows)
-        for row, images, place in dataset:
-            unreadable = [pictures.bad[image] for image in images if image in pictures.bad]
+        for row in dataset:
+            unreadable = [pictures.bad[image] for image in row.images if image in pictures.bad]
             if unreadable:
-                dropped.add("unreadable picture", unreadable[0], place)
-            else:
-                rows.append((row.ids, row.labels, images, row.length))
+                dropped.add("unreadable picture", unreadable[0], row.place)
+                continue
+            rows.append((row.encoded.ids, row.encoded.labels, row.images, row.encoded.length))
+            words.append(row.words)
         sizes.append(len(rows) - before)
         if not sizes[-1]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
             raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
-    return ConversationData(TokenRows.of(rows), tuple(sizes), pictures, sieve, rows_read)
+    counted = np.asarray(words, dtype=np.int64)
+    return ConversationData(TokenRows.of(rows), tuple(sizes), pictures, sieve, rows_read, counted)
 
 
 class ConversationLoss(nn.Module):
@@ -154,15 +191,21 @@ class ConversationLoss(nn.Module):
         plan: SplicePlan,
         pixels: Tensor | None = None,
         features: Tensor | None = None,
+        sizes: list[Size] | None = None,
         is_dummy: bool = False,
     ) -> Tensor:
         """Scalar. A dummy picture runs the tower without touching the loss."""
-        if not is_dummy:
-            return self.model.loss_sum(self.model.lay_out(plan, ids, pixels, features=features))
-        loss = self.model.loss_sum(self.model.lay_out(plan, ids))
         model = self.model
-        unseen = model.project(features) if features is not None else model.encode_images(pixels)
-        return loss + unseen.sum() * 0.0
+        if not is_dummy:
+            return model.loss_sum(model.lay_out(plan, ids, pixels, features=features, sizes=sizes))
+        loss = model.loss_sum(model.lay_out(plan, ids))
+        if features is not None:
+            unseen = model.project(features, sizes)
+        else:
+            assert pixels is not None
+            unseen = model.encode_images(pixels, sizes)
+        joined = unseen if isinstance(unseen, Tensor) else torch.cat(unseen)
+        return loss + joined.sum() * 0.0
 
 
 class ConversationTask:
@@ -176,11 +219,12 @@ class ConversationTask:
         data: ConversationData,
         augment: Augment | None = None,
         features: Tensor | None = None,
+        batching: Batching = Batching(),
     ):
         self.module: nn.Module = ConversationLoss(model)
         self.data, self.augment, self.features = data, augment, features
-        self.image_tokens = model.image_tokens
-        self.longest = int(data.rows.lengths.max())
+        self.model, self.batching = model, batching
+        self.longest = max(int(data.rows.lengths.max()), batching.pack_length)
         self.needs_dummy = any(
             parameter.requires_grad
             for part in (model.vision, model.connector)
@@ -195,29 +239,44 @@ class ConversationTask:
         """Tokens with pictures expanded, and supervised tokens."""
         return int(self.data.rows.lengths[rows].sum()), self.count(rows)
 
+    def share(self, rows: np.ndarray, cut: Cut) -> Shares:
+        """Which device sees which rows in which pass."""
+        return self.batching.shares(rows, cut)
+
     def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Start decoding the pictures of these rows, where they are not kept."""
         if self.features is None and not self.data.pictures.all_in_memory:
-            self.data.pictures.prefetch(self._images(rows)[0])
+            self.data.pictures.prefetch(*self._images(rows, positions))
 
     def batch(self, rows: np.ndarray, positions: np.ndarray, device: torch.device) -> dict:
-        """Padded ids, their plan, and pixels or cached features."""
+        """Padded or packed ids, their plan, and pixels or cached features."""
         images, places = self._images(rows, positions)
+        sizes = [self.data.pictures.sizes[image] for image in images]
         batch: dict[str, Any] = {}
         if not images and self.needs_dummy:
             batch = {"is_dummy": True} | self._blank(device)
         elif images and self.features is not None:
             batch = {"features": self.features[torch.tensor(images)].to(device)}
         elif images:
-            pictures = self.data.pictures.take(images)
-            if self.augment:
-                pictures = self.augment(pictures, places)
-            batch = {"pixels": self.data.pictures.processor.normalise(pictures.to(device))}
+            batch = {"pixels": self._pixels(images, places, device)}
+        if images and self.model.needs_sizes:
+            batch["sizes"] = sizes
         ids, labels, mask = self.data.rows.pad(rows)
         if not self.data.pictures.all_in_memory:
             self._silence(rows, labels)
-        plan = plan_splice(ids, [self.image_tokens] * len(images), labels=labels, mask=mask)
+        plan = plan_splice(ids, self.model.count(sizes), labels=labels, mask=mask)
+        if self.batching.packs:
+            attention = str(self.model.language.get_decoder().config._attn_implementation)
+            plan = pack_plan(plan, self.batching.grouped(plan.lengths.tolist(), attention))
         return batch | {"ids": ids.to(device), "plan": plan.to(device)}
+
+    def _pixels(self, images: list[int], places: np.ndarray, device: torch.device) -> Tensor:
+        """Normalised pixels of the pictures, or of all their tiles."""
+        pictures = self.data.pictures.take(images, places)
+        if self.augment:
+            tiles = [self.data.pictures.tiles(image) for image in images]
+            pictures = self.augment(pictures, np.repeat(places, tiles))
+        return self.data.pictures.processor.normalise(pictures.to(device))
 
     def _images(
         self, rows: np.ndarray, positions: np.ndarray | None = None
@@ -237,8 +296,9 @@ class ConversationTask:
             if any(image in bad for image in self.data.rows.images[row]):
                 labels[place] = -100
 
-    def _blank(self, device: torch.device) -> dict[str, Tensor]:
+    def _blank(self, device: torch.device) -> dict[str, Any]:
         if self.features is not None:
             return {"features": torch.zeros_like(self.features[:1]).to(device)}
         size = self.data.pictures.processor.size
-        return {"pixels": torch.zeros(1, 3, size, size, device=device)}
+        blank = {"pixels": torch.zeros(1, 3, size, size, device=device)}
+        return blank | ({"sizes": [BLANK]} if self.model.needs_sizes else {})

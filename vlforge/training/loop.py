@@ -38,7 +38,7 @@ from vlforge.training.adapters import (
     lighten,
 )
 from vlforge.training.augment import Augment
-from vlforge.training.batches import group_by_length
+from vlforge.training.batching import Batching, check_batching, crop_seed, in_order
 from vlforge.training.budget import (
     accumulation_of,
     check_budget,
@@ -80,7 +80,7 @@ from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
 
 _POSITIVE = (
     "batch", "micro_batch", "accumulation", "expect_global_batch", "max_length",
-    "samples", "epochs", "steps", "iters_per_epoch",
+    "samples", "epochs", "steps", "iters_per_epoch", "pack_length",
 )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def train(
     adapters = attach(folder.model, config, seed)
     names = choose(config, folder.model, adapters)
     optimiser_groups(folder.model, config.optimiser, PARTS)
-    data = _read(config, folder, threads, out)
+    data = _read(config, folder, threads, out, seed)
     say(data.sieve, log)
     plan = make_plan(config, data, seed)
     frozen = frozen_dtype(config, accelerator.device)
@@ -134,7 +134,8 @@ def train(
     lighten(adapters, frozen, accelerator.device)
     features = _features(config, folder.model, data, plan, accelerator.device, names)
     augment = Augment.of(config.augment, seed)
-    task = ConversationTask(folder.model, data, augment, features)
+    batching = Batching.of(config, folder.model, data, names)
+    task = ConversationTask(folder.model, data, augment, features, batching)
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
     content = data.fingerprint() + digest(adapters)
     result = fit(task, plan, out, accelerator, content=content, progress=progress, log=log)
@@ -194,13 +195,16 @@ def _check_settings(config: TrainConfig) -> None:
     Schedule(config.optimiser, 1)
     parts = mixtures(config.data)
     check_mixing(parts, config.mixing, config.group_by_length)
+    check_batching(config)
     for name in _POSITIVE:
         value = getattr(config, name)
         if isinstance(value, int | float) and value <= 0:
             raise RecipeError(f"{name} is {value}; give at least 1")
 
 
-def _read(config: TrainConfig, folder: ModelFolder, threads: int, out: Path) -> ConversationData:
+def _read(
+    config: TrainConfig, folder: ModelFolder, threads: int, out: Path, seed: int
+) -> ConversationData:
     data = read_conversations(
         config.data,
         folder.model,
@@ -212,6 +216,7 @@ def _read(config: TrainConfig, folder: ModelFolder, threads: int, out: Path) -> 
         threads=threads,
         scratch=out,
         compat=config.compat,
+        crop_seed=crop_seed(config, folder.model, seed),
     )
     _check_positions(folder.model, data, config)
     return data
@@ -226,8 +231,7 @@ def make_plan(config: TrainConfig, data: ConversationData, seed: int) -> FitPlan
     parts, batch = mixtures(config.data), int(config.batch)
     samples = samples_to_see(config, data.sizes, batch)
     order = draw_order(parts, data.sizes, samples, seed, config.mixing, batch)
-    if config.group_by_length:
-        order = group_by_length(order, data.rows.lengths, batch, seed)
+    order = in_order(config, order, data, batch, seed)
     return FitPlan(
         order=order,
         batch=batch,
@@ -262,7 +266,7 @@ def _features(
 ) -> torch.Tensor | None:
     """The frozen encoder's features of every picture that will be drawn, where they fit."""
     frozen = not any(name.startswith("vision.") for name in trainable)
-    frozen = frozen and model.features_are_tensors
+    frozen = frozen and model.features_are_tensors and not model.needs_sizes
     drawn = {image for row in set(plan.order.tolist()) for image in data.rows.images[row]}
     width = model.config.vision_config.hidden_size
     if not frozen or config.augment is not False or not drawn or not data.pictures.all_in_memory:

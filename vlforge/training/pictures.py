@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vlforge.data.images import header_size, load_rgb
 from vlforge.data.set_aside import Aside
+from vlforge.models.parts.anyres import BLANK, Size, best_resolution
 from vlforge.models.parts.image_processor import ImageProcessor
+from vlforge.models.parts.random_crop import CroppingProcessor
 from vlforge.types import DataError
 
 MEMORY_SHARE = 0.15
 """Part of the memory that decoded pictures, and cached features, may each take."""
+AHEAD_SHARE = 0.05
+"""Part of the memory that pictures decoded ahead may take."""
 CONTAINER_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -51,6 +57,9 @@ class Stored:
 
 Source = str | Stored
 
+Draw = tuple[int, int]
+"""A picture's number, and which of its parts."""
+
 
 def name_of(source: Source) -> str:
     """The picture's file name, or what stands for it."""
@@ -61,21 +70,24 @@ class Found:
     """The different pictures of a dataset, numbered as they are met.
 
     Pictures that the data hold themselves are kept in a file of `scratch` that
-    has no name, so that memory does not grow with them.
+    has no name, so that memory does not grow with them. `sizes` holds what was said
+    of each when it was first met.
     """
 
     def __init__(self, scratch: Path | None = None):
         self.sources: list[Source] = []
+        self.sizes: list[Size] = []
         self._numbers: dict[str | bytes, int] = {}
         self._scratch = scratch
         self._aside: Aside | None = None
 
-    def number(self, image: str | bytes) -> int:
+    def number(self, image: str | bytes, size: Size = BLANK) -> int:
         """The number of a path or of an encoded picture; equal ones have the same."""
         key = image if isinstance(image, str) else hashlib.blake2b(image, digest_size=16).digest()
         number = self._numbers.setdefault(key, len(self.sources))
         if number == len(self.sources):
             self.sources.append(image if isinstance(image, str) else self._stored(image))
+            self.sizes.append(size)
         return number
 
     def _stored(self, image: bytes) -> Stored:
@@ -87,20 +99,44 @@ class Found:
 class Pictures:
     """Pictures by number, files or stored ones, fitted to the encoder's size.
 
-    Small sets are decoded at once and kept as bytes; larger ones are decoded by
-    threads, a few batches ahead. `bad` maps numbers to why they cannot be read:
-    complete from the start for a kept set, and growing for a large one, whose
-    unreadable pictures come back black.
+    Small sets are decoded at once and kept as bytes; larger ones, and those of which
+    each draw is another part (`crop_seed`), are decoded by threads, a batch ahead and
+    never more of them than fit into `AHEAD_SHARE` of the memory. `bad` maps numbers to
+    why they cannot be read: complete from the start for a kept set, and growing for a
+    large one, whose unreadable pictures come back black.
+
+    Args:
+        sizes: width and height of each, where they are cut into tiles.
+        crop_seed: a random part of the picture for each draw; None is the whole.
     """
 
-    def __init__(self, sources: Sequence[Source], processor: ImageProcessor, threads: int = 1):
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        processor: ImageProcessor,
+        threads: int = 1,
+        *,
+        sizes: Sequence[Size] = (),
+        crop_seed: int | None = None,
+    ):
         self.sources = list(sources)
         self.processor = processor
+        self.sizes = list(sizes)
         self.bad: dict[int, str] = {}
+        self._cropping = None if crop_seed is None else Cropping.of(processor, crop_seed)
+        tiles = [self.tiles(number) for number in range(len(self.sources))]
+        self._starts = np.cumsum([0, *tiles])
         self._kept: Tensor | None = None
-        self._ahead: dict[int, Future[np.ndarray]] = {}
-        self._pool = ThreadPoolExecutor(max_workers=max(1, threads))
-        if len(self.sources) * 3 * processor.size**2 <= MEMORY_SHARE * machine_memory():
+        self._ahead: dict[Draw, tuple[int, Future[np.ndarray]]] = {}
+        self._waiting: deque[Draw] = deque()
+        self._turn = 0
+        threads = max(1, threads)
+        self._pool = ThreadPoolExecutor(max_workers=threads)
+        each = 3 * processor.size**2
+        most = max([1, *tiles])
+        self._most_ahead = max(2 * threads, int(AHEAD_SHARE * machine_memory() / (most * each)))
+        keeps = int(self._starts[-1]) * each <= MEMORY_SHARE * machine_memory()
+        if keeps and self._cropping is None:
             self._kept = self._decode_all()
         else:
             self._look_at_headers()
@@ -110,28 +146,66 @@ class Pictures:
         """Whether every file was decoded at the start."""
         return self._kept is not None
 
-    def take(self, numbers: Sequence[int]) -> Tensor:
-        """uint8 [B, S, S, 3]."""
-        if self._kept is not None:
-            return self._kept[torch.as_tensor(numbers, dtype=torch.long)]
-        self.prefetch(numbers)
-        return torch.from_numpy(np.stack([self._ahead.pop(n).result() for n in _once(numbers)]))[
-            torch.as_tensor(_ranks(numbers))
-        ]
+    def take(
+        self, numbers: Sequence[int], draws: Sequence[int] | np.ndarray | None = None
+    ) -> Tensor:
+        """uint8 [B, S, S, 3]; with tiles those of all pictures, one after the other.
 
-    def prefetch(self, numbers: Sequence[int]) -> None:
-        """Start decoding what will be taken soon."""
+        Args:
+            draws: a number of each draw's own, which decides the part that is cut.
+        """
+        if self._kept is not None:
+            tiles = [np.arange(self._starts[n], self._starts[n + 1]) for n in map(int, numbers)]
+            return self._kept[torch.from_numpy(np.concatenate([np.empty(0, dtype=int), *tiles]))]
+        asked = self._draws(numbers, draws)
+        for draw in dict.fromkeys(asked):
+            if draw not in self._ahead:
+                self._submit(draw)
+        found = {draw: self._ahead.pop(draw)[1].result() for draw in dict.fromkeys(asked)}
+        self._submit_waiting()
+        return torch.from_numpy(np.concatenate([found[draw] for draw in asked]))
+
+    def prefetch(
+        self, numbers: Sequence[int], draws: Sequence[int] | np.ndarray | None = None
+    ) -> None:
+        """Start decoding what will be taken after the next call of this."""
         if self._kept is not None:
             return
-        for number in _once(numbers):
-            if number not in self._ahead:
-                self._ahead[number] = self._pool.submit(self._decode, number)
+        self._turn += 1
+        forgotten = [draw for draw, (turn, _) in self._ahead.items() if turn < self._turn - 1]
+        for draw in forgotten:
+            self._ahead.pop(draw)[1].cancel()
+        self._waiting = deque(dict.fromkeys(self._draws(numbers, draws)))
+        self._submit_waiting()
+
+    def _draws(
+        self, numbers: Sequence[int], draws: Sequence[int] | np.ndarray | None
+    ) -> list[Draw]:
+        if self._cropping is None or draws is None:
+            return [(int(number), 0) for number in numbers]
+        return [(int(n), int(draw)) for n, draw in zip(numbers, draws, strict=True)]
+
+    def _submit_waiting(self) -> None:
+        while self._waiting and len(self._ahead) < self._most_ahead:
+            draw = self._waiting.popleft()
+            if draw not in self._ahead:
+                self._submit(draw)
+
+    def _submit(self, draw: Draw) -> None:
+        self._ahead[draw] = (self._turn, self._pool.submit(self._decode, *draw))
+
+    def tiles(self, number: int) -> int:
+        """How many squares the encoder sees of a picture."""
+        if self.processor.fit_mode != "anyres":
+            return 1
+        width, height = best_resolution(self.sizes[number], self.processor.pinpoints)
+        return 1 + (width // self.processor.size) * (height // self.processor.size)
 
     def _decode_all(self) -> Tensor:
         size = self.processor.size
-        kept = torch.zeros(len(self.sources), size, size, 3, dtype=torch.uint8)
+        kept = torch.zeros(int(self._starts[-1]), size, size, 3, dtype=torch.uint8)
         for number, picture in enumerate(self._pool.map(self._decode, range(len(self.sources)))):
-            kept[number] = torch.from_numpy(picture)
+            kept[self._starts[number] : self._starts[number + 1]] = torch.from_numpy(picture)
         return kept
 
     def _look_at_headers(self) -> None:
@@ -145,21 +219,37 @@ class Pictures:
         source = self.sources[number]
         return source.read() if isinstance(source, Stored) else source
 
-    def _decode(self, number: int) -> np.ndarray:
+    def _decode(self, number: int, draw: int = 0) -> np.ndarray:
+        """uint8 [tiles, S, S, 3]; black where it cannot be read."""
+        side = self.processor.size
+        shape = (int(self._starts[number + 1] - self._starts[number]), side, side, 3)
         try:
-            return np.array(self.processor.fit(load_rgb(self._content(number))))
+            image = load_rgb(self._content(number))
+            fitted = self._cropping(image, draw) if self._cropping else self.processor.fit(image)
+            return np.array(fitted).reshape(shape)
         except DataError as error:
             self.bad[number] = str(error)
-            return np.zeros((self.processor.size, self.processor.size, 3), dtype=np.uint8)
+            return np.zeros(shape, dtype=np.uint8)
 
 
-def _once(numbers: Sequence[int]) -> list[int]:
-    return list(dict.fromkeys(int(number) for number in numbers))
+@dataclass(frozen=True)
+class Cropping:
+    """Cuts a random part, the same for the same seed and draw."""
 
+    processor: CroppingProcessor
+    seed: int
 
-def _ranks(numbers: Sequence[int]) -> list[int]:
-    place = {number: rank for rank, number in enumerate(_once(numbers))}
-    return [place[int(number)] for number in numbers]
+    @classmethod
+    def of(cls, processor: ImageProcessor, seed: int) -> Cropping:
+        """For pictures of the processor's size, normalised as it does."""
+        fields = {name: getattr(processor, name) for name in vars(processor)}
+        return cls(CroppingProcessor(**fields), seed)
+
+    def __call__(self, image: Image.Image, draw: int) -> np.ndarray:
+        """uint8 [S, S, 3]."""
+        state = np.random.SeedSequence([self.seed % 2**63, draw]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+        return self.processor.fit_random(image, generator)
 
 
 def machine_memory() -> int:

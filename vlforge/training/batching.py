@@ -1,0 +1,137 @@
+"""What a train stage's settings make of its rows: their order, their shares, their packs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from vlforge.models.base import PARTS
+from vlforge.models.parts.packs import check_packable, wants_one_row
+from vlforge.training.averaging import Cut
+from vlforge.training.balance import Shares, by_chunks, by_cost, by_turns, row_costs
+from vlforge.training.config import TrainConfig
+from vlforge.training.grouping import Group, regroup
+from vlforge.training.packing import plan_packs
+from vlforge.types import RecipeError
+
+if TYPE_CHECKING:
+    from vlforge.training.conversations import ConversationData
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a global batch becomes passes of devices, and a pass a tensor.
+
+    costs: FLOPs of each row [R], where shares are by cost.
+    pack_length: tokens of a pack; 0 is as long as the longest row of the pass.
+    """
+
+    share: Literal["turns", "chunks", "cost"] = "turns"
+    costs: np.ndarray | None = None
+    packs: bool = False
+    pack_length: int = 0
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, model: Any, data: ConversationData, learning: Collection[str]
+    ) -> Batching:
+        """As a stage says; `learning` names the parameters that train.
+
+        Raises:
+            ModelError: a model whose packed samples would mix.
+        """
+        share: Literal["turns", "chunks", "cost"] = "turns"
+        costs, rule = None, group_of(config)
+        if rule in ("llava", "mgm"):
+            share = "chunks"
+        elif rule == "balanced":
+            train = [part for part in PARTS if any(n.startswith(f"{part}.") for n in learning)]
+            rows = data.rows
+            texts = [len(ids) for ids in rows.ids]
+            seen = rows.lengths - texts + [len(images) for images in rows.images]
+            share, costs = (
+                "cost",
+                row_costs(model.cost(), rows.lengths, seen, rows.supervised, train),
+            )
+        if config.pack == "isolated":
+            check_packable(model.language.get_decoder(), int(data.rows.lengths.max()))
+        length = 0 if isinstance(config.pack_length, str) else config.pack_length
+        return cls(share, costs, config.pack == "isolated", length)
+
+    def shares(self, rows: np.ndarray, cut: Cut) -> Shares:
+        """Places of a global batch by device and pass."""
+        if self.costs is not None:
+            return by_cost(self.costs[rows].tolist(), cut)
+        return by_chunks(cut) if self.share == "chunks" else by_turns(cut)
+
+    def grouped(self, lengths: Sequence[int], attention: str) -> list[list[int]]:
+        """The packs of a pass's rows.
+
+        Args:
+            lengths: spliced tokens of each row.
+            attention: what transformers calls the way it is computed.
+        """
+        if wants_one_row(attention):
+            return [list(range(len(lengths)))]
+        return plan_packs(lengths, max(self.pack_length, *lengths))
+
+
+def group_of(config: TrainConfig) -> Group:
+    """The rule that a stage names, in either of the two ways."""
+    return "length" if config.group_by_length else config.group
+
+
+def check_batching(config: TrainConfig) -> None:
+    """Raise for settings that contradict each other.
+
+    Raises:
+        RecipeError: says which, and what to give.
+    """
+    if config.group_by_length and config.group not in ("none", "length"):
+        raise RecipeError(
+            f"group_by_length and group: {config.group} are both given: take one of them"
+        )
+    rule = group_of(config)
+    if config.mixing.draw == "per_batch" and rule not in ("none", "balanced"):
+        raise RecipeError(
+            f"group: {rule} moves rows between batches, draw: per_batch keeps a dataset's rows "
+            "together: take one of the two"
+        )
+    if rule == "balanced" and config.loss_mean != "tokens":
+        raise RecipeError(
+            f"group: balanced changes which rows share a micro-batch, which loss_mean: "
+            f"{config.loss_mean} weighs: take loss_mean: tokens"
+        )
+    if config.pack == "off" and config.pack_length != "auto":
+        raise RecipeError("pack_length is given and pack is off: set pack: isolated")
+    if config.random_crop is True and config.augment is not False:
+        raise RecipeError("random_crop and augment are both given: take one of them")
+
+
+def in_order(
+    config: TrainConfig, order: np.ndarray, data: ConversationData, batch: int, seed: int
+) -> np.ndarray:
+    """The drawn rows as the stage's rule groups them."""
+    rule = group_of(config)
+    rows = data.rows
+    sizes = np.asarray([len(ids) for ids in rows.ids]) if rule == "xtuner" else data.words
+    signs = np.asarray([1 if images else -1 for images in rows.images])
+    micro = batch if isinstance(config.micro_batch, str) else config.micro_batch
+    return regroup(order, rule, rows.lengths, np.maximum(sizes, 1) * signs, batch, micro, seed)
+
+
+def crop_seed(config: TrainConfig, model: Any, seed: int) -> int | None:
+    """What random parts of pictures are drawn from; None where they are seen whole.
+
+    Raises:
+        RecipeError: asked for where pictures are cut into tiles.
+    """
+    is_on = config.random_crop
+    if is_on == "auto":
+        is_on = bool(model.crops_in_training) and config.augment is False
+    if is_on and model.needs_sizes:
+        raise RecipeError("random_crop and image_aspect_ratio anyres: take one of them")
+    return seed if is_on else None
