@@ -176,3 +176,17 @@ def test_rows_get_the_questions_of_the_file_they_were_made_from(tmp_path):
     assert "row '1' is not in" in bad[0][1]
     with pytest.raises(DataError, match="which has the questions"):
         list(samples_of(part))
+
+
+def test_rows_are_asked_with_the_prompts_of_a_file(tmp_path):
+    prompts = tmp_path / "alignment.txt"
+    prompts.write_text("<Img><ImageHere></Img> Describe it.\n<ImageHere> What is it?\nnothing\n")
+    rows = [
+        {"id": str(n), "text": f"<__dj__image>\nA caption {n}. <|__dj__eoc|>", "images": ["a.png"]}
+        for n in range(20)
+    ]
+    part = Mixture(lines_of(tmp_path / "data.jsonl", rows), prompts=str(prompts))
+    asked = [sample.turns[0].text for sample in samples_of(part)]
+    assert set(asked) == {"<Img><image></Img> Describe it.", "<image> What is it?"}
+    assert asked == [sample.turns[0].text for sample in samples_of(part)]
+    assert [sample.turns[1].text for sample in samples_of(part)][3] == "A caption 3."

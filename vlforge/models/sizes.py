@@ -136,7 +136,7 @@ PARTS: Mapping[str, Config] = {
     "gemma-2b-it": GEMMA_2B,
     "Meta-Llama-3-8B-Instruct": LLAMA3_8B,
     "internlm2-chat-7b": INTERNLM2_7B,
-    "Qwen-VL-Chat": {"visual": {**QWEN_VIT_G}} | QWEN_7B,
-    "MGen-VL-7B": {"visual": {**QWEN_VIT_G}} | QWEN_7B,
+    "Qwen-VL-Chat": {"visual": QWEN_VIT_G} | QWEN_7B,
+    "mgen-vl-7b": SIZES["qwen-vl-7b"],
 }
 """By the folder's name, for a plan before anything is downloaded."""

@@ -54,6 +54,8 @@ def _check_room(prepared: Prepared) -> Iterator[Finding]:
 
 
 def _check_node(node: Node, prepared: Prepared) -> Iterator[Finding]:
+    if node.kind == "train":
+        yield from _check_batch(node)
     missing = list(_missing_paths(node))
     for text in missing:
         yield Finding("error", node.name, f"{text}: no such file or folder")
@@ -77,6 +79,21 @@ def _check_node(node: Node, prepared: Prepared) -> Iterator[Finding]:
         yield Finding("error", node.name, str(error))
 
 
+def _check_batch(node: Node) -> Iterator[Finding]:
+    """Budget and global batch, on one device."""
+    from vlforge.training.budget import check_budget, settle_batch
+
+    config = build(find_kind("train").config_class(), node.settings, lambda *keys: node.name)
+    try:
+        check_budget(config)
+        batch = settle_batch(config, 1).batch
+    except VLForgeError as error:
+        # More devices may make it right; a budget is wrong on any.
+        yield Finding("warning" if "devices" in str(error) else "error", node.name, str(error))
+        return
+    yield Finding("ok", node.name, f"global batch {batch}")
+
+
 def _missing_paths(node: Node) -> Iterator[str]:
     """Settings that must be files and are not."""
     from vlforge.data.detect import files_of_pattern
@@ -84,11 +101,21 @@ def _missing_paths(node: Node) -> Iterator[str]:
     for key in ("dataset_path", "data", "questions", "annotation", "model", "path"):
         value = node.settings.get(key)
         values = value if isinstance(value, list) else [value]
-        for item in values:
-            text = item.get("path") if isinstance(item, dict) else item
+        for text in [text for one in values for text in _paths_of(key, one)]:
             outside = isinstance(text, str) and text and not split_reference(text)
             if outside and not Path(text).exists() and not files_of_pattern(text):
                 yield text
+
+
+_MODEL_PATHS = ("vision", "vision_high", "qformer", "language", "tokenizer", "connector_weights")
+
+
+def _paths_of(key: str, value: Any) -> list[Any]:
+    """What of a setting's value must be a path: the value, or some of a table's."""
+    if not isinstance(value, dict):
+        return [value]
+    names = _MODEL_PATHS if key == "model" else ("path", "questions", "prompts")
+    return [value.get(name) for name in names]
 
 
 def _check_dataset(node: Node, path: str) -> Iterator[Finding]:

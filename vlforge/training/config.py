@@ -77,7 +77,8 @@ class Mixture:
     answers small letters without marks, at most 50 words, as BLIP-2 and MiniGPT-4's
     first stage learn them. `at_most` cuts a dataset with more rows down to so many, those
     that Better Synth's kit draws; `questions` is a LLaVA file whose first questions the
-    rows get back by their ids (its `restore_questions`).
+    rows get back by their ids (its `restore_questions`); `prompts` a file such as
+    MiniGPT-4's alignment.txt, of which each row gets one as its question.
     """
 
     path: str
@@ -89,6 +90,7 @@ class Mixture:
     captions: Literal["as_is", "blip"] = "as_is"
     at_most: int | None = None
     questions: str | None = None
+    prompts: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vlforge.data.detect import OnBad, files_of_pattern, read_samples, reader_of
 from vlforge.data.mixing import DrawnMix, Share, parse_share, wanted_rows
 from vlforge.text.captions import BlipCaption
+from vlforge.text.minigpt4_templates import read_prompts
 from vlforge.training.config import Mixing, Mixture
 from vlforge.types import DataError, RecipeError, Sample, Turn
 
@@ -70,6 +71,8 @@ def samples_of(
         samples = _cut(part, part.at_most, samples)
     if part.questions is not None:
         samples = _with_questions(part.questions, samples, on_bad)
+    if part.prompts is not None:
+        samples = _with_prompts(part.prompts, samples)
     yield from samples if part.captions == "as_is" else map(_as_blip, samples)
 
 
@@ -96,6 +99,15 @@ def _with_questions(path: str, samples: Iterator[Sample], on_bad: OnBad | None) 
         if on_bad is None:
             raise problem
         on_bad(number, problem)
+
+
+def _with_prompts(path: str, samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Each sample's answer to one of the prompts of a file; a row's own does not change."""
+    prompts = read_prompts(Path(path))
+    for number, sample in enumerate(samples):
+        answers = tuple(turn for turn in sample.turns if turn.role == "assistant")
+        turns = (Turn("user", random.Random(number).choice(prompts)), *answers[-1:])
+        yield Sample(sample.id, sample.images, turns, sample.extra)
 
 
 def _as_blip(sample: Sample) -> Sample:

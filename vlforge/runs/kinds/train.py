@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from vlforge.models.cost import ModelCost
 from vlforge.models.stages import STAGES, USUAL, resolve
 from vlforge.runs.job import Cost, Job, Upstream
 from vlforge.runs.kinds.flops import cost_of, family_of
@@ -22,6 +23,7 @@ _SMALL_MB = 2000.0
 """Weights up to which a CPU is a choice."""
 _FROZEN_ON_GPU, _LEARNING = 2, 16
 """Bytes of a weight: bf16; fp32 with its gradient and AdamW's moments."""
+_QUANTISED = {"8bit": 1.0, "4bit": 0.55}
 PARTS = ("vision", "connector", "language")
 
 
@@ -55,20 +57,36 @@ def estimate(config: TrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
     cost = cost_of(config.model, inputs)
     if cost is None:
         return Cost(gpu="yes", cpu_s=5.0, memory_mb=700.0, note=f"{note}; model of unknown size")
-    parts = _parts(learns)
+    parts = _parts(learns) - _adapted(config)
     weights_mb = cost.parameters * 4 / 1e6
     is_large = weights_mb > _SMALL_MB
-    trained_mb = cost.trainable(parts) / 1e6
-    frozen_mb = (cost.parameters / 1e6 - trained_mb) * (_FROZEN_ON_GPU if is_large else 4)
-    flops = cost.sample_flops(_TEXT_TOKENS, _SUPERVISED, 1.0, parts)
+    # Adapters learn beside frozen products: those only pass gradients through.
+    flops = cost.sample_flops(_TEXT_TOKENS, _SUPERVISED, 1.0, parts or {"connector"})
+    is_whole = config.export != "connector" and not _adapted(config)
     return Cost(
         gpu="needed" if is_large else "yes",
         flops=samples * flops,
         cpu_s=5.0,
-        disk_mb=weights_mb if config.export != "connector" else 4 * cost.connector.parameters / 1e6,
-        memory_mb=500.0 + frozen_mb + trained_mb * _LEARNING,
+        disk_mb=weights_mb if is_whole else 4 * cost.connector.parameters / 1e6,
+        memory_mb=500.0 + _memory_mb(config, cost, parts, is_large),
         note=f"{note}, {cost.parameters / 1e6:,.1f} M weights",
     )
+
+
+def _memory_mb(config: TrainConfig, cost: ModelCost, parts: set[str], is_large: bool) -> float:
+    """Weights, and of those that learn gradients and moments."""
+    total = 0.0
+    for part, size in cost.by_part().items():
+        frozen = _QUANTISED.get(config.quantise if part == "language" else "none")
+        frozen = frozen or (_FROZEN_ON_GPU if is_large else 4)
+        total += size / 1e6 * (_LEARNING if part in parts else frozen)
+    return total
+
+
+def _adapted(config: TrainConfig) -> set[str]:
+    """Parts that learn through adapters alone."""
+    specs = {"language": config.lora, "vision": config.vision_lora}
+    return {part for part, spec in specs.items() if spec is not None}
 
 
 def _parts(learns: Iterable[str]) -> set[str]:
