@@ -1,7 +1,9 @@
 """Tokens per second of batched decoding against one-by-one `generate` of transformers.
 
 Both decode the same prompts greedily with the same random model in the same call;
-the ids must be equal, or the numbers mean nothing. Prints one JSON line.
+the ids must be equal, or the numbers mean nothing. The same prompts are then decoded
+in bf16, one at a time and in the batch, and the answers that differ are counted: in
+fp32 none may, in bf16 some do. Prints one JSON line.
 
     python benchmarks/generation.py --rows 32 --tokens 64
 """
@@ -15,6 +17,7 @@ import time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vlforge.inference.agreement import compare_prompts
 from vlforge.inference.generate import Decoding, generate
 
 
@@ -96,6 +99,10 @@ def main() -> None:
     ended = time.perf_counter()
     total = args.rows * args.tokens
     equal = sum(a == b for a, b in zip(slow, fast, strict=True)) / args.rows
+    sizes, decoding = (1, args.batch), Decoding(max_new_tokens=args.tokens)
+    exact = compare_prompts(model, Numerals(), prompts, decoding, sizes)
+    halves = [prompt.bfloat16() for prompt in prompts]
+    rounded = compare_prompts(model.bfloat16(), Numerals(), halves, decoding, sizes)
     result = {
         "benchmark": "generation",
         "settings": vars(args),
@@ -104,6 +111,9 @@ def main() -> None:
         "batched_tokens_per_s": round(total / (ended - middle), 1),
         "speedup": round((middle - started) / (ended - middle), 2),
         "rows_equal": equal,
+        "fp32_rows_that_differ_by_batch": exact.differing,
+        "bf16_rows_that_differ_by_batch": rounded.differing,
+        "bf16_first_differing_token": rounded.first,
     }
     print(json.dumps(result))
 
