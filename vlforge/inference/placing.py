@@ -112,7 +112,8 @@ def by_part(model: nn.Module, part_of: PartOf) -> dict[str, str]:
 def quantised_share(model: nn.Module) -> float:
     """How many of the language model's weights are in 8 or 4 bits, 0 to 1.
 
-    Products and experts count, words and the output layer do not. Experts lie in one tensor for all of a layer, which bitsandbytes leaves as it is.
+    Products and experts count, words and the output layer do not. Experts lie in one
+    tensor for all of a layer, which bitsandbytes leaves as it is.
     """
     model = getattr(model, "language", model)
     modules = [one for one in model.modules() if "bitsandbytes" in type(one).__module__]
