@@ -50,3 +50,18 @@ def test_all_linear_leaves_every_output_layer_out(size):
     head = model.language.get_output_embeddings()
     assert adapters[0].layers
     assert not any(".lora_" in name for name, _ in head.named_parameters())
+
+
+@pytest.mark.parametrize("size", ["llava-1.5-7b", "mgm-2b", "minigpt4-7b", "qwen-vl-7b"])
+def test_encoders_of_every_family_take_an_adapter_apart(size):
+    lora, vision_lora = LoraSpec(rank=2), LoraSpec(rank=4)
+    model, config, adapters = adapted(size, lora=lora, vision_lora=vision_lora)
+    names = choose(config, model, adapters)
+    ranks = {
+        name.partition(".")[0]: min(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if ".lora_A" in name and name in set(names)
+    }
+    assert ranks == {"language": 2, "vision": 4}
+    assert not any(".lora_" in name for name, _ in model.connector.named_parameters())
+    assert all(".lora_" in name for name in names if not name.startswith("connector"))
