@@ -277,6 +277,25 @@ def test_a_stage_may_begin_from_parts(tmp_path, made):
     assert all(torch.equal(found.weights[name].read(), whole[name]) for name in whole)
 
 
+def test_new_tokens_go_along_with_the_adapter(tmp_path, made, monkeypatch):
+    kept = {}
+
+    def attached(model, config, seed):
+        kept["model"] = model
+        return attach(model, config, seed)
+
+    monkeypatch.setattr("vlforge.training.loop.attach", attached)
+    train(replace(made, template="vicuna+im_start_end"), tmp_path, device="cpu")
+    found = read_checkpoint(tmp_path)
+    found.check()
+    before = read_folder(Path(made.model)).model.config.text_config.vocab_size
+    assert found.config.text_config.vocab_size == before + 2
+    unmerged = logits(kept["model"])
+    torch.testing.assert_close(
+        logits(load_model(tmp_path, device="cpu").model), unmerged, atol=1e-5, rtol=0
+    )
+
+
 def test_a_base_that_is_gone_is_named(tmp_path, made):
     train(made, tmp_path / "lora", device="cpu")
     told = json.loads((tmp_path / "lora/adapted.json").read_text())
