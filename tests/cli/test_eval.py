@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.inference.tiny import tiny_folder
 from vlforge.cli import main
 from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
 from vlforge.evaluation.run import evaluate
@@ -75,3 +76,18 @@ def test_a_missing_question_file_is_named(tmp_path, capsys):
     words = ["--benchmark", "textvqa", "--questions", "nowhere.jsonl"]
     assert main(["eval", "run", str(tmp_path), *words]) == 2
     assert "nowhere.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_eval_run_loads_as_asked_and_says_what_that_means(answered, tmp_path, capsys):
+    folder = tiny_folder(tmp_path / "model", template="v1")
+    asked = ["--benchmark", "textvqa", "--questions", "q.jsonl", "--annotation", "a.json"]
+    asked += ["--images", str(tmp_path), "--out", "mine", "--max-new-tokens", "3"]
+    how = ["--precision", "bf16", "--template", "chatml_direct", "--attention", "eager"]
+    assert main(["eval", "run", str(folder), *asked, *how]) == 0
+    shown = capsys.readouterr().out
+    assert "Note    in bf16 an answer may change with the batch" in shown
+    assert "Note    template 'chatml_direct' marks turns with <|im_start|>, <|im_end|>" in shown
+    settings = json.loads((tmp_path / "mine" / "settings.json").read_text())["generation"]
+    assert (settings["precision"], settings["template"]) == ("bf16", "chatml_direct")
+    assert main(["eval", "run", str(folder), *asked, "--device-map", "language"]) == 2
+    assert "'language' is no PART=DEVICE" in capsys.readouterr().err
