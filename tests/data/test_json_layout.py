@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from vlforge.data import json_arrays, json_blocks, json_layout
 from vlforge.data.disk_table import DiskTable
 from vlforge.data.formats import coco
+from vlforge.data.formats.cc_sbu_align import CcSbuAlignFormat
 from vlforge.data.formats.index import find
+from vlforge.data.formats.laion_json import LaionJsonFormat
 from vlforge.data.json_blocks import read_blocks
 from vlforge.data.json_layout import Fields, Layout, extra_of
 from vlforge.types import DataError
@@ -201,3 +203,37 @@ def test_images_beyond_those_in_memory_are_found_on_disk(limit, images_first, tm
     missing = "its image is not among 'images'"
     assert names == ["5.jpg", "0.jpg", "text.jpg", "1.jpg", "half.jpg", missing, "5.jpg"]
     assert found[0].extra["picture_fields"] == [{"width": 5}]
+
+
+@pytest.mark.parametrize("name", ["coco", "cc_sbu_align", "laion_json"])
+def test_records_made_column_by_column_are_those_made_row_by_row(name, tmp_path):
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": n} for n in range(400)]
+    images += [{"id": 400, "file_name": "4.jpg"}, {"id": "5", "file_name": "5.jpg", "height": 3}]
+    keys: list[object] = [*range(100, 390), 400, "5"] if name == "coco" else ["a", "b", "c"]
+    said = [
+        {"image_id": keys[n % len(keys)], "caption": f"c{n}", "url": f"http://x/{n}", **more}
+        for n in range(300)
+        for more in [{} if n < 200 else {"n": n}]
+    ]
+    if name == "coco":
+        said = [{"id": n, **one} for n, one in enumerate(said)]
+    path = tmp_path / "filter_cap.json"
+    whole = said if name == "laion_json" else {"images": images, "annotations": said}
+    path.write_text(json.dumps(whole))
+    at_once: list[bool] = []
+    source = {"coco": coco._Join, "cc_sbu_align": CcSbuAlignFormat, "laion_json": LaionJsonFormat}
+    columns = source[name].columns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_arrays, "_BLOCK", 2000)
+
+        def counted(*given: Any) -> Any:
+            found = columns(*given)
+            at_once.append(found is not None)
+            return found
+
+        patch.setattr(source[name], "columns", counted)
+        fast = read(name, path)
+        patch.setattr(source[name], "columns", lambda *_: None)
+        assert fast == read(name, path)
+    assert len(fast) == 300
+    assert at_once.count(True) > 1

@@ -8,6 +8,7 @@ a layout saves time and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -75,14 +76,14 @@ class Layout:
             self._missed(found)
         return found
 
-    def extras(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
+    def extras(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """Per row the fields that the format does not know."""
         if not self.extra:
             return [{} for _ in rows]
         if len(self.extra) == 1:
             (key,) = self.extra
             return [{} if row.x0 is UNSET else {key: row.x0} for row in rows]
-        return [extra_of(row) for row in rows]
+        return extras_of(rows)
 
     def has(self, rows: Sequence[Any]) -> bool:
         """Whether these rows, of one call and not none, are fields."""
@@ -123,11 +124,25 @@ class Layout:
         self._lines = msgspec.json.Decoder(row).decode_lines
 
 
+def extras_of(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """`extra_of` each row."""
+    kinds = set(map(type, rows))
+    if len(kinds) == 1:
+        kind: Any = kinds.pop()
+        keys = kind.extra_keys
+        values = list(map(kind.extra_values, rows))
+        if UNSET not in chain.from_iterable(values):
+            return [dict(zip(keys, cells, strict=True)) for cells in values]
+    return [extra_of(row) for row in rows]
+
+
 def _getter(count: int) -> Any:
     """Gives the further fields of a row, as many as there are."""
     if count == 1:
         return staticmethod(lambda row: (row.x0,))
-    return staticmethod(attrgetter(*[f"x{at}" for at in range(count)]) if count else tuple)
+    if not count:
+        return staticmethod(lambda row: ())
+    return staticmethod(attrgetter(*[f"x{at}" for at in range(count)]))
 
 
 def _can_be_learned(key: str) -> bool:

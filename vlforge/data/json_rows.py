@@ -64,6 +64,12 @@ class JsonRows:
         """What `record` gives for a row, from its `fields` and what else it has."""
         raise NotImplementedError
 
+    def columns(
+        self, rows: Sequence[Any], extras: list[dict[str, Any]], root: str, line: int
+    ) -> Iterable[Record] | None:
+        """What `alike` gives for many rows, made column by column; None where a row is special."""
+        return None
+
     def row(self, record: Record) -> Row:
         """One record as a row.
 
@@ -99,6 +105,12 @@ class RowSource(Protocol):
         """What `record` gives for a row of a layout."""
         ...
 
+    def columns(
+        self, rows: Sequence[Any], extras: list[dict[str, Any]], root: str, line: int
+    ) -> Iterable[Record] | None:
+        """What `alike` gives for rows of which the first is row `line`; None where it does not."""
+        ...
+
 
 def records_of(
     block: Block, layout: Layout | None, source: RowSource, root: str
@@ -114,8 +126,11 @@ def records_of(
             except DataError as error:
                 add(fault_of(line, error))
         return found
-    alike = source.alike
     extras = layout.extras(block.values)
+    at_once = source.columns(block.values, extras, root, block.line)
+    if at_once is not None:
+        return list(at_once)
+    alike = source.alike
     for line, (row, extra) in enumerate(zip(block.values, extras, strict=True), block.line):
         try:
             add(alike(row, extra, root, line))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +75,19 @@ class CcSbuAlignFormat:
         if "/" in key or not key:
             raise DataError(f"'image_id' names no picture: {key!r}")
         return _captioned(key, key, row.caption, extra, root, line)
+
+    def columns(
+        self, rows: Sequence[Any], extras: list[dict[str, Any]], root: str, line: int
+    ) -> Iterable[Record] | None:
+        """What `alike` gives for many rows; None where one has no caption or an odd id."""
+        keys, captions = [row.image_id for row in rows], [row.caption for row in rows]
+        if not all(keys) or not all(captions) or "/" in "".join(keys):
+            return None
+        pictures = map(Picture, [f"{PICTURES}/{key}.jpg" for key in keys], repeat(root))
+        chunks = zip([f"{MARK}\n{caption}" for caption in captions], strict=True)
+        return map(
+            Record, keys, zip(pictures, strict=True), repeat(()), chunks, extras, count(line)
+        )
 
     def writer(self, path: Path) -> _Writer:
         """Writes a new folder at `path`."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from itertools import count, repeat
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, ClassVar
 
 from vlforge.data.disk_table import DiskTable
 from vlforge.data.json_arrays import STOPS, member_blocks
 from vlforge.data.json_blocks import AnyRows, Block, value_of
-from vlforge.data.json_layout import Fields, Layout, extra_of
+from vlforge.data.json_layout import Fields, Layout, extra_of, extras_of
 from vlforge.data.json_lines import decode, encode, open_data, whole_file
 from vlforge.data.json_rows import (
     fault_of,
@@ -120,18 +122,29 @@ class _Join:
 
     def alike(self, row: Any, extra: dict[str, Any], root: str, line: int) -> Record:
         """What `record` gives for a row of a layout."""
-        key, caption = row.image_id, row.caption
-        image = self._found.get(key)
-        if extra or self._folder or not caption or image is None or image.__class__ is dict:
-            return self._record(row.id, key, caption, extra, root, line)
-        name = image.file_name
-        if not name:
-            return self._record(row.id, key, caption, extra, root, line)
-        extra["image_id"] = key
-        rest = extra_of(image)
-        if rest:
-            extra[PICTURE_FIELDS] = [rest]
-        return Record(row.id, (Picture(name, root),), (), (f"{MARK}\n{caption}",), extra, line)
+        return self._record(row.id, row.image_id, row.caption, extra, root, line)
+
+    def columns(
+        self, rows: Sequence[Any], extras: list[dict[str, Any]], root: str, line: int
+    ) -> Iterable[Record] | None:
+        """What `alike` gives for many rows; None where one or its image is special."""
+        keys, captions = [row.image_id for row in rows], [row.caption for row in rows]
+        images = list(map(self._found.get, keys))
+        if self._folder or {dict, NoneType} & set(map(type, images)):
+            return None
+        names = [image.file_name for image in images]  # type: ignore[union-attr]
+        if not all(names) or not all(captions):
+            return None
+        told: list[dict[str, Any]] = [
+            {"image_id": key, **extra, PICTURE_FIELDS: [rest]}
+            if rest
+            else {"image_id": key, **extra}
+            for key, extra, rest in zip(keys, extras, extras_of(images), strict=True)
+        ]
+        numbers = [row.id for row in rows]
+        pictures = zip(map(Picture, names, repeat(root)), strict=True)
+        chunks = zip([f"{MARK}\n{caption}" for caption in captions], strict=True)
+        return map(Record, numbers, pictures, repeat(()), chunks, told, count(line))
 
     def _record(
         self, number: Any, key: Any, caption: str, extra: dict[str, Any], root: str, line: int

@@ -6,8 +6,9 @@ field `url`; a path in `image` is a picture that is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
@@ -61,6 +62,18 @@ class LaionJsonFormat(JsonRows):
         """What `record` gives for a row of `fields`."""
         pictures = pictures_at(row.image, root) if row.image else ()
         return _record(row.id, row.caption, row.url, pictures, extra, line)
+
+    def columns(
+        self, rows: Sequence[Any], extras: list[dict[str, Any]], root: str, line: int
+    ) -> Iterable[Record] | None:
+        """What `alike` gives for many rows; None where one has no caption, or a picture."""
+        captions = [row.caption for row in rows]
+        if not all(captions) or any(row.image for row in rows):
+            return None
+        told = [{"url": row.url, **extra} for row, extra in zip(rows, extras, strict=True)]
+        numbers = [row.id for row in rows]
+        chunks = zip(captions, strict=True)
+        return map(Record, numbers, repeat(()), repeat(()), chunks, told, count(line))
 
     def row(self, record: Record) -> Row:
         """One record as a row.
