@@ -103,6 +103,16 @@ def test_published_groups_keep_pictures_and_texts_apart(rule, left):
     assert rule != "xtuner" or np.mean([np.ptp(lengths[row]) for row in whole]) < 0.6 * unsorted
 
 
+@pytest.mark.parametrize(("batch", "micro"), [(8, 3), (5, 5), (12, 4), (200, 16)])
+def test_groups_of_any_batch_size_hold_every_row_once(batch, micro):
+    lengths = np.arange(1, 101)
+    signed = np.where(lengths % 4 == 0, -lengths, lengths)
+    order = np.concatenate([np.arange(100), np.arange(50)])
+    for rule in ("length", "llava", "xtuner"):
+        made = regroup(order, rule, lengths, signed, batch, micro, seed=1)
+        assert sorted(made) == sorted(order)
+
+
 def test_words_are_counted_as_the_published_sampler_does(tmp_path, made):
     config, folder = made, loop.assemble(made.model)
     data = loop._read(config, folder, 1, tmp_path, 0)

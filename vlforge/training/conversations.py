@@ -128,7 +128,7 @@ def read_conversations(
             if not sieve.keeps(row, place):
                 continue
             images = tuple(map(found.number, row.images, sizes))
-            encoded[-1].append(_Row(row, images, _words(sample), place))
+            encoded[-1].append(_Row.of(row, images, _words(sample), place))
     sieve.check()
     pictures = Pictures(found.sources, processor, threads, sizes=found.sizes, crop_seed=crop_seed)
     return _without_bad_pictures(data, encoded, pictures, sieve, rows_read)
@@ -136,12 +136,22 @@ def read_conversations(
 
 @dataclass(frozen=True)
 class _Row:
-    """A usable row: what the model sees, its pictures' numbers, its words, where it stood."""
+    """A usable row: what the model sees, its pictures' numbers, its words, where it stood.
 
-    encoded: Encoded
+    Arrays, since lists of numbers take nine times the memory.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    length: int
     images: tuple[int, ...]
     words: int
     place: str
+
+    @classmethod
+    def of(cls, row: Encoded, images: tuple[int, ...], words: int, place: str) -> _Row:
+        ids, labels = (np.asarray(part, dtype=np.int32) for part in (row.ids, row.labels))
+        return cls(ids, labels, row.length, images, words, place)
 
 
 def _sizes(sample: Sample, model: VisionLanguageModel) -> list[Size]:
@@ -168,7 +178,7 @@ def _without_bad_pictures(
             if unreadable:
                 dropped.add("unreadable picture", unreadable[0], row.place)
                 continue
-            rows.append((row.encoded.ids, row.encoded.labels, row.images, row.encoded.length))
+            rows.append((row.ids, row.labels, row.images, row.length))
             words.append(row.words)
         sizes.append(len(rows) - before)
         if not sizes[-1]:

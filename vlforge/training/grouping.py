@@ -163,10 +163,10 @@ def _from_seed(
     rule: Callable[..., list[int]], lengths: list[int], batch: int, micro: int, seed: int
 ) -> list[int]:
     """Draws from torch's generator, which afterwards is where it was."""
-    chunks = max(1, batch // micro)
+    chunks = 1 if batch % micro else batch // micro
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return rule(lengths, -(-batch // chunks), chunks)
+        return rule(lengths, batch // chunks, chunks)
 
 
 def _check(lengths: Sequence[int]) -> None:
