@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -88,7 +89,21 @@ def test_what_is_cut_away_is_shown(here, capsys):
     out = shown(capsys, "small.yaml", "--row", "1")
     assert re.search(r"Cut: the last \d+ of them, 24 are left", out)
     assert "Teaches nothing: all labels lost" in out
+    assert "Not trained on: the stage leaves it out: nothing supervised" in out
     assert re.search(r"^ +\d+ +\d+ +cut +▁red$|cut +▁green$", out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("setting", "fate"),
+    [
+        ("on_no_labels=refuse", "the stage refuses to begin over it: nothing supervised"),
+        ("on_too_long=drop", "the stage leaves it out: longer than max_length"),
+        ("max_length=5", "the stage leaves it out: pictures do not fit"),
+    ],
+)
+def test_what_the_stage_does_with_a_row_is_said(here, capsys, setting, fate):
+    out = shown(capsys, "small.yaml", f"stages.instruct.{setting}", "--row", "1")
+    assert f"Not trained on: {fate}" in out
 
 
 @pytest.mark.parametrize("words", [("--row", "4"), ("--row", "the_last"), ("--id", "the_last")])
@@ -178,3 +193,16 @@ def test_a_stage_that_needs_another_to_run_says_which(here, capsys, tmp_path):
     recipe.write_text(text.replace("language: language}", "language: language, tokenizer: $words}"))
     error = said(capsys, str(recipe), "--row", "0")
     assert re.search(r"needs what stage words makes.*vlforge run .*--until words", error)
+
+
+def test_what_the_last_run_left_serves_where_the_code_has_changed(here, capsys, tmp_path):
+    test_a_stage_that_needs_another_to_run_says_which(here, capsys, tmp_path)
+    old = tmp_path / "runs/.store/of_older_code"
+    shutil.copytree(here / "language", old)
+    (tmp_path / "runs/small").mkdir()
+    (tmp_path / "runs/small/01-words.s0").symlink_to(old)
+    words = (str(tmp_path / "waits.yaml"), "--row", "0", "--stage", "align")
+    assert main(["inspect", *words, "--out", str(tmp_path / "runs/small")]) == 0
+    captured = capsys.readouterr()
+    assert "stage align.s0" in captured.out
+    assert "words.s0 is the last run's; its settings or code changed" in captured.err

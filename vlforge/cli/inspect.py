@@ -57,41 +57,46 @@ Given = Annotated[
 ]
 
 
+Row = Annotated[
+    str | None, typer.Option(help="The row's number from 0 in the stage's data, or its id or uid.")
+]
+RowId = Annotated[
+    str | None, typer.Option("--id", help="The row's id, where it looks like a number.")
+]
+StageName = Annotated[str | None, typer.Option(help="A train stage.", show_default="the last one")]
+ModelFolder = Annotated[
+    Path | None, typer.Option(help="Of a dataset: the model's folder, in any layout.")
+]
+TemplateName = Annotated[str, typer.Option(help="Of a dataset: the conversation template.")]
+MaxLength = Annotated[int | None, typer.Option(min=1, help="Of a dataset: tokens that are kept.")]
+TokenizerKind = Annotated[
+    str, typer.Option(help="Of a dataset: auto, slow or fast, as in a train stage.")
+]
+CompatName = Annotated[
+    str | None,
+    typer.Option(help="Also what a reference system makes of it: llava, mgm, xtuner, …"),
+]
+FormatName = Annotated[
+    str, typer.Option("--from", help="Of a dataset: its format, where it does not say it.")
+]
+ImageRoot = Annotated[
+    Path | None, typer.Option(help="Of a dataset: where relative picture paths start.")
+]
+
+
 def inspect(
     given: Given,
     overrides: Overrides = None,
-    row: Annotated[
-        str | None,
-        typer.Option(help="The row's number from 0 in the stage's data, or its id or uid."),
-    ] = None,
-    id_: Annotated[
-        str | None, typer.Option("--id", help="The row's id, where it looks like a number.")
-    ] = None,
-    stage: Annotated[
-        str | None, typer.Option(help="A train stage.", show_default="the last one")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="Of a dataset: the model's folder, in any layout.")
-    ] = None,
-    template: Annotated[
-        str, typer.Option(help="Of a dataset: the conversation template.")
-    ] = "auto",
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="Of a dataset: tokens that are kept.")
-    ] = None,
-    tokenizer: Annotated[
-        str, typer.Option(help="Of a dataset: auto, slow or fast, as in a train stage.")
-    ] = "auto",
-    compat: Annotated[
-        str | None,
-        typer.Option(help="Also what a reference system makes of it: llava, mgm, xtuner, …"),
-    ] = None,
-    from_: Annotated[
-        str, typer.Option("--from", help="Of a dataset: its format, where it does not say it.")
-    ] = "auto",
-    image_root: Annotated[
-        Path | None, typer.Option(help="Of a dataset: where relative picture paths start.")
-    ] = None,
+    row: Row = None,
+    id_: RowId = None,
+    stage: StageName = None,
+    model: ModelFolder = None,
+    template: TemplateName = "auto",
+    max_length: MaxLength = None,
+    tokenizer: TokenizerKind = "auto",
+    compat: CompatName = None,
+    from_: FormatName = "auto",
+    image_root: ImageRoot = None,
     base: BaseModel = None,
     vision: VisionPart = None,
     language: LanguagePart = None,
@@ -218,6 +223,8 @@ def _head(found: Look) -> None:
         )
     if found.problem:
         plain_line(f"Teaches nothing: {found.problem}")
+    if found.fate:
+        plain_line(f"Not trained on: {found.fate}")
 
 
 def _painted(text: str, is_learned: bool, has_colour: bool) -> str:

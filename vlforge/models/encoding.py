@@ -76,15 +76,7 @@ def encode_sample(
             f"compat {compat} shows {text.images} of the row's {len(sample.images)} images; "
             "leave compat out, or give the row one image"
         )
-    spans: list[tuple[int, int]] = []
-    keep = length = 0
-    for token in text.ids:
-        width = counts[len(spans)] if token == IMAGE_INDEX else 1
-        if max_length is not None and length + width > max_length:
-            break
-        if token == IMAGE_INDEX:
-            spans.append((length, length + width))
-        keep, length = keep + 1, length + width
+    keep, length, spans = _fit(text.ids, counts, max_length)
     cut = EncodedText(text.ids[:keep], text.labels[:keep], text.length, text.mismatch)
     return Encoded(
         ids=cut.ids,
@@ -97,3 +89,19 @@ def encode_sample(
         lost_images=len(sample.images) - len(spans),
         mismatch=text.mismatch,
     )
+
+
+def _fit(
+    ids: Sequence[int], counts: Sequence[int], max_length: int | None
+) -> tuple[int, int, list[tuple[int, int]]]:
+    """How many ids fit, how long they are expanded, and where their pictures stand."""
+    spans: list[tuple[int, int]] = []
+    keep = length = 0
+    for token in ids:
+        width = counts[len(spans)] if token == IMAGE_INDEX else 1
+        if max_length is not None and length + width > max_length:
+            break
+        if token == IMAGE_INDEX:
+            spans.append((length, length + width))
+        keep, length = keep + 1, length + width
+    return keep, length, spans

@@ -14,6 +14,7 @@ from vlforge.runs.prepare import Choice, Prepared, prepare
 from vlforge.text.encode import check_compat
 from vlforge.text.look import Token, first_difference, piece_of, tokens_of
 from vlforge.text.render import render
+from vlforge.training.rows import Sieve
 from vlforge.types import DataError, RecipeError, Sample, VLForgeError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Asked:
     """Which row of what, and how it is encoded.
 
     row: its number from 0, bad rows counted, or its id; id: its id alone.
+    sieve: what the stage does with rows that are too long or teach nothing.
     """
 
     side: TextSide
@@ -40,6 +42,7 @@ class Asked:
     id: str | None = None
     compat: str | None = None
     stage: str = ""
+    sieve: Sieve | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -72,7 +75,7 @@ class Look:
     """A row with all that is shown of it.
 
     length: positions that are left, `whole`: before cutting. problem: why the row
-    teaches nothing.
+    teaches nothing. fate: why the stage does not train on it.
     """
 
     dataset: str
@@ -89,6 +92,7 @@ class Look:
     tokens: tuple[Token, ...]
     pictures: tuple[Picture, ...]
     problem: str | None = None
+    fate: str | None = None
     compat: Compat | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -132,9 +136,20 @@ def look(asked: Asked) -> Look:
             for source, size, span in zip(sources, sizes, spans, strict=False)
         ),
         problem=kept.problem,
+        fate=_fate(asked.sieve, kept),
         compat=_compat(asked, sample, kept) if asked.compat else None,
         notes=asked.notes,
     )
+
+
+def _fate(sieve: Sieve | None, kept: Any) -> str | None:
+    """What a stage does with a row that it does not train on."""
+    if sieve is None or sieve.keeps(kept, ""):
+        return None
+    refused = next(iter(sieve.refused.counts), None)
+    if refused:
+        return f"the stage refuses to begin over it: {refused}"
+    return f"the stage leaves it out: {next(iter(sieve.dropped.counts))}"
 
 
 def _source(image: str | bytes) -> str:
@@ -239,7 +254,7 @@ def asked_of_recipe(recipe: Path, choice: Choice, stage: str | None, **row: Any)
     from vlforge.inference.text_side import open_text_side
     from vlforge.training.mixture import mixtures
 
-    prepared = prepare(recipe, choice)
+    prepared, older = _with_older(prepare(recipe, choice))
     node = _stage(prepared, recipe, stage)
     config = _config(prepared, node)
     model, dialect, notes = _model(prepared, node, recipe)
@@ -250,11 +265,23 @@ def asked_of_recipe(recipe: Path, choice: Choice, stage: str | None, **row: Any)
     parts = mixtures(config.data)
     for part in parts:
         _needs(prepared, node, part.path, recipe)
-    row.setdefault("compat", None)
-    row["compat"] = row["compat"] or config.compat
-    return Asked(
-        side, parts, config.image_root, config.max_length, stage=node.name, notes=notes, **row
-    )
+    row["compat"] = row.get("compat") or config.compat
+    used = [name for name in node.inputs.values() if name in older]
+    notes += tuple(f"stage {name} is the last run's; its settings or code changed" for name in used)
+    sieve = Sieve(config.max_length, config.on_too_long, config.on_no_labels)
+    how = {"stage": node.name, "sieve": sieve, "notes": notes, **row}
+    return Asked(side, parts, config.image_root, config.max_length, **how)
+
+
+def _with_older(prepared: Prepared) -> tuple[Prepared, set[str]]:
+    """What the run folder still has of stages that would be made anew, and which they are."""
+    keys = dict(prepared.keys)
+    for node in prepared.nodes:
+        link = prepared.run_dir / f"{node.number:02d}-{node.name}"
+        if not prepared.folder(node.name).exists() and link.exists():
+            keys[node.name] = link.resolve().name
+    older = {name for name, key in keys.items() if key != prepared.keys[name]}
+    return replace(prepared, keys=keys), older
 
 
 def _stage(prepared: Prepared, recipe: Path, name: str | None) -> Node:
