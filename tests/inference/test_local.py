@@ -5,9 +5,11 @@ import torch
 from PIL import Image
 
 from tests.inference.tiny import picture, tiny_folder
+from vlforge.engine.config import ProcessConfig
 from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalCaptioner, LocalChat, LocalModels
 from vlforge.inference.prompts import Batches, embed, pixels_of, prompt_of
+from vlforge.recipe.typed import build
 from vlforge.types import DataError, ModelError, Sample, Turn
 
 
@@ -146,3 +148,13 @@ def test_a_sample_that_does_not_fit_alone_is_an_error():
 
     with pytest.raises(ModelError, match="no memory left for a single sample"):
         Batches(4).run([1, 2, 3], work, length=int)
+
+
+def test_models_of_operators_are_loaded_as_the_recipe_says(tmp_path):
+    config = build(ProcessConfig, {"models": {"precision": "bf16", "attention": "eager"}}, str)
+    models = LocalModels(device="cpu", loading=config.models)
+    copied = pickle.loads(pickle.dumps(models))
+    for source in (models, copied):
+        loaded = source.captioner(str(tiny_folder(tmp_path / "model"))).loaded
+        assert loaded.model.dtype == torch.bfloat16
+        assert loaded.language.config._attn_implementation == "eager"
