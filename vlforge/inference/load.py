@@ -263,7 +263,8 @@ def _placed(
 
 def _to(model: Any, device: torch.device) -> Any:
     """The model on a device, unless it was put in its place while it was read."""
-    return model if getattr(model, "hf_device_map", None) else model.to(device)
+    is_there = getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False)
+    return model if is_there else model.to(device)
 
 
 def _foreign(
