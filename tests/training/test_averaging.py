@@ -1,8 +1,19 @@
 """Which mean a gradient is of: ours against the references' own way to divide losses."""
 
-import pytest
+import json
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny_model import write_data, write_parts
+from vlforge.models.config import ModelSpec
+from vlforge.models.folder import assemble
 from vlforge.training.averaging import Cut, loss_weight, shown_weight
+from vlforge.training.config import Optimiser, TrainConfig
+from vlforge.training.loop import train
 
 TOKENS = (5, 40, 2, 11, 7, 30, 1, 9, 4, 22)
 """Supervised tokens of ten rows."""
@@ -66,3 +77,44 @@ def test_lavis_gradients_grow_with_accumulation_and_its_loss_does_not():
 def test_of_a_short_batch_devices_without_rows_do_not_count(rule):
     made = weights(rule, 4, 2, rows=3)
     assert sum(w * t for w, t in zip(made, TOKENS, strict=False)) == pytest.approx(1)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory) -> TrainConfig:
+    """One step of plain gradient descent on four rows, answers of unlike length."""
+    folder = tmp_path_factory.mktemp("made")
+    data = write_data(folder, rows=4)
+    rows = json.loads(data.read_text())
+    rows[0]["conversations"][1]["value"] = "It is red. It is red. It is red."
+    data.write_text(json.dumps(rows))
+    vision, language = write_parts(folder, data)
+    still = Optimiser(type="sgd", lr=1.0, schedule="constant", max_grad_norm=0.0)
+    return TrainConfig(
+        model=ModelSpec(vision=str(vision), language=str(language)),
+        data=str(data),
+        samples=4,
+        batch=4,
+        template="vicuna",
+        train="align",
+        optimiser=still,
+    )
+
+
+def moved(stage: TrainConfig, out: Path, **changes) -> torch.Tensor:
+    """How far a step moves a matrix of the connector."""
+    config = replace(stage, **changes)
+    train(config, out, device="cpu")
+    torch.manual_seed(0)
+    before = assemble(config.model).model.connector[0].weight.detach()
+    return load_file(out / "model.safetensors")["connector.0.weight"] - before
+
+
+def test_the_loop_divides_as_it_is_told(tmp_path, stage):
+    names = ("tokens", "micro_batches", "lavis")
+    whole = {n: moved(stage, tmp_path / f"{n}-whole", loss_mean=n) for n in names}
+    parts = {n: moved(stage, tmp_path / f"{n}-parts", loss_mean=n, micro_batch=1) for n in names}
+    for name in names:  # of one micro-batch all means are the same
+        torch.testing.assert_close(whole[name], whole["tokens"], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(parts["tokens"], whole["tokens"], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(parts["lavis"], 4 * parts["micro_batches"], atol=1e-6, rtol=1e-5)
+    assert (parts["micro_batches"] - parts["tokens"]).norm() > 1e-2 * parts["tokens"].norm()
