@@ -48,7 +48,7 @@ def build(cls: type[Any], settings: Mapping[str, Any], where: Where) -> Any:
 
 def lift_short_names(cls: type[Any], data: dict[str, Any]) -> dict[str, Any]:
     """Move keys that only one nested group knows into that group."""
-    hints = hints_of(cls)
+    hints = hints_of(cls)  # type: ignore[arg-type]
     known = {f.name for f in dataclasses.fields(cls)}
     groups = {name: g for name in known if (g := _dataclass_of(hints[name])) is not None}
     out = dict(data)
@@ -68,7 +68,7 @@ def _adapter(cls: Any) -> Any:
 
 
 def _unknown(cls: type[Any], data: Mapping[str, Any], at: tuple[Any, ...], where: Where) -> Any:
-    hints = hints_of(cls)
+    hints = hints_of(cls)  # type: ignore[arg-type]
     known = [f.name for f in dataclasses.fields(cls)]
     groups = [group for name in known if (group := _dataclass_of(hints[name])) is not None]
     short = [f.name for group in groups for f in dataclasses.fields(group)]
