@@ -200,9 +200,9 @@ def test_what_the_last_run_left_serves_where_the_code_has_changed(here, capsys, 
     old = tmp_path / "runs/.store/of_older_code"
     shutil.copytree(here / "language", old)
     (tmp_path / "runs/small").mkdir()
-    (tmp_path / "runs/small/01-words.s0").symlink_to(old)
+    (tmp_path / "runs/small/01-words").symlink_to(old)
     words = (str(tmp_path / "waits.yaml"), "--row", "0", "--stage", "align")
     assert main(["inspect", *words, "--out", str(tmp_path / "runs/small")]) == 0
     captured = capsys.readouterr()
     assert "stage align.s0" in captured.out
-    assert "words.s0 is the last run's; its settings or code changed" in captured.err
+    assert "words is the last run's; its settings or code changed" in captured.err
