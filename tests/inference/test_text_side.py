@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vlforge.models.config import ModelSpec
 from vlforge.models.folder import assemble, write_folder
 from vlforge.training.config import TokenizerConfig
 from vlforge.training.tokenizer import train_tokenizer
-from vlforge.types import ModelError, RecipeError
+from vlforge.types import DataError, ModelError, RecipeError
 
 
 def llava(folder: Path, data: Path) -> tuple[ModelSpec, str]:
@@ -119,3 +120,26 @@ def test_what_is_no_model_is_named(tmp_path):
     (tmp_path / "clip/config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(ModelError, match="no model that reads conversations"):
         open_text_side(tmp_path / "clip")
+
+
+def test_mgen_vls_records_have_their_picture_in_the_text(tmp_path):
+    path = published(tmp_path)
+    record = {
+        "id": "identity_0",
+        "conversations": [["描述图片", "写实风格"]],
+        "image": base64.b64encode((write_data(tmp_path).parent / "images/0.png").read_bytes()),
+    }
+    data = tmp_path / "train.json"
+    data.write_text(json.dumps([record | {"image": record["image"].decode()}]))
+    (sample,) = read_samples(data)
+    spec = ModelSpec(vision=str(path), language=str(path), family="qwen_vl")
+    side = open_text_side(spec, "mgen_vl")
+    row = side.encode(sample)
+    ((first, end),) = row.image_spans
+    assert end - first == 256
+    at = row.ids.index(-200)
+    assert side.tokenizer.decode([row.ids[at - 1], row.ids[at + 1]]) == "<img></img>"
+    learned = [label for label in row.labels if label >= 0]
+    assert side.tokenizer.decode(learned) == "写实风格<|im_end|>"
+    with pytest.raises(DataError, match="compat mgen-vl shows 0 of the row's 1 images"):
+        side.encode(sample, compat="mgen-vl")
