@@ -231,6 +231,7 @@ def test_a_step_of_the_loop_has_the_references_loss_and_gradients(case_meta: Pat
     still = Optimiser(type="sgd", lr=0.0, groups="qwen")
     for number, forward in enumerate(case.meta["sft"]["forward"]):
         freeze(model, PARTS, PARTS)
+        model.zero_grad()
         model.train(forward["train_mode"])
         norms: dict[str, float] = {}
 

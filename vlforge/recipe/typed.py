@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlforge.ops.exact import exactly, hints_of
@@ -42,7 +42,11 @@ def build(cls: type[Any], settings: Mapping[str, Any], where: Where) -> Any:
     except ValidationError as error:
         items = error.errors()
         paths = {_path(item) for item in items}
-        lines = [_line(item, where) for item in items if not _has_closer(_path(item), paths)]
+        told = [item for item in items if not _has_closer(_path(item), paths)]
+        branches: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for item in told:
+            branches.setdefault(_path(item), []).append(item)
+        lines = [_line(same, where) for same in branches.values()]
         raise RecipeError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -114,10 +118,13 @@ def _has_closer(path: tuple[Any, ...], paths: set[tuple[Any, ...]]) -> bool:
     return any(other[: len(path)] == path and len(other) > len(path) for other in paths)
 
 
-def _line(item: Mapping[str, Any], where: Where) -> str:
+def _line(branches: Sequence[Mapping[str, Any]], where: Where) -> str:
+    """What is wrong with one key: of a union, what each branch wants."""
+    item = branches[0]
     path = _path(item)
     dotted = ".".join(map(str, path))
-    message = str(item["msg"]).removeprefix("Input ")
+    wanted = [str(one["msg"]).removeprefix("Input ") for one in branches]
+    message = " or ".join(dict.fromkeys(wanted))
     if item["type"] == "missing":
         return f"{where(*path[:-1])}: {dotted!r} is missing"
     given = item.get("input")

@@ -83,11 +83,11 @@ class Lightened:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Back to fp32, bit by bit what was read."""
+        """Back to fp32, bit by bit what was read; in main memory, a GPU may not hold it."""
         for name, parameter in self.model.named_parameters():
             if name.partition(".")[0] not in self.parts:
                 continue
             if name in self.lost:
                 parameter.data = self.lost[name]
             elif parameter.dtype in (torch.bfloat16, torch.float16):
-                parameter.data = parameter.data.float()
+                parameter.data = parameter.data.cpu().float()
