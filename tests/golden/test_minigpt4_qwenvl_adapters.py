@@ -19,7 +19,7 @@ GOLDEN = {"case_meta": "minigpt4_qwenvl/qwen_vl*/case_*/meta.json"}
 
 
 def test_the_ad_captions_adapter_gives_the_recorded_numbers(case_meta: Path, tmp_path: Path):
-    case = opened(case_meta)
+    case = opened.__wrapped__(case_meta)  # its own: adapters are put into it
     facts = case.meta["lora"]
     save_file(
         {

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -144,7 +145,7 @@ def test_lavis_falls_where_warmup_meets_the_cosine_and_the_right_one_does_not():
     assert right[4999] == pytest.approx(9.99802e-5)
     assert right[5000] == pytest.approx(1e-4)
     assert min(right[5000:]) == pytest.approx(8e-5, rel=1e-4)
-    assert all(a >= b for a, b in zip(right[5000:], right[5001:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(right[5000:]))
 
 
 def test_lavis_saws_where_warmup_is_longer_than_an_epoch():

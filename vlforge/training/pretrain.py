@@ -174,9 +174,7 @@ class TagTask:
         }
 
 
-def _tag_stage(
-    config: PretrainConfig, tokenizer: Any, seed: int, threads: int, out: Path
-) -> tuple:
+def _tag_stage(config: PretrainConfig, tokenizer: Any, seed: int, threads: int, out: Path) -> tuple:
     captions = _read_captions(config, out)
     texts, sizes, dropped = captions.texts, captions.sizes, captions.dropped
     processor = small_processor(config.vision.image_size)
