@@ -7,7 +7,7 @@ and shapes against the family's model; `build` makes that model; another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -112,18 +112,15 @@ class Checkpoint:
             ModelError: weights that are missing, have no place, or another shape;
                 counts them and names the first.
         """
-        wanted = expected(self.config)
-        missing = [name for name in wanted if name not in self.weights]
-        extra = [name for name in self.weights if name not in wanted]
-        if missing or extra:
-            raise ModelError(f"{self.path}: " + "; ".join(_faults(self.weights, missing, extra)))
-        for name, shape in wanted.items():
-            if self.weights[name].shape != shape:
-                raise ModelError(
-                    f"{self.weights[name].where} has shape {list(self.weights[name].shape)}, and "
-                    f"the configuration asks for {list(shape)}; weights and config.json do not "
-                    "belong together"
-                )
+        fit = fit_of(self)
+        if fit.missing or fit.extra:
+            raise ModelError(f"{self.path}: " + "; ".join(_faults(fit)))
+        if fit.misshapen:
+            where, shape, wanted = fit.misshapen[0]
+            raise ModelError(
+                f"{where} has shape {list(shape)}, and the configuration asks for "
+                f"{list(wanted)}; weights and config.json do not belong together"
+            )
 
     def build(self, dtype: torch.dtype = torch.float32, **how: Any) -> VisionLanguageModel:
         """The model with these weights, in evaluation mode.
@@ -175,6 +172,43 @@ class _Slice:
 
     def __getitem__(self, index: Any) -> Tensor:
         return self.lazy.read()[index]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a checkpoint's tensors fit the model that its configuration describes.
+
+    used: (where it was read, our name) of each tensor with a place.
+    missing: our names of weights that nothing gives.
+    extra: where tensors without a place were read.
+    misshapen: (where, shape there, shape asked for).
+    """
+
+    used: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a model can be made of it."""
+        return not (self.missing or self.extra or self.misshapen)
+
+
+def fit_of(checkpoint: Checkpoint) -> Fit:
+    """Hold names and shapes against the family's model; no weight is read."""
+    wanted = expected(checkpoint.config)
+    weights = checkpoint.weights
+    return Fit(
+        used=tuple((lazy.where, name) for name, lazy in weights.items() if name in wanted),
+        missing=tuple(name for name in wanted if name not in weights),
+        extra=tuple(lazy.where for name, lazy in weights.items() if name not in wanted),
+        misshapen=tuple(
+            (weights[name].where, weights[name].shape, shape)
+            for name, shape in wanted.items()
+            if name in weights and weights[name].shape != shape
+        ),
+    )
 
 
 class Layout(Protocol):
@@ -243,17 +277,15 @@ def _language_kind(config: PreTrainedConfig) -> str | None:
     return getattr(getattr(config, "text_config", None), "model_type", None)
 
 
-def _faults(weights: Mapping[str, Lazy], missing: list[str], extra: list[str]) -> list[str]:
+def _faults(fit: Fit) -> list[str]:
     said = []
-    if missing:
-        said.append(f"{len(missing)} weights are missing: {_some(missing)}")
-    if extra:
-        said.append(
-            f"{len(extra)} weights have no place: {_some([weights[name].where for name in extra])}"
-        )
+    if fit.missing:
+        said.append(f"{len(fit.missing)} weights are missing: {_some(fit.missing)}")
+    if fit.extra:
+        said.append(f"{len(fit.extra)} weights have no place: {_some(fit.extra)}")
     return said
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -3,52 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
-from vlforge.checkpoints.checkpoint import Checkpoint, Layout, Writing, expected
+from vlforge.checkpoints.checkpoint import Checkpoint, Layout, Writing
 from vlforge.data.new_folder import NewFolder
 from vlforge.types import ModelError
 
 ROOM = 1.02
 """Tokenizer files and indexes take a little more than the weights."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a checkpoint's tensors fit the model that its configuration describes.
-
-    used: (where it was read, our name) of each tensor with a place.
-    missing: our names of weights that nothing gives.
-    extra: where tensors without a place were read.
-    misshapen: (where, shape there, shape asked for).
-    """
-
-    used: tuple[tuple[str, str], ...]
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether a model can be made of it."""
-        return not (self.missing or self.extra or self.misshapen)
-
-
-def fit_of(checkpoint: Checkpoint) -> Fit:
-    """Hold names and shapes against the family's model; no weight is read."""
-    wanted = expected(checkpoint.config)
-    weights = checkpoint.weights
-    return Fit(
-        used=tuple((lazy.where, name) for name, lazy in weights.items() if name in wanted),
-        missing=tuple(name for name in wanted if name not in weights),
-        extra=tuple(lazy.where for name, lazy in weights.items() if name not in wanted),
-        misshapen=tuple(
-            (lazy.where, lazy.shape, wanted[name])
-            for name, lazy in weights.items()
-            if name in wanted and lazy.shape != wanted[name]
-        ),
-    )
 
 
 def size_of(checkpoint: Checkpoint, how: Writing) -> int:

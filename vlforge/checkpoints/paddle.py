@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts, Writing
 from vlforge.checkpoints.hints import read_hint, write_hint
-from vlforge.checkpoints.pdparams import open_pdparams, read_pdparams, write_shards
+from vlforge.checkpoints.pdparams import open_pdparams, read_pdparams, write_pdparams
 from vlforge.checkpoints.qwen_vl import (
     CONNECTOR,
     check_family,
@@ -33,7 +33,13 @@ from vlforge.checkpoints.qwen_vl import (
     published_config,
 )
 from vlforge.checkpoints.tokenizers import copy_tokenizer, has_tokenizer
-from vlforge.checkpoints.weights import Lazy, Weights, has_weights, open_weights
+from vlforge.checkpoints.weights import (
+    Lazy,
+    Weights,
+    has_weights,
+    open_weights,
+    write_shards,
+)
 from vlforge.models.reading import read_config, write_json
 from vlforge.types import ModelError
 
@@ -98,7 +104,15 @@ class PaddleLayout:
         cast = how.cast(checkpoint.weights)
         weights = {their_name(name): lazy for name, lazy in cast.items()}
         stored = in_torch_layout(weights)  # its own inverse
-        write_shards(stored, out, shard_bytes=how.shard_bytes, on_shard=how.on_shard)
+        write_shards(
+            stored,
+            out,
+            write_pdparams,
+            stem="model_state",
+            suffix="pdparams",
+            shard_bytes=how.shard_bytes,
+            on_shard=how.on_shard,
+        )
         fields = published_config(checkpoint.config)
         kinds = {lazy.dtype for lazy in weights.values()}
         if len(kinds) == 1:

@@ -16,7 +16,7 @@ import math
 import mmap
 import pickletools
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -372,42 +372,3 @@ def _write_array(file: BinaryIO, lazy: Lazy) -> None:
 def _text(text: str) -> bytes:
     raw = text.encode()
     return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def write_shards(
-    weights: Weights,
-    folder: Path,
-    *,
-    shard_bytes: int,
-    stem: str = "model_state",
-    on_shard: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Path]:
-    """Write `model_state.pdparams`, or shards with an index where it exceeds `shard_bytes`."""
-    groups = list(grouped(weights, shard_bytes))
-    files, places = [], {}
-    for number, names in enumerate(groups, 1):
-        part = "" if len(groups) == 1 else f"-{number:05d}-of-{len(groups):05d}"
-        file = folder / f"{stem}{part}.pdparams"
-        write_pdparams({name: weights[name] for name in names}, file)
-        places |= dict.fromkeys(names, file.name)
-        files.append(file)
-        on_shard(number, len(groups))
-    if len(groups) > 1:
-        total = sum(lazy.nbytes for lazy in weights.values())
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (folder / f"{stem}.pdparams.index.json").write_text(text)
-    return files
-
-
-def grouped(weights: Mapping[str, Lazy], limit: int) -> Iterator[list[str]]:
-    """Names in order, in groups of at most `limit` bytes (one tensor may exceed it)."""
-    names: list[str] = []
-    size = 0
-    for name, lazy in weights.items():
-        if names and size + lazy.nbytes > limit:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += lazy.nbytes
-    yield names

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vlforge.models.reading import first_line
 from vlforge.types import ModelError
 
 Weights = Mapping[str, "Lazy"]
@@ -186,9 +187,9 @@ def read_pickle(path: Path) -> Any:
             f"{path} {reason}; nothing of it was run. Convert it to safetensors where you trust it"
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        line = str(error).strip().splitlines()
-        reason = line[0] if line else type(error).__name__
-        raise ModelError(f"{path} cannot be read ({reason}); fetch or copy it again") from None
+        raise ModelError(
+            f"{path} cannot be read ({first_line(error)}); fetch or copy it again"
+        ) from None
 
 
 def _asked_for(message: str) -> str | None:
@@ -231,26 +232,49 @@ def write_weights(
         stem: "model" for safetensors and "pytorch_model" for bin by default.
         on_shard: called with (shards written, shards in all).
     """
-    stem = stem or ("model" if kind == "safetensors" else "pytorch_model")
-    groups = list(_shards(weights, shard_bytes))
+    is_safe = kind == "safetensors"
+    return write_shards(
+        weights,
+        folder,
+        write_safetensors if is_safe else _write_bin,
+        stem=stem or ("model" if is_safe else "pytorch_model"),
+        suffix=kind,
+        shard_bytes=shard_bytes,
+        on_shard=on_shard,
+    )
+
+
+def write_shards(
+    weights: Weights,
+    folder: Path,
+    save: Callable[[Weights, Path], None],
+    *,
+    stem: str,
+    suffix: str,
+    shard_bytes: int,
+    on_shard: Callable[[int, int], None],
+) -> list[Path]:
+    """Write tensors by `save`, one file where they fit it, else shards and their index."""
+    groups = list(_grouped(weights, shard_bytes))
     single = len(groups) == 1
     files, weight_map = [], {}
     for number, names in enumerate(groups, 1):
         part = "" if single else f"-{number:05d}-of-{len(groups):05d}"
-        file = folder / f"{stem}{part}.{kind}"
-        if kind == "safetensors":
-            write_safetensors({name: weights[name] for name in names}, file)
-        else:
-            torch.save({name: _whole(weights[name].read()) for name in names}, file)
+        file = folder / f"{stem}{part}.{suffix}"
+        save({name: weights[name] for name in names}, file)
         weight_map |= dict.fromkeys(names, file.name)
         files.append(file)
         on_shard(number, len(groups))
     if not single:
         total = sum(lazy.nbytes for lazy in weights.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        file = folder / f"{stem}.{kind}.index.json"
+        file = folder / f"{stem}.{suffix}.index.json"
         file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     return files
+
+
+def _write_bin(weights: Weights, file: Path) -> None:
+    torch.save({name: _whole(lazy.read()) for name, lazy in weights.items()}, file)
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -294,7 +318,8 @@ def _bytes(lazy: Lazy) -> memoryview:
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _shards(weights: Weights, limit: int) -> Iterator[list[str]]:
+def _grouped(weights: Weights, limit: int) -> Iterator[list[str]]:
+    """Names in order, in groups of at most `limit` bytes (one tensor may exceed it)."""
     names: list[str] = []
     size = 0
     for name, lazy in weights.items():

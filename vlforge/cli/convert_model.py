@@ -164,7 +164,7 @@ def _list(lines: Sequence[str], shown: int = SHOWN) -> None:
 
 def _dry_run(checkpoint: Checkpoint) -> int:
     """Every tensor and what becomes of it; 1 where the model is not whole."""
-    from vlforge.checkpoints.conversion import fit_of
+    from vlforge.checkpoints.checkpoint import fit_of
 
     fit = fit_of(checkpoint)
     rows = [("used", where, name) for where, name in fit.used]

@@ -26,6 +26,7 @@ from vlforge.models.parts.image_processor import FILE_NAME as PROCESSOR_NAME
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.reading import (
     check_vocabulary,
+    first_line,
     read_config,
     read_processor,
     read_tokenizer,
@@ -319,8 +320,7 @@ def _load_clip(folder: Path, device: torch.device, dtype: torch.dtype, template:
     try:
         model, info = CLIPModel.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder} cannot be loaded: {line}") from None
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from None
     for fault, names in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
         if info[names]:
             first = sorted(info[names])[0]

@@ -20,6 +20,7 @@ from vlforge.data.images import load_rgb
 from vlforge.inference.generate import Decoding, Drawing, Generated, draw_token, settle
 from vlforge.models.native import message
 from vlforge.models.parts.native_processor import open_processor
+from vlforge.models.reading import first_line
 from vlforge.text.render import render
 from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample
 
@@ -73,8 +74,7 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
             folder, dtype=dtype, output_loading_info=True, **how
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder} cannot be loaded: {line}") from None
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from None
     for fault, names in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
         if info[names]:
             first = sorted(info[names])[0]
@@ -193,8 +193,9 @@ def _inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
             images=flat or None, text=texts, padding=texts is not None, return_tensors="pt"
         )
     except (ValueError, TypeError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{loaded.path}: its processor refuses the prompt: {line}") from None
+        raise ModelError(
+            f"{loaded.path}: its processor refuses the prompt: {first_line(error)}"
+        ) from None
     return inputs.to(loaded.device, loaded.model.dtype)
 
 

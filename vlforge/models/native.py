@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vlforge.kernels.lean_loss import full_loss, lean_loss
 from vlforge.models.base import PARTS, Sizes
+from vlforge.models.reading import first_line
 from vlforge.text.render import render
 from vlforge.text.templates import Template
 from vlforge.types import IGNORE_INDEX, LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample, Turn
@@ -224,8 +225,9 @@ class NativeModel(nn.Module):
                 **how,
             )
         except (ValueError, TypeError, IndexError) as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"the model's processor refuses the sample: {line}") from None
+            raise DataError(
+                f"the model's processor refuses the sample: {first_line(error)}"
+            ) from None
         if "offset_mapping" not in made:
             raise ModelError(f"{type(self.tokenizer).__name__} tells no offsets; give a fast one")
         ids = made.pop("input_ids")[0].tolist()

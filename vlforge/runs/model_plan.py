@@ -142,15 +142,13 @@ def _stage(
     learns: Sequence[str],
     sample: SampleShape,
 ) -> StagePlan:
+    from vlforge.models.base import PARTS
+    from vlforge.training.selection import matcher
+
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
-    unused = model.unused_parameters
-    chosen = {weight for weight in sizes if _means(learns, weight) and weight not in unused}
+    chosen = set().union(*(matcher(one, list(sizes), PARTS) for one in learns))
+    chosen -= model.unused_parameters
     return _plan(cost, name, tuple(learns), chosen, sum(sizes[n] for n in chosen), sample)
-
-
-def _means(learns: Sequence[str], weight: str) -> bool:
-    part = weight.split(".", 1)[0]
-    return any(one == part or re.search(one, weight) for one in learns)
 
 
 def _lora_stage(

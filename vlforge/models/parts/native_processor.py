@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vlforge.models.reading import first_line
 from vlforge.types import ModelError
 
 PROCESSOR_FILE = "processor_config.json"
@@ -43,8 +44,7 @@ def open_processor(folder: Path) -> Any:
             return AutoProcessor.from_pretrained(folder)
         return _without_video(kind, folder)
     except _ERRORS as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder}: its processor cannot be read: {line}") from None
+        raise ModelError(f"{folder}: its processor cannot be read: {first_line(error)}") from None
 
 
 def _processor_class(folder: Path) -> Any:
