@@ -193,6 +193,54 @@ class MergeConfig:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What a stage is looked at while it trains: rows that it does not learn, and benchmarks.
+
+    `data` gives the rows, at most `rows` of them, whose mean loss over supervised tokens is
+    `eval_loss`; `every_samples` says how often (0: at the end alone). `benchmarks` are
+    names as in an `evaluate` stage, each asked `benchmark_rows` questions.
+    """
+
+    data: str | tuple[str | Mixture, ...] = ()
+    rows: int = 256
+    every_samples: int = 0
+    benchmarks: tuple[str, ...] = ()
+    benchmark_rows: int = 64
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What happens when a loss is no number or leaps.
+
+    A leap is a loss of more than `spike` times the median of the last `window` steps (0:
+    leaps are not looked for). The rows of the batch are written to `spikes.jsonl`. `on_spike:
+    skip` leaves such a step's update out, `stop` ends the stage, `warn` goes on; a loss or
+    gradient that is no number is left out up to `nan_steps` times in a row (0: it ends the stage).
+    """
+
+    spike: float = 0.0
+    window: int = 100
+    on_spike: Literal["warn", "skip", "stop"] = "warn"
+    nan_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Lean:
+    """Work that is left out because no number depends on it; each can be put back.
+
+    `supervised_head`: the output layer sees supervised rows alone. `unused_layers`: encoder
+    layers behind the one that features are taken from are not run. `frozen_graph`: parts of
+    which nothing learns, with nothing that learns before them, keep no graph.
+    `last_layer_rows`: the last decoder layer's MLP sees supervised rows alone.
+    """
+
+    supervised_head: bool = True
+    unused_layers: bool = True
+    frozen_graph: bool = True
+    last_layer_rows: bool = True
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One stage of VLM training: align, instruct, or any other.
 
@@ -234,6 +282,19 @@ class TrainConfig:
     else was trained, and where its base is. `quantise` holds the language model's matrices
     in 8 or 4 bits meanwhile (QLoRA).
     `export: connector` writes mm_projector.bin, with its published names, and no model.
+    `parallel` says how several processes share the model: `ddp` (auto), `fsdp2`, `zero1`,
+    `zero2`, `zero3`, with `_offload` at the end for optimiser and weights in main memory,
+    XTuner's names (`deepspeed_zero2`), or a DeepSpeed JSON by its path.
+    `checkpointing` names the parts (`vision`, `language`) whose layers are computed a second
+    time instead of kept; auto takes none while memory suffices.
+    `cache` keeps what a frozen encoder makes of each picture: auto in memory where it fits,
+    on also on disk, for later runs too. `compile` gives decoder and encoder layers to
+    torch.compile, auto on a GPU where batches have few shapes. `lean` is what is left out.
+    `decode` reads pictures in threads or in processes; auto is by what one picture costs.
+    A killed stage goes on from its last checkpoint when the same command comes again;
+    `resume: false` begins anew. `keep_last` checkpoints stay while it trains, with
+    `keep_best` the model of the least `eval_loss` is what the stage leaves.
+    `evaluate`, `trackers` (tensorboard, wandb, mlflow, swanlab, trackio) and `guard` look on.
     """
 
     model: ModelSpec | str
@@ -274,4 +335,16 @@ class TrainConfig:
     vision_lora: LoraSpec | None = None
     quantise: Literal["none", "8bit", "4bit"] = "none"
     export: Literal["model", "connector", "both"] = "model"
+    parallel: str = "auto"
+    checkpointing: Literal["auto"] | tuple[Literal["vision", "language"], ...] = "auto"
+    cache: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    lean: Lean = Lean()
+    decode: Literal["auto", "threads", "processes"] = "auto"
+    resume: bool = True
+    keep_last: int = 1
+    keep_best: bool = False
+    evaluate: HeldOut | None = None
+    trackers: tuple[str, ...] = ()
+    guard: Guard = Guard()
     seed: int | Literal["auto"] = "auto"
