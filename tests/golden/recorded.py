@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from vlforge.models.base import PARTS, Spliced
 from vlforge.training.config import Optimiser
-from vlforge.training.fit import FitPlan, fit, open_accelerator
+from vlforge.training.devices import open_devices
+from vlforge.training.fit import FitPlan, fit
 from vlforge.types import IGNORE_INDEX
 
 
@@ -86,9 +87,9 @@ def followed(
         gradients: called when a step's gradients are there.
         plan: more of `FitPlan`, such as its epoch.
     """
-    accelerator, seen = open_accelerator("cpu", "fp32"), Seen()
+    devices, seen = open_devices("cpu", "fp32"), Seen()
     out.mkdir(exist_ok=True)
-    clip = accelerator.clip_grad_norm_
+    clip = devices.clip
 
     def noted(parameters: Any, most: float) -> Any:
         gradients()
@@ -96,10 +97,10 @@ def followed(
         seen.norms.append(float(norm))
         return norm
 
-    accelerator.clip_grad_norm_ = noted
+    devices.clip = noted
     task = RecordedTask(model, splice, before)
     order = np.zeros(steps, dtype=np.int64)
-    fit(task, FitPlan(order, 1, optimiser, seed=0, **plan), out, accelerator)
+    fit(task, FitPlan(order, 1, optimiser, seed=0, **plan), out, devices)
     for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         step = json.loads(line)
         seen.losses.append(step["loss"])

@@ -16,10 +16,10 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -39,13 +39,11 @@ from vlforge.training.checkpoint import (
     save_checkpoint,
 )
 from vlforge.training.config import Optimiser
-from vlforge.training.metrics import Metrics
+from vlforge.training.devices import Devices
 from vlforge.training.optimiser_groups import make_optimiser, optimiser_groups
 from vlforge.training.schedules import Schedule
-from vlforge.types import LogFn, ModelError, ProgressFn, RecipeError, no_log, no_progress
-
-FINAL_STEPS = 50
-"""Steps whose mean loss is a stage's `final_loss`."""
+from vlforge.training.watch import Watch
+from vlforge.types import LogFn, ModelError, ProgressFn, no_log, no_progress
 
 
 class Task(Protocol):
@@ -119,7 +117,7 @@ def fit(
     task: Task,
     plan: FitPlan,
     out: Path,
-    accelerator: Any,
+    devices: Devices,
     *,
     content: str = "",
     progress: ProgressFn = no_progress,
@@ -128,19 +126,21 @@ def fit(
     """Train `task.module` as planned, resuming from `out/checkpoint` when there is one.
 
     Args:
-        accelerator: from `open_accelerator`.
+        devices: from `open_devices`.
         content: fingerprint of the data; a checkpoint of other data is not resumed.
 
     Raises:
         ModelError: the loss is no longer a number, or memory does not suffice.
     """
-    loop = _Loop(task, plan, out, accelerator)
+    loop = _Loop(task, plan, out, devices)
     loop.resume(plan.digest(task.module, content))
     log({"event": "fit", "from_step": loop.done.step, "steps": plan.steps})
-    with _quick_on_cpu(task, plan, loop.accelerator.device):
+    with _quick_on_cpu(task, plan, devices.device):
         for step in range(loop.done.step, plan.steps):
             loop.run(step)
-            progress(min((step + 1) * plan.batch, len(plan.order)), len(plan.order), loop.note)
+            progress(
+                min((step + 1) * plan.batch, len(plan.order)), len(plan.order), loop.watch.note
+            )
     return loop.finish()
 
 
@@ -157,51 +157,20 @@ def _quick_on_cpu(task: Task, plan: FitPlan, device: torch.device) -> Iterator[N
         yield
 
 
-def open_accelerator(device: str, precision: str) -> Any:
-    """accelerate's view of the devices this process was given.
-
-    On a CPU bf16 is a matter of products alone, see `kernels.cpu_products`.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "cuda:1".
-
-    Raises:
-        RecipeError: half precision where the device has none.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    if on_cpu and device.startswith("cuda"):
-        raise RecipeError(f"device {device!r}: this machine has no GPU; take cpu or auto")
-    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
-        raise RecipeError(f"device {device!r} is unknown; take auto, cpu, cuda or cuda:1")
-    if not on_cpu and ":" in device:
-        torch.cuda.set_device(device)
-    if on_cpu and precision == "fp16":
-        raise RecipeError("precision fp16 needs a GPU; take bf16 or fp32")
-    # One process may run several stages: each opens with its own precision.
-    AcceleratorState._reset_state()
-    kind = "no" if on_cpu or precision == "fp32" else precision
-    return Accelerator(cpu=on_cpu, mixed_precision=kind)
-
-
 class _Loop:
     """One run of `fit`: the prepared module, the optimiser and how far it is."""
 
-    def __init__(self, task: Task, plan: FitPlan, out: Path, accelerator: Any):
-        self.task, self.plan, self.out, self.accelerator = task, plan, out, accelerator
+    def __init__(self, task: Task, plan: FitPlan, out: Path, devices: Devices):
+        self.task, self.plan, self.out, self.devices = task, plan, out, devices
         self.checkpoints = out / "checkpoint"
         groups = optimiser_groups(task.module, plan.optimiser, task.parts)
         self.rates = [group["lr"] for group in groups]
-        self.module = accelerator.prepare(task.module)
-        self.optimiser = accelerator.prepare(make_optimiser(groups, plan.optimiser))
+        self.module = devices.prepare(task.module)
+        self.optimiser = devices.prepare_optimiser(make_optimiser(groups, plan.optimiser))
         self.schedule = Schedule(plan.optimiser, plan.steps, plan.epoch, plan.passes)
         self.trainable = [p for group in groups for p in group["params"]]
-        share = math.ceil(plan.batch / accelerator.num_processes)
+        share = math.ceil(plan.batch / devices.count)
         self.micro_batch = share if plan.micro_batch == "auto" else min(plan.micro_batch, share)
-        self.note = ""
-        self.waiting: list[tuple[dict[str, Any], Tensor]] = []
 
     def resume(self, digest: str) -> None:
         """Go to the latest checkpoint of this run, or to the start."""
@@ -210,10 +179,9 @@ class _Loop:
         if found:
             self.done = found[1]
             load_checkpoint(found[0], self.task.module, self.optimiser.optimizer)
-            if self.accelerator.scaler is not None and self.done.scaler:
-                self.accelerator.scaler.load_state_dict(self.done.scaler)
-        self.is_main = self.accelerator.is_main_process
-        self.metrics = Metrics(self.out, self.done.step) if self.is_main else None
+            if self.devices.scaler is not None and self.done.scaler:
+                self.devices.scaler.load_state_dict(self.done.scaler)
+        self.watch = Watch(self.out, self.done.step, self.devices, self.plan.optimiser.lr)
         self.started = time.monotonic()
 
     def run(self, step: int) -> None:
@@ -224,10 +192,10 @@ class _Loop:
         factor = self.schedule.factor(step)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        torch.manual_seed((plan.seed * 1_000_003 + step) * 64 + self.accelerator.process_index)
+        torch.manual_seed((plan.seed * 1_000_003 + step) * 64 + self.devices.index)
         loss = self._gradients(rows, start)
         if plan.optimiser.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.trainable, plan.optimiser.max_grad_norm)
+            self.devices.clip(self.trainable, plan.optimiser.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self._record(step, rows, loss, plan.optimiser.lr * factor)
@@ -244,9 +212,8 @@ class _Loop:
 
     def _passes(self, rows: np.ndarray) -> list[np.ndarray]:
         """Places of this device's rows in a global batch, pass by pass."""
-        devices = self.accelerator.num_processes
-        cut = Cut(len(rows), devices, self.micro_batch)
-        return passes_of(self.task, rows, cut, self.accelerator.process_index)
+        cut = Cut(len(rows), self.devices.count, self.micro_batch)
+        return passes_of(self.task, rows, cut, self.devices.index)
 
     def _gradients(self, rows: np.ndarray, start: int) -> Tensor:
         """Accumulate gradients of one global batch; halve the micro-batch when memory ends."""
@@ -255,7 +222,7 @@ class _Loop:
                 return self._accumulate(rows, start)
             except torch.cuda.OutOfMemoryError as error:
                 can_halve = self.plan.micro_batch == "auto" and self.micro_batch > 1
-                if not can_halve or self.accelerator.num_processes > 1:
+                if not can_halve or self.devices.count > 1:
                     raise self._say_no_memory(error) from None
                 self.micro_batch = math.ceil(self.micro_batch / 2)
                 self.optimiser.zero_grad()
@@ -272,20 +239,20 @@ class _Loop:
         )
 
     def _accumulate(self, rows: np.ndarray, start: int) -> Tensor:
-        accelerator = self.accelerator
+        devices = self.devices
         rule, whole = self.plan.loss_mean, self.task.count(rows)
-        cut = Cut(len(rows), accelerator.num_processes, self.micro_batch)
-        total = torch.zeros((), device=accelerator.device)
+        cut = Cut(len(rows), devices.count, self.micro_batch)
+        total = torch.zeros((), device=devices.device)
         for part, places in enumerate(self._passes(rows)):
             # A rank without rows still runs the modules: collectives wait for everybody.
             has_rows, places = len(places) > 0, places if len(places) else np.arange(1)
             own = self.task.count(rows[places])
             weight = loss_weight(rule, cut, whole, own) if has_rows else 0.0
-            batch = self.task.batch(rows[places], start + places, accelerator.device)
+            batch = self.task.batch(rows[places], start + places, devices.device)
             is_last = part + 1 == cut.passes
-            with nullcontext() if is_last else accelerator.no_sync(self.module):
+            with devices.passing(self.module, is_last):
                 loss = self.module(**batch)
-                accelerator.backward(loss * weight)
+                devices.backward(loss * weight)
             total += loss.detach() * shown_weight(rule, cut, weight)
         return total
 
@@ -306,53 +273,28 @@ class _Loop:
             "tokens": self.done.tokens,
             "supervised_tokens": self.done.supervised,
         }
-        self.waiting.append((line, loss))
-        on_cpu = self.accelerator.device.type == "cpu"
-        if on_cpu or len(self.waiting) >= 10:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Fetch the losses that are still on the device and write their lines."""
-        if not self.waiting:
-            return
-        losses = torch.stack([loss for _, loss in self.waiting])
-        losses = self.accelerator.reduce(losses, reduction="sum").tolist()
-        for (line, _), loss in zip(self.waiting, losses, strict=True):
-            if not math.isfinite(loss):
-                raise ModelError(
-                    f"the loss is {loss} at step {line['step']}; lower optimiser.lr "
-                    f"({self.plan.optimiser.lr:g}) or take precision bf16 or fp32"
-                )
-            if self.metrics:
-                self.metrics.add(line | {"loss": round(loss, 6)})
-        self.note = f"loss {losses[-1]:.3f}"
-        self.waiting = []
+        self.watch.add(line, loss)
 
     def _save(self) -> None:
-        self._settle()
-        if self.is_main:
-            self.metrics.flush()
-            scaler = self.accelerator.scaler
-            progress = Progress(
-                **self.done.__dict__
-                | {
-                    "seconds": self.done.seconds + time.monotonic() - self.started,
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                }
+        self.watch.flush()
+        if self.devices.is_main:
+            scaler = self.devices.scaler
+            progress = replace(
+                self.done,
+                seconds=self.done.seconds + time.monotonic() - self.started,
+                scaler=scaler.state_dict() if scaler is not None else None,
             )
             save_checkpoint(self.checkpoints, progress, self.task.module, self.optimiser.optimizer)
-        self.accelerator.wait_for_everyone()
+        self.devices.wait()
 
     def finish(self) -> FitResult:
         """Close the books; the checkpoint stays until the caller has stored the model."""
-        self._settle()
-        losses = self.metrics.losses()[-FINAL_STEPS:] if self.metrics else [math.nan]
         return FitResult(
             steps=self.plan.steps,
             samples=len(self.plan.order),
             tokens=self.done.tokens,
             supervised_tokens=self.done.supervised,
-            final_loss=round(sum(losses) / max(1, len(losses)), 6),
+            final_loss=self.watch.final_loss(),
             seconds=self.done.seconds + time.monotonic() - self.started,
         )
 

@@ -52,12 +52,12 @@ from vlforge.training.conversations import (
     ConversationTask,
     read_conversations,
 )
+from vlforge.training.devices import Devices, open_devices
 from vlforge.training.fit import (
     FitPlan,
     FitResult,
     drop_checkpoints,
     fit,
-    open_accelerator,
     peak_memory_mb,
 )
 from vlforge.training.freezing import freeze
@@ -119,8 +119,8 @@ def train(
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     _check_settings(config)
-    config, accelerator = _begin(config, seed, device)
-    folder = _open(config, accelerator.device)
+    config, devices = _begin(config, seed, device)
+    folder = _open(config, devices.device)
     for doubt in _doubts(config, folder):
         log({"event": "warning", "text": doubt})
     adapters = attach(folder.model, config, seed)
@@ -129,28 +129,28 @@ def train(
     data = _read(config, folder, threads, out, seed)
     say(data.sieve, log)
     plan = make_plan(config, data, seed)
-    frozen = frozen_dtype(config, accelerator.device)
+    frozen = frozen_dtype(config, devices.device)
     lightened = Lightened(folder.model, PARTS, frozen)
-    lighten(adapters, frozen, accelerator.device)
-    features = _features(config, folder.model, data, plan, accelerator.device, names)
+    lighten(adapters, frozen, devices.device)
+    features = _features(config, folder.model, data, plan, devices.device, names)
     augment = Augment.of(config.augment, seed)
     batching = Batching.of(config, folder.model, data, names)
     task = ConversationTask(folder.model, data, augment, features, batching)
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
     content = data.fingerprint() + digest(adapters)
-    result = fit(task, plan, out, accelerator, content=content, progress=progress, log=log)
+    result = fit(task, plan, out, devices, content=content, progress=progress, log=log)
     lightened.restore()
-    return _store(config, folder, data, result, names, out, accelerator, adapters)
+    return _store(config, folder, data, result, names, out, devices, adapters)
 
 
-def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, Any]:
+def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, Devices]:
     """Devices, and with them precision and sizes of batches; libraries are seeded."""
     precision = settle_precision(config.precision, device)
     allow_tf32(config.tf32, precision)
-    accelerator = open_accelerator(device, precision)
+    devices = open_devices(device, precision)
     seed_everything(seed)
-    settled = settle_batch(replace(config, precision=precision), accelerator.num_processes)
-    return settled, accelerator
+    settled = settle_batch(replace(config, precision=precision), devices.count)
+    return settled, devices
 
 
 def _open(config: TrainConfig, device: torch.device) -> ModelFolder:
@@ -284,7 +284,7 @@ def _store(
     result: FitResult,
     names: list[str],
     out: Path,
-    accelerator: Any,
+    devices: Devices,
     adapters: Sequence[Attached] = (),
 ) -> dict[str, Any]:
     model = folder.model
@@ -305,7 +305,7 @@ def _store(
     } | data.sieve.summary()
     if adapters:
         summary["adapters"] = facts(adapters)
-    if accelerator.is_main_process:
+    if devices.is_main:
         stage = {
             "kind": "train",
             "train": [config.train] if isinstance(config.train, str) else list(config.train),
@@ -324,7 +324,7 @@ def _store(
         write_json(out / "summary.json", summary)
         write_timing(out, result)
         drop_checkpoints(out)
-    accelerator.wait_for_everyone()
+    devices.wait()
     return summary
 
 

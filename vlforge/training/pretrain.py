@@ -32,7 +32,8 @@ from vlforge.models.reading import read_tokenizer, write_json
 from vlforge.training.augment import Augment
 from vlforge.training.batches import TokenRows, group_by_length
 from vlforge.training.config import PretrainConfig
-from vlforge.training.fit import FitPlan, FitResult, drop_checkpoints, fit, open_accelerator
+from vlforge.training.devices import open_devices
+from vlforge.training.fit import FitPlan, FitResult, drop_checkpoints, fit
 from vlforge.training.loop import write_timing
 from vlforge.training.mixture import check_mixing, draw_order, mixtures, samples_of
 from vlforge.training.pictures import Found, Pictures, Stored
@@ -86,16 +87,16 @@ def pretrain(
         seed=seed,
         save_every_samples=config.save_every_samples,
     )
-    accelerator = open_accelerator(device, plan.precision)
-    result = fit(task, plan, out, accelerator, content=content, progress=progress, log=log)
+    devices = open_devices(device, plan.precision)
+    result = fit(task, plan, out, devices, content=content, progress=progress, log=log)
     summary = _summary(result, task, sum(sizes))
-    if accelerator.is_main_process:
+    if devices.is_main:
         save(out)
         tokenizer.save_pretrained(out)
         write_json(out / "summary.json", summary)
         write_timing(out, result)
         drop_checkpoints(out)
-    accelerator.wait_for_everyone()
+    devices.wait()
     return summary
 
 
