@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import gzip
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.data.pictures_made import picture
+from vlforge.data.formats import tsv_base64
 from vlforge.data.formats.index import detect, find
 from vlforge.data.records import Fault, Picture, Record, Unfit
 from vlforge.types import Turn
@@ -96,3 +100,42 @@ def test_an_asked_question_is_lost_only_on_request(tmp_path):
     with find("tsv_base64", loses_question=True).writer(tmp_path / "a") as out:
         out.write(talk)
     assert (tmp_path / "a").read_text().endswith("\tA bus.\n")
+
+
+_CELL = st.sampled_from(
+    [b"", b" ", b"7", B64, B64 + b" ", B64[:-3], b"a b", b'say "hi"', b"back\\slash\\", b"\\u0041",
+     "红色".encode(), b"\xff", b"\xed\xa0\x80", b"<image>", b"x<image>y", b"\r", b"a\rb", b"\x0b",
+     b'","', b'"],["', b"\xef\xbb\xbf"]
+)  # fmt: skip
+_WHOLE = st.tuples(_CELL, st.just(B64), _CELL).map(b"\t".join)
+_LINE = st.one_of(_WHOLE, _WHOLE, st.lists(_CELL, max_size=4).map(b"\t".join))
+
+
+@given(
+    lines=st.lists(_LINE, max_size=6),
+    end=st.sampled_from([b"\n", b"\r\n", b"\r\r\n"]),
+    block=st.sampled_from([16, 1000, 1 << 16]),
+)
+def test_rows_decoded_at_once_are_those_decoded_alone(tmp_path_factory, lines, end, block):
+    path = tmp_path_factory.mktemp("rows") / "a.tsv"
+    path.write_bytes(end.join(lines))
+    read = find("tsv_base64").read
+    with patch.object(tsv_base64, "_BLOCK", block):
+        at_once = list(read(path))
+        with patch.object(tsv_base64, "_at_once", lambda text, number: []):
+            alone = list(read(path))
+    assert at_once == alone
+
+
+def test_a_line_that_is_too_long_costs_itself_only(tmp_path):
+    path = tmp_path / "a.tsv"
+    row = b"1\t" + B64 + b"\tred"
+    path.write_bytes(b"\n".join([row, b"2\t" + B64 * 9 + b"\tlong", row, row]))
+    with (
+        patch.object(tsv_base64, "_LONGEST", len(row) * 2),
+        patch.object(tsv_base64, "_BLOCK", 512),
+    ):
+        found = list(find("tsv_base64").read(path))
+    assert [isinstance(one, Fault) for one in found] == [False, True, False, False]
+    assert [one.line for one in found] == [1, 2, 3, 4]
+    assert "a line is longer" in found[1].reason

@@ -10,11 +10,14 @@ import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
 
+import msgspec
+
 from vlforge.data.headers import begins_as_picture
-from vlforge.data.json_arrays import READ_FAULTS
+from vlforge.data.json_arrays import NOT_JSON, READ_FAULTS
 from vlforge.data.json_lines import open_data, whole_file
 from vlforge.data.json_rows import fault_of
 from vlforge.data.json_turns import encoded, from_base64
@@ -23,6 +26,7 @@ from vlforge.types import DataError
 
 _BREAK = re.compile(r"\r\n|[\r\n\t]")
 _divides = _BREAK.search
+_decode = msgspec.json.Decoder(list[tuple[str, bytes, str]]).decode
 _LONGEST = 256 << 20
 _HEAD = 1 << 20
 _BLOCK = 1 << 16
@@ -71,8 +75,13 @@ class TsvBase64Format:
         number = 0
         with open_data(path) as file:
             try:
-                for number, line in _lines(file):
-                    yield _found(line, number)
+                for first, text in _blocks(file):
+                    if records := _at_once(text, first):
+                        number = records[-1].line
+                        yield from records
+                        continue
+                    for number, line in _lines(text, first):
+                        yield _found(line, number)
             except READ_FAULTS as error:
                 yield Fault(number + 1, "the file cannot be read on", str(error))
 
@@ -121,34 +130,74 @@ class TsvWriter:
         return text.encode("utf-8", errors="replace")
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines with their numbers, blank ones passed over; too long ones are cut to nothing."""
+def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Whole lines, some at a time, without the last one's end; None for one that is too long.
+
+    With the number of the first of them.
+    """
     number, size = 1, 0
     pieces: list[bytes] = []
     # What a packed file that breaks off still holds comes in short reads.
     read = getattr(file, "read1", file.read)
     while data := read(_BLOCK):
-        if b"\n" not in data:
+        cut = data.rfind(b"\n")
+        if cut < 0:
             size += len(data)
             if size < _LONGEST:
                 pieces.append(data)
             continue
-        lines = b"".join([*pieces, data]).split(b"\n")
-        last = lines.pop()
-        pieces = [last]
-        if number == 1:
-            lines[0] = lines[0].removeprefix(_BOM)
         if size >= _LONGEST:
-            lines[0] = b""
-            yield number, b""
-        for number, line in enumerate(lines, number):  # noqa: B020  # goes on behind the loop
-            if line and not line.isspace():
-                yield number, line
-        number, size = number + 1, len(last)
+            yield number, None
+            number += 1
+            pieces = [data[data.index(b"\n") + 1 : cut + 1]]
+        else:
+            pieces.append(data[: cut + 1])
+        text = b"".join(pieces)
+        pieces, size = [data[cut + 1 :]], len(data) - cut - 1
+        if text:
+            yield number, text[:-1].removeprefix(_BOM) if number == 1 else text[:-1]
+            number += text.count(b"\n")
     if size >= _LONGEST:
+        yield number, None
+    elif text := b"".join(pieces):
+        yield number, text.removeprefix(_BOM) if number == 1 else text
+
+
+def _lines(text: bytes | None, number: int) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block with their numbers, blank ones passed over; nothing of too long ones."""
+    if text is None:
         yield number, b""
-    elif (line := b"".join(pieces)).strip():
-        yield number, line.removeprefix(_BOM) if number == 1 else line
+        return
+    for at, line in enumerate(text.split(b"\n"), number):
+        if line and not line.isspace():
+            yield at, line
+
+
+def _at_once(text: bytes | None, number: int) -> list[Record]:
+    """The records of lines that all are three whole columns, decoded as JSON; else none.
+
+    Base64 is a string of JSON to msgspec, so that a block of rows is one call,
+    and a picture's text is never copied on its own.
+    """
+    if not text:
+        return []
+    if b"\\" in text:
+        text = text.replace(b"\\", b"\\\\")
+    if b'"' in text:
+        text = text.replace(b'"', b'\\"')
+    if b"\r" in text:
+        text = text.removesuffix(b"\r").replace(b"\r\n", b"\n")
+    rows = text.replace(b"\t", b'","').replace(b"\n", b'"],["')
+    try:
+        names, contents, captions = zip(*_decode(b'[["' + rows + b'"]]'), strict=True)
+    except NOT_JSON:
+        return []
+    if not all(contents) or MARK in "".join(captions):
+        return []
+    pictures = zip(map(Picture, repeat(""), repeat(""), contents))
+    chunks = zip([f"{MARK}\n{caption}" for caption in captions])
+    extras: list[dict[str, Any]] = [{} for _ in names]
+    return list(map(Record, names, pictures, repeat(()), chunks, extras, count(number)))
 
 
 def _found(line: bytes, number: int) -> Record | Fault:
