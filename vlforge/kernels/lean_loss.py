@@ -18,24 +18,37 @@ from torch.nn import functional as F
 from vlforge.types import IGNORE_INDEX
 
 
-def lean_loss(head: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor) -> Tensor:
+def supervised_places(labels: Tensor) -> Tensor:
+    """Where in [B * L] the tokens stand from which a supervised one is predicted, [S]."""
+    columns = labels.shape[1]
+    rows = (labels[:, 1:].reshape(-1) != IGNORE_INDEX).nonzero()[:, 0]
+    if columns <= 1:
+        return rows
+    return rows + torch.div(rows, columns - 1, rounding_mode="floor")
+
+
+def lean_loss(
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    labels: Tensor,
+    places: Tensor | None = None,
+) -> Tensor:
     """Summed next-token cross-entropy in fp32, logits computed where a label is.
 
     Args:
         head: [S, D] -> [S, V], the language model's output layer.
         hidden: [B, L, D] last hidden states.
         labels: [B, L], not shifted; -100 is not supervised.
+        places: `supervised_places(labels)`, where they are known.
 
     Returns:
         Scalar sum over supervised tokens (divide by their number for a mean).
         Zero, but connected to head and `hidden`, when nothing is supervised.
     """
-    following = labels[:, 1:].reshape(-1)
-    rows = (following != IGNORE_INDEX).nonzero()[:, 0]
-    columns = labels.shape[1]
-    places = rows + torch.div(rows, columns - 1, rounding_mode="floor") if columns > 1 else rows
+    places = supervised_places(labels) if places is None else places
     picked = hidden.reshape(-1, hidden.shape[-1]).index_select(0, places)
-    return F.cross_entropy(head(picked).float(), following[rows], reduction="sum")
+    following = labels.reshape(-1)[places + 1]
+    return F.cross_entropy(head(picked).float(), following, reduction="sum")
 
 
 def full_loss(head: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor) -> Tensor:

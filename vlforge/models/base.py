@@ -12,6 +12,7 @@ Source: LLaVA-1.5, haotian-liu/LLaVA@c121f04.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -23,12 +24,18 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
-from vlforge.kernels.lean_loss import lean_loss, supervised_tokens
-from vlforge.models.config import ModelSpec
+from vlforge.kernels.lean_loss import (
+    full_loss,
+    lean_loss,
+    supervised_places,
+    supervised_tokens,
+)
+from vlforge.models.config import Lean, ModelSpec
 from vlforge.models.cost import ModelCost, model_cost
 from vlforge.models.encoding import Encoded, encode_sample
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.language import build_language, picture_scale, text_config
+from vlforge.models.parts.last_rows import Asked, LastRows
 from vlforge.models.parts.packs import packed_inputs
 from vlforge.models.parts.splice import SplicePlan, plan_splice, splice
 from vlforge.models.parts.vision import vision_config
@@ -96,6 +103,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     """Whether `vision` gives one tensor [I, …], so that frozen features can be kept."""
     crops_in_training: ClassVar[bool] = False
     """Whether the published training sees a random part of each picture."""
+    lean: Lean = Lean()
+    """What a loss leaves out; see `models.lean`."""
+    last_rows: LastRows | None = None
+    """The language model's last layer, where it is to see supervised rows alone."""
 
     vision: nn.Module
     connector: nn.Module
@@ -227,7 +238,15 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             pixels: [I, 3, H, W]; a family that tiles takes all tiles of all
                 pictures, one after the other, and needs `sizes`.
         """
-        return self.project(self.vision(pixels.to(self.vision.dtype)), sizes)
+        return self.project(self.see(pixels.to(self.vision.dtype)), sizes)
+
+    def see(self, pixels: Tensor) -> Any:
+        """What `vision` gives; without a graph where nothing of it learns."""
+        if not self.lean.frozen_graph and torch.is_grad_enabled():
+            return self.vision(pixels.requires_grad_())
+        learns = pixels.requires_grad or any(p.requires_grad for p in self.vision.parameters())
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return self.vision(pixels)
 
     def splice(
         self,
@@ -297,8 +316,17 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             mask = plan.mask if plan.padding_side == "left" else None
             positions = plan.positions if mask is not None else None
             placed = {"attention_mask": mask, "position_ids": positions}
-        hidden = decoder(inputs_embeds=spliced.embeds, use_cache=False, **placed).last_hidden_state
-        return lean_loss(self.language.get_output_embeddings(), hidden, plan.labels)
+        places = supervised_places(plan.labels)
+        with (
+            nullcontext()
+            if self.last_rows is None
+            else self.last_rows.only(Asked(places, plan.labels.numel()))
+        ):
+            made = decoder(inputs_embeds=spliced.embeds, use_cache=False, **placed)
+        head, hidden = self.language.get_output_embeddings(), made.last_hidden_state
+        if not self.lean.supervised_head:
+            return full_loss(head, hidden, plan.labels)
+        return lean_loss(head, hidden, plan.labels, places)
 
     def forward(
         self,

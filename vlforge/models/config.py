@@ -87,3 +87,20 @@ class SmallLanguageSpec:
     max_positions: int = 256
     initializer_range: float = 0.08
     tie_embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class Lean:
+    """Work that is left out because no number depends on it; each can be put back.
+
+    `supervised_head`: the output layer sees supervised rows alone. `unused_layers`: encoder
+    layers behind the one that features are taken from are not run. `frozen_graph`: parts of
+    which nothing learns, with nothing that learns before them, keep no graph.
+    `last_layer_rows`: the last decoder layer makes queries, their outputs and the MLP of
+    supervised rows alone; auto is from 512 wide on, below that moving rows costs as much.
+    """
+
+    supervised_head: bool = True
+    unused_layers: bool = True
+    frozen_graph: bool = True
+    last_layer_rows: bool | Literal["auto"] = "auto"

@@ -150,7 +150,7 @@ class MgmModel(VisionLanguageModel):
     def encode_images(self, pixels: Tensor, sizes: Sizes | None = None) -> Tensor:
         """Normalised fp32 pixels [I, 3, S, S] -> projected tokens [I, V * N, D]."""
         with self.vision.high.dropping(self.training):
-            return self.project(self.vision(pixels), sizes)
+            return self.project(self.see(pixels), sizes)
 
     def published_towers(self, *, low: bool = True, high: bool = True) -> tuple[str, ...]:
         """What `optimize_vision_tower` (low) and `…_aux` (high) add to a stage's `train`.

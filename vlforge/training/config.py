@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlforge.models.config import ModelSpec, SmallLanguageSpec, SmallVisionSpec
+from vlforge.models.config import Lean, ModelSpec, SmallLanguageSpec, SmallVisionSpec
 
 
 @dataclass(frozen=True)
@@ -222,22 +222,6 @@ class Guard:
     window: int = 100
     on_spike: Literal["warn", "skip", "stop"] = "warn"
     nan_steps: int = 0
-
-
-@dataclass(frozen=True)
-class Lean:
-    """Work that is left out because no number depends on it; each can be put back.
-
-    `supervised_head`: the output layer sees supervised rows alone. `unused_layers`: encoder
-    layers behind the one that features are taken from are not run. `frozen_graph`: parts of
-    which nothing learns, with nothing that learns before them, keep no graph.
-    `last_layer_rows`: the last decoder layer's MLP sees supervised rows alone.
-    """
-
-    supervised_head: bool = True
-    unused_layers: bool = True
-    frozen_graph: bool = True
-    last_layer_rows: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import ConvNextConfig, ConvNextModel
-from transformers.models.convnext.modeling_convnext import ConvNextDropPath
+from transformers.models.convnext.modeling_convnext import ConvNextDropPath, ConvNextLayer
 
 from vlforge.models.parts.image_processor import CLIP_MEAN, CLIP_STD
+from vlforge.models.parts.recompute import Recompute
 from vlforge.types import ModelError
 
 CONFIG_NAME = "open_clip_config.json"
@@ -138,7 +139,11 @@ class ConvNextTower(nn.Module):
 
     Drop path is off unless the configuration has a rate and `dropping` is entered:
     the published training drops blocks of the frozen encoder too.
+
+    recomputes: blocks are computed a second time in the backward pass; see `recompute.py`.
     """
+
+    recomputes: bool = False
 
     def __init__(self, config: ConvNextConfig):
         super().__init__()
@@ -169,7 +174,9 @@ class ConvNextTower(nn.Module):
         hidden = self.tower.embeddings(pixels)
         maps = []
         for stage in self.tower.encoder.stages:
-            hidden = stage(hidden)
+            for step in (*stage.downsampling_layer, *stage.layers):
+                again = self.recomputes and isinstance(step, ConvNextLayer)
+                hidden = Recompute(step)(step, hidden) if again else step(hidden)
             maps.append(hidden)
         return tuple(maps)
 

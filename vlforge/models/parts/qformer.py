@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlforge.models.parts.attention import Attention
 from vlforge.models.parts.eva_vit import as_weights
@@ -164,7 +165,7 @@ class QMlp(nn.Module):
         return self.norm(as_weights(out + x, self.norm))
 
 
-class QLayer(nn.Module):
+class QLayer(GradientCheckpointingLayer):
     """Queries look at each other, in some layers at the picture, then think."""
 
     def __init__(self, config: QFormerConfig, layer: int):

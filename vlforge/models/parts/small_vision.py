@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 
 from vlforge.models.config import SmallVisionSpec
@@ -86,7 +87,7 @@ class SmallVisionConfig(PreTrainedConfig):
         return self.map_side**2 // self.merge
 
 
-class Stage(nn.Module):
+class Stage(GradientCheckpointingLayer):
     """Halve the map, then a residual branch of convolutions, each after norm and ReLU."""
 
     def __init__(self, inputs: int, channels: int, kernels: Sequence[int], norm: str):

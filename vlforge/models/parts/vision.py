@@ -65,7 +65,11 @@ class VisionTower(nn.Module):
     `select_layer` counts hidden states as transformers does (-2: before the last
     layer); layers after it are neither run nor trained. `patch` drops CLIP's class
     token. The small encoder has one output and ignores both.
+
+    runs_unused: run the other layers too and forget what they make, as LLaVA does.
     """
+
+    runs_unused: bool = False
 
     def __init__(
         self, config: PreTrainedConfig, select_layer: int = -2, select_feature: str = "patch"
@@ -126,7 +130,13 @@ class VisionTower(nn.Module):
             hidden = self.tower.pre_layrnorm(hidden)
         for layer in self.tower.encoder.layers[: self.layers_run]:
             hidden = layer(hidden, attention_mask=None)
+        if self.runs_unused:
+            self._run_unused(hidden)
         return hidden[:, 1:] if is_clip and self.select_feature == "patch" else hidden
+
+    def _run_unused(self, hidden: Tensor) -> None:
+        for layer in self.tower.encoder.layers[self.layers_run :]:
+            hidden = layer(hidden, attention_mask=None)
 
     @torch.no_grad()
     def load(self, other: PreTrainedModel) -> None:
