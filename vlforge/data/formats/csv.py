@@ -8,10 +8,12 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice, repeat
+from itertools import count, repeat
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, BinaryIO, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
+from vlforge.data.csv_rows import MAX_CELL, Cells, CsvText, Table, UnreadCells
 from vlforge.data.json_arrays import READ_FAULTS
 from vlforge.data.json_lines import decode, encode, open_data, whole_file
 from vlforge.data.json_rows import fault_of, rest_of, with_extra
@@ -28,11 +30,8 @@ CAPTION_COLUMNS = ("caption", "text", "captions", "prompt", "description", "titl
 ID_COLUMNS = ("id", "image_id", "key", "uid")
 _OWN = frozenset({"id", "image", "caption"})
 _JSON_STARTS = frozenset('"[{-0123456789tfn')
-_AT_ONCE = 256
-_MAX_CELL = 16 << 20
 _HEAD = 1 << 16
-_BLOCK = 1 << 14
-# Larger blocks of text leave holes in the heap that it grows by.
+_first = itemgetter(0)
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,17 @@ class CsvFormat:
 
     def read(self, path: Path) -> Iterator[Record | Fault]:
         """The rows, streamed; `line` counts rows, the header not among them."""
-        csv.field_size_limit(_MAX_CELL)
+        csv.field_size_limit(MAX_CELL)
         root = os.path.abspath(path.parent)
         line = 1
         with open_data(path) as file:
-            text = _Text(file)
+            text = CsvText(file)
             try:
-                lines = chain.from_iterable(text.blocks())
-                first = next(lines, "")
-                reader = csv.reader(chain((first,), lines), delimiter=self._divider(first))
-                columns = _Columns(next(reader, []), root)
-                for rows in _batches(reader):
-                    yield from columns.read(rows, line, is_odd=text.is_odd)
-                    line += len(rows)
+                tables = text.tables(self._divider(text.head()))
+                columns = _Columns(next(tables)[0], root)
+                for table in tables:
+                    yield from columns.read(table, line, is_odd=text.is_odd)
+                    line += len(table[0] if isinstance(table, tuple) else table)
             except READ_FAULTS as error:
                 yield Fault(line, "the file cannot be read on", str(error))
 
@@ -104,18 +101,6 @@ class CsvFormat:
         if self.delimiter != "auto":
             return self.delimiter
         return max("\t,;|", key=lambda mark: (line.count(mark), mark == ","))
-
-
-class _Unread(list[str]):
-    """Stands for the cells of a row that cannot be read."""
-
-    def __init__(self, reason: str):
-        super().__init__()
-        self.reason = reason
-
-
-_Cells = list[str]
-_Rows = list[_Cells]
 
 
 class _Columns:
@@ -133,30 +118,37 @@ class _Columns:
         rest = rest_of({name: at for at, name in enumerate(header)}, _OWN)
         self.rest = [(at, name) for name, at in rest.items() if at not in special]
 
-    def read(self, rows: _Rows, line: int, *, is_odd: bool) -> Iterable[Record | Fault]:
+    def read(self, table: Table, line: int, *, is_odd: bool) -> Iterable[Record | Fault]:
         """Rows of which the first is row `line`; `is_odd` where some bytes are no UTF-8."""
-        if not is_odd and set(map(len, rows)) == {len(self.header)}:
-            return self._records(rows, line)
-        return [self._one(cells, at, is_odd) for at, cells in enumerate(rows, line)]
+        if isinstance(table, tuple):
+            return self._records(table, line)
+        if not is_odd and set(map(len, table)) == {len(self.header)}:
+            return self._records(list(zip(*table, strict=True)), line)
+        return [self._one(cells, at, is_odd) for at, cells in enumerate(table, line)]
 
-    def _one(self, cells: _Cells, line: int, is_odd: bool) -> Record | Fault:
+    def _one(self, cells: Cells, line: int, is_odd: bool) -> Record | Fault:
         try:
             return self._record(cells, line, is_odd)
         except DataError as error:
             return fault_of(line, error)
 
-    def _records(self, rows: _Rows, line: int) -> Iterable[Record | Fault]:
+    def _records(self, columns: Sequence[Sequence[str]], line: int) -> Iterable[Record | Fault]:
         """Rows that all are as the header says, column by column where no cell is special."""
-        columns = list(zip(*rows, strict=True))
         paths = columns[self.picture] if self.picture >= 0 else ()
         captions = columns[self.caption] if self.caption >= 0 else ()
-        are_plain = all(paths) and all(captions) and paths and captions
-        if not are_plain or ":" in "".join(paths) or MARK in "".join(captions):
+        words = "".join(captions)
+        is_plain = all(paths) and all(captions) and paths and captions
+        if not is_plain or ":" in "".join(paths) or ("<" in words and MARK in words):
+            rows = map(list, zip(*columns, strict=True))
             return [self._one(cells, at, False) for at, cells in enumerate(rows, line)]
-        numbers = [one or None for one in columns[self.id]] if self.id >= 0 else repeat(None)
+        numbers: Iterable[str | None] = repeat(None)
+        if self.id >= 0:
+            numbers = columns[self.id]
+            if not all(numbers):
+                numbers = [one or None for one in numbers]
         pictures = zip(map(Picture, paths, repeat(self.root)), strict=True)
         chunks = zip([f"{MARK}\n{one}" for one in captions], strict=True)
-        extras = self._extras([columns[at] for at, _ in self.rest], len(rows))
+        extras = self._extras([columns[at] for at, _ in self.rest], len(paths))
         return map(Record, numbers, pictures, repeat(()), chunks, extras, count(line))
 
     def _extras(self, columns: list[Sequence[str]], count: int) -> list[dict[str, Any]]:
@@ -164,8 +156,11 @@ class _Columns:
         if not names:
             return [{} for _ in range(count)]
         is_plain = all(map(all, columns)) and all(
-            _JSON_STARTS.isdisjoint([cell[0] for cell in column]) for column in columns
+            _JSON_STARTS.isdisjoint(map(_first, column)) for column in columns
         )
+        if is_plain and len(names) == 1:
+            (name,) = names
+            return [{name: cell} for cell in columns[0]]
         if is_plain:
             return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
         return [
@@ -173,8 +168,8 @@ class _Columns:
             for cells in zip(*columns, strict=True)
         ]
 
-    def _record(self, cells: _Cells, line: int, is_odd: bool) -> Record:
-        if isinstance(cells, _Unread):
+    def _record(self, cells: Cells, line: int, is_odd: bool) -> Record:
+        if isinstance(cells, UnreadCells):
             raise DataError(cells.reason)
         if len(cells) != len(self.header):
             told = f"{len(cells)}, the header {len(self.header)}"
@@ -262,7 +257,7 @@ class CsvWriter:
 
     def _finish(self) -> None:
         """The header, then the rows, each as long as the header."""
-        csv.field_size_limit(_MAX_CELL * 4)
+        csv.field_size_limit(MAX_CELL * 4)
         out = io.TextIOWrapper(self._out, "utf-8", newline="", write_through=True)
         rows = csv.writer(out, delimiter=self.delimiter)
         rows.writerow(self._columns)
@@ -308,52 +303,3 @@ def _is_odd(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-class _Text:
-    """The text of a file, a block at a time, without NULs."""
-
-    def __init__(self, file: BinaryIO):
-        self._read = getattr(file, "read1", file.read)
-        self.is_odd = False
-        """Whether bytes were met that are no UTF-8; they are surrogates in the text."""
-
-    def blocks(self) -> Iterator[Iterable[str]]:
-        """Some lines each; one longer than two cells may be comes in pieces, which are refused."""
-        left, size = [], 0
-        encoding = "utf-8-sig"
-        while data := self._read(_BLOCK):
-            cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-            size += len(data)
-            if not cut and size < 2 * _MAX_CELL:
-                left.append(data)
-                continue
-            cut = cut or len(data)
-            yield self._lines(b"".join([*left, data[:cut]]), encoding)
-            left, size = [data[cut:]], len(data) - cut
-            encoding = "utf-8"
-        yield self._lines(b"".join(left), encoding)
-
-    def _lines(self, data: bytes, encoding: str) -> Iterable[str]:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            self.is_odd = True
-            text = data.decode(encoding, errors="surrogateescape")
-        return io.StringIO(text.replace("\0", "") if "\0" in text else text, newline="")
-
-
-def _batches(reader: Any) -> Iterator[_Rows]:
-    """Rows that are not blank, some at a time."""
-    while True:
-        rows: _Rows = []
-        try:
-            rows.extend(islice(reader, _AT_ONCE))
-        except csv.Error as error:
-            rows.append(_Unread(f"a row cannot be read: {error}"))
-        if not rows:
-            return
-        if [] in rows:
-            rows = [cells for cells in rows if cells or isinstance(cells, _Unread)]
-        if rows:
-            yield rows
