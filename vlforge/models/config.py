@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+LAST_ROWS_WIDTH = 512
+"""Width of a decoder from which on moving rows costs less than what they would take."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -104,3 +107,9 @@ class Lean:
     unused_layers: bool = True
     frozen_graph: bool = True
     last_layer_rows: bool | Literal["auto"] = "auto"
+
+    def takes_last_rows(self, width: int) -> bool:
+        """Whether the last layer of a decoder so wide is to see supervised rows alone."""
+        if self.last_layer_rows == "auto":
+            return width >= LAST_ROWS_WIDTH
+        return self.last_layer_rows

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vlforge.models.config import Lean
 from vlforge.models.part_costs import (
     ConnectorCost,
     LanguageCost,
@@ -68,24 +69,32 @@ class ModelCost:
         return sum(size for name, size in self.by_part().items() if name in train)
 
     def sample_flops(
-        self, text_tokens: float, supervised: float, images: float, train: Collection[str]
+        self,
+        text_tokens: float,
+        supervised: float,
+        images: float,
+        train: Collection[str],
+        lean: Lean = Lean(),
     ) -> float:
         """FLOPs of one sample; `train` names what learns, nothing for a forward pass.
 
-        The output layer counts for supervised rows only, which is how the loop
-        computes it; a cached frozen encoder costs less than said here.
+        A cached frozen encoder costs less than said here.
         """
         length = text_tokens + images * self.image_tokens
         before = {"vision", "connector"} & set(train)
         language = length * self.language.token_flops
         language += length * length / 2 * self.language.attention_flops
-        language += supervised * self.language.head_flops
+        language += (supervised if lean.supervised_head else length) * self.language.head_flops
+        if lean.takes_last_rows(self.language.width):
+            language -= (length - supervised) * self.language.last_flops
         times_language = 3 if "language" in train else 2 if before else 1
-        times_vision = 3 if "vision" in train else 1
+        frozen = 1 if lean.frozen_graph or not train else 2
+        times_vision = 3 if "vision" in train else frozen
         times_connector = 3 if before else 1
+        unused = 0.0 if lean.unused_layers else self.vision.unused_flops
         return (
             times_language * language
-            + times_vision * images * self.vision.flops
+            + images * (times_vision * self.vision.flops + unused)
             + times_connector * images * self.connector.flops
         )
 
@@ -95,29 +104,37 @@ class ModelCost:
         supervised: float,
         images: float,
         train: Collection[str],
-        checkpointing: bool = False,
+        checkpointing: Collection[str] = (),
+        lean: Lean = Lean(),
     ) -> float:
         """Bytes that autograd keeps of one sample until its backward pass, in bf16.
 
-        With `checkpointing` of the language model's layers only their inputs are
-        kept, and one layer at a time is computed again. Nothing is kept of a frozen
-        part that no gradient passes.
+        Of layers of the parts in `checkpointing` (vision, language) only the inputs
+        are kept, and one layer at a time is computed again. Nothing is kept of a
+        frozen part that no gradient passes.
         """
         length = text_tokens + images * self.image_tokens
         before = {"vision", "connector"} & set(train)
         kept = 0.0
-        if "vision" in train:
-            kept += images * self.vision.saved
+        if "vision" in train or (train and not lean.frozen_graph):
+            vision = self.vision
+            again = vision.inputs + vision.largest
+            kept += images * (again if "vision" in checkpointing else vision.saved)
         if before:
             kept += images * self.connector.saved
         if before or "language" in train:
             language = self.language
-            per_token = language.saved_learning if "language" in train else language.saved
-            if checkpointing:
+            learns = "language" in train
+            per_token = language.saved_learning if learns else language.saved
+            if "language" in checkpointing:
                 layers = max(language.layers, 1)
                 per_token = layers * language.width + per_token / layers
+            elif lean.takes_last_rows(language.width):
+                spared = language.last_saved_learning if learns else language.last_saved
+                kept -= (length - supervised) * spared
             vocabulary = language.head_flops / 2 / language.width
-            kept += length * (per_token + 3 * language.width) + supervised * 2 * vocabulary
+            rows = supervised if lean.supervised_head else length
+            kept += length * (per_token + 3 * language.width) + rows * 2 * vocabulary
         return BF16 * kept
 
 
@@ -168,7 +185,8 @@ def _llava(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
         parameters=projected.parameters + has_newline * language.width,
         tokens=projected.tokens + has_newline * rows * math.isqrt(tile.tokens),
     )
-    vision = replace(tile, flops=tiles * tile.flops, saved=tiles * tile.saved)
+    names = ("flops", "saved", "inputs", "largest", "unused_flops")
+    vision = replace(tile, **{name: tiles * getattr(tile, name) for name in names})
     return ModelCost(vision, connector, language)
 
 
@@ -184,6 +202,9 @@ def _mgm(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
         width=low.width,
         flops=low.flops * views + high.flops,
         saved=low.saved * views + high.saved,
+        inputs=low.inputs * views + high.inputs,
+        largest=max(low.largest * views, high.largest),
+        unused_flops=low.unused_flops * views,
     )
     return ModelCost(vision, mining_cost(low, high, views, kind, language.width), language)
 
@@ -197,6 +218,8 @@ def _minigpt4(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
         width=queries.width,
         flops=eva.flops + queries.flops,
         saved=eva.saved + queries.saved,
+        inputs=eva.inputs + queries.inputs + eva.tokens * eva.width,
+        largest=max(eva.largest, queries.largest),
     )
     return ModelCost(
         vision, mlp_cost("linear", vision.tokens, vision.width, language.width), language

@@ -10,9 +10,6 @@ from vlforge.models.parts.last_rows import last_rows
 from vlforge.models.parts.recompute import set_recompute
 from vlforge.models.parts.vision import VisionTower
 
-LAST_ROWS_WIDTH = 512
-"""Width of a decoder from which on its last layer is given supervised rows alone."""
-
 
 def apply_lean(model: Any, lean: Lean, recompute: Collection[str] = ()) -> dict[str, int]:
     """Set the switches on a model of our families, whatever was set before.
@@ -27,15 +24,9 @@ def apply_lean(model: Any, lean: Lean, recompute: Collection[str] = ()) -> dict[
         model.last_rows.remove()
     decoder = model.language.get_decoder()
     model.lean = lean
-    model.last_rows = last_rows(decoder) if takes_last_rows(lean, decoder.config) else None
+    takes_rows = lean.takes_last_rows(int(decoder.config.hidden_size))
+    model.last_rows = last_rows(decoder) if takes_rows else None
     for module in model.modules():
         if isinstance(module, VisionTower):
             module.runs_unused = not lean.unused_layers
     return set_recompute(model, recompute, model.last_rows)
-
-
-def takes_last_rows(lean: Lean, config: Any) -> bool:
-    """Whether a decoder's last layer is to see supervised rows alone."""
-    if lean.last_layer_rows == "auto":
-        return int(config.hidden_size) >= LAST_ROWS_WIDTH
-    return lean.last_layer_rows

@@ -21,7 +21,9 @@ from vlforge.types import ModelError
 class VisionCost:
     """One picture through an encoder.
 
-    tokens of `width` come out; `saved` elements are kept where it trains.
+    tokens of `width` come out; `saved` elements are kept where it trains, of which
+    `largest` are of the largest layer; `inputs` elements go into all layers.
+    unused_flops: of layers behind the one that features are taken from.
     """
 
     parameters: int
@@ -29,6 +31,9 @@ class VisionCost:
     width: int
     flops: float
     saved: float = 0.0
+    inputs: float = 0.0
+    largest: float = 0.0
+    unused_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class LanguageCost:
 
     saved: elements kept per token where gradients pass but nothing learns.
     saved_learning: where it learns too. width: of a token.
+    last_flops, last_saved, last_saved_learning: of one token, in those products of the last
+    layer that rows without a label can be left out of.
     """
 
     parameters: int
@@ -61,6 +68,9 @@ class LanguageCost:
     layers: int = 0
     saved: float = 0.0
     saved_learning: float = 0.0
+    last_flops: float = 0.0
+    last_saved: float = 0.0
+    last_saved_learning: float = 0.0
 
 
 Config = Mapping[str, Any]
@@ -90,18 +100,21 @@ def vision_cost(config: Config, select_layer: int = -2) -> VisionCost:
 
 def _small_vision(config: Config) -> VisionCost:
     side, inputs, parameters, flops, saved = config["image_size"], 3, 0, 0.0, 0.0
+    given, largest = 0.0, 0.0
     residual = config.get("residual") or [[3, 3]] * len(config["channels"])
     for channels, kernels in zip(config["channels"], residual, strict=True):
         side //= 2
         weights = 9 * inputs * channels + sum(k * k * channels * channels for k in kernels)
         parameters += weights + (1 + len(kernels)) * 3 * channels
         flops += 2.0 * weights * side * side
-        saved += 3.0 * (1 + len(kernels)) * channels * side * side
+        kept = 3.0 * (1 + len(kernels)) * channels * side * side
+        saved, largest = saved + kept, max(largest, kept)
+        given += 4.0 * inputs * side * side
         inputs = channels
     tokens, width = side * side // config["merge"], inputs * config["merge"]
     parameters += tokens * width + (2 * inputs if config.get("norm", "group") == "group" else 0)
     parameters += inputs * side * side if config.get("place_std", 0.0) > 0 else 0
-    return VisionCost(parameters, tokens, width, flops, saved)
+    return VisionCost(parameters, tokens, width, flops, saved, given, largest)
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,19 @@ class _Tower:
         """Elements kept by `run` layers: norms, q k v and their mix, both sides of GELU."""
         return run * self.seen * (8.0 * self.width + float(self.bends) * self.inner)
 
+    def cost(self, parameters: int, tokens: int, embed_flops: float, run: int) -> VisionCost:
+        """Of the whole encoder, `run` layers of which are needed."""
+        return VisionCost(
+            parameters=parameters,
+            tokens=tokens,
+            width=self.width,
+            flops=self.flops(run) + embed_flops,
+            saved=self.saved(run),
+            inputs=float(run * self.seen * self.width),
+            largest=self.saved(min(run, 1)),
+            unused_flops=self.flops(self.depth - run),
+        )
+
 
 def _patches(config: Config, default_image: int = 224, default_patch: int = 16) -> tuple[int, int]:
     patch = int(config.get("patch_size", default_patch))
@@ -150,9 +176,12 @@ def _clip(config: Config, select_layer: int) -> VisionCost:
     bends = 3 if config.get("hidden_act", "quick_gelu") == "quick_gelu" else 2
     tower = _Tower(width, config.get("intermediate_size", 3072), depth, tokens + 1, bends=bends)
     embed = width + 3 * patch * patch * width + (tokens + 1) * width + 4 * width
-    run = _run(depth, select_layer)
-    flops = tower.flops(run) + 2.0 * tokens * 3 * patch * patch * width
-    return VisionCost(depth * tower.layer + embed, tokens, width, flops, tower.saved(run))
+    return tower.cost(
+        depth * tower.layer + embed,
+        tokens,
+        2.0 * tokens * 3 * patch * patch * width,
+        _run(depth, select_layer),
+    )
 
 
 def _siglip(config: Config, select_layer: int) -> VisionCost:
@@ -164,9 +193,8 @@ def _siglip(config: Config, select_layer: int) -> VisionCost:
     if config.get("vision_use_head", True):
         pooled = 4 * width * width + 4 * width + 2 * width * inner + inner + width
         parameters += width + pooled + 2 * width
-    run = _run(depth, select_layer)
-    flops = tower.flops(run) + 2.0 * tokens * 3 * patch * patch * width
-    return VisionCost(parameters, tokens, width, flops, tower.saved(run))
+    embed_flops = 2.0 * tokens * 3 * patch * patch * width
+    return tower.cost(parameters, tokens, embed_flops, _run(depth, select_layer))
 
 
 def _eva(config: Config) -> VisionCost:
@@ -175,8 +203,8 @@ def _eva(config: Config) -> VisionCost:
     inner = config.get("intermediate_size", 6144)
     tower = _Tower(width, inner, depth, tokens + 1, biases=3)
     embed = (3 * patch * patch + 1) * width + width + (tokens + 1) * width
-    flops = tower.flops(depth) + 2.0 * tokens * 3 * patch * patch * width
-    return VisionCost(depth * tower.layer + embed, tokens + 1, width, flops, tower.saved(depth))
+    embed_flops = 2.0 * tokens * 3 * patch * patch * width
+    return tower.cost(depth * tower.layer + embed, tokens + 1, embed_flops, depth)
 
 
 def _qwen_vit(config: Config) -> VisionCost:
@@ -184,8 +212,8 @@ def _qwen_vit(config: Config) -> VisionCost:
     tokens, patch = _patches(config, 448, 14)
     tower = _Tower(width, int(width * config.get("mlp_ratio", 4.9231)), depth, tokens)
     embed = 3 * patch * patch * width + 256 * width + 2 * width
-    flops = tower.flops(depth) + 2.0 * tokens * 3 * patch * patch * width
-    return VisionCost(depth * tower.layer + embed, tokens, width, flops, tower.saved(depth))
+    embed_flops = 2.0 * tokens * 3 * patch * patch * width
+    return tower.cost(depth * tower.layer + embed, tokens, embed_flops, depth)
 
 
 def convnext_cost(config: Config, image_size: int) -> VisionCost:
@@ -199,7 +227,7 @@ def convnext_cost(config: Config, image_size: int) -> VisionCost:
     side = image_size // patch
     parameters = (3 * patch * patch + 1) * widths[0] + 2 * widths[0]
     flops = 2.0 * side * side * 3 * patch * patch * widths[0]
-    saved, largest, before = 0.0, side * side, widths[0]
+    saved, inputs, kept, tokens, before = 0.0, 0.0, 0.0, side * side, widths[0]
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         if stage:
             side //= 2
@@ -210,8 +238,10 @@ def convnext_cost(config: Config, image_size: int) -> VisionCost:
         parameters += depth * (block + width + 2 * width + 5 * width + width)
         flops += 2.0 * depth * block * side * side
         saved += depth * side * side * width * (5.0 + 8.0)
+        inputs += depth * side * side * width
+        kept = max(kept, side * side * width * (5.0 + 8.0))
         before = width
-    return VisionCost(parameters, largest, sum(widths), flops, saved)
+    return VisionCost(parameters, tokens, sum(widths), flops, saved, inputs, kept)
 
 
 def qformer_cost(config: Config, seen: int) -> VisionCost:
@@ -228,7 +258,9 @@ def qformer_cost(config: Config, seen: int) -> VisionCost:
     cross = 2.0 * (2 * queries * width * width + 2 * seen * encoder * width)
     cross += 4.0 * queries * seen * width
     saved = layers * queries * (10.0 * width + 2.0 * inner) + crossed * 2.0 * seen * width
-    return VisionCost(parameters, queries, width, layers * own + crossed * cross, saved)
+    inputs, largest = float(layers * queries * width), saved / max(layers, 1)
+    flops = layers * own + crossed * cross
+    return VisionCost(parameters, queries, width, flops, saved, inputs, largest)
 
 
 def connector_parameters(
@@ -328,7 +360,21 @@ def language_cost(config: Config) -> LanguageCost:
         layers=depth,
         saved=float(depth * saved),
         saved_learning=float(depth * learning),
+        **_last_layer(kind, width, mixed, inner),
     )
+
+
+def _last_layer(kind: str, width: int, mixed: int, inner: int) -> dict[str, float]:
+    """What a token without a label is spared in the last layer: queries, output, MLP."""
+    if kind == "mixtral":
+        return {}
+    has_queries = kind not in ("qwen", "phi3")
+    products = (1 + has_queries) * width * mixed + 3 * width * inner
+    return {
+        "last_flops": 2.0 * products,
+        "last_saved": 3.0 * inner,
+        "last_saved_learning": 4.0 * inner,
+    }
 
 
 def _head_widths(config: Config, kind: str) -> tuple[int, int]:

@@ -191,6 +191,6 @@ def _plan(
         tokens=sample.text_tokens + sample.images * cost.image_tokens,
         flops=flops + (6.0 * trained * sample.text_tokens if is_added else 0.0),
         kept_bytes=cost.sample_bytes(*shape, parts),
-        kept_bytes_checkpointed=cost.sample_bytes(*shape, parts, checkpointing=True),
+        kept_bytes_checkpointed=cost.sample_bytes(*shape, parts, checkpointing=("language",)),
         state_bytes=frozen * FROZEN_BYTES + trained * LEARNING_BYTES,
     )
