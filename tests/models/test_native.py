@@ -5,14 +5,32 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from tests.models.tiny_native import idefics, onevision, qwen
+from tests.models.tiny_native import (
+    idefics,
+    internvl,
+    llava,
+    onevision,
+    qwen,
+    qwen2,
+    qwen3,
+    smolvlm,
+)
 from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalChat
 from vlforge.models.native import NativeModel
 from vlforge.models.parts.native_processor import open_processor
 from vlforge.types import DataError, ModelError, Sample, Turn
 
-MAKERS = {"qwen2.5-vl": qwen, "llava-onevision": onevision, "idefics3": idefics}
+MAKERS = {
+    "qwen2-vl": qwen2,
+    "qwen2.5-vl": qwen,
+    "qwen3-vl": qwen3,
+    "llava": llava,
+    "llava-onevision": onevision,
+    "idefics3": idefics,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+}
 ASKED = (
     Turn("user", "<image>\nwhat colour is the car?"),
     Turn("assistant", "it is red."),

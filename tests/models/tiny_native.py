@@ -10,12 +10,24 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
@@ -37,9 +49,9 @@ CHATML = (
 )
 
 
-def tokenizer(*specials: str) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with ChatML's marks and some more."""
-    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *specials]
+def tokenizer(*specials: str, **named: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with ChatML's marks and some more, `named` ones by attributes."""
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *specials, *named.values()]
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -51,7 +63,10 @@ def tokenizer(*specials: str) -> PreTrainedTokenizerFast:
     )
     made.train_from_iterator(["what colour is the car? it is red. user assistant"] * 2, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=made,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=named,
     )
 
 
@@ -63,11 +78,7 @@ def qwen(out: Path) -> Path:
         text_config=TEXT
         | {
             "vocab_size": len(words),
-            "rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [1, 1, 2],
-                "rope_theta": 10000.0,
-            },
+            "rope_parameters": _mrope(),
         },
         vision_config={
             "depth": 2,
@@ -87,6 +98,125 @@ def qwen(out: Path) -> Path:
     pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
     image = "<|vision_start|><|image_pad|><|vision_end|>"
     return _write(Qwen2_5_VLForConditionalGeneration, config, words, pictures, image, out)
+
+
+def qwen2(out: Path) -> Path:
+    """Qwen2-VL: patches by size, three-part positions."""
+    words = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    ids = words.convert_tokens_to_ids
+    config = Qwen2VLConfig(
+        text_config=TEXT | {"vocab_size": len(words), "rope_parameters": _mrope()},
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "num_heads": 4,
+            "mlp_ratio": 2,
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    return _write(Qwen2VLForConditionalGeneration, config, words, pictures, image, out)
+
+
+def qwen3(out: Path) -> Path:
+    """Qwen3-VL: the encoder's earlier layers go into the decoder's, positions interleaved."""
+    words = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    ids = words.convert_tokens_to_ids
+    config = Qwen3VLConfig(
+        text_config=TEXT
+        | {
+            "vocab_size": len(words),
+            "head_dim": 8,
+            "rope_parameters": _mrope() | {"mrope_interleaved": True},
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "patch_size": 14,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    return _write(Qwen3VLForConditionalGeneration, config, words, pictures, image, out)
+
+
+def _mrope() -> dict[str, Any]:
+    return {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+
+
+def llava(out: Path) -> Path:
+    """LLaVA-1.5 as transformers has it: CLIP's last layer but one, a fixed number of tokens."""
+    words = tokenizer("<image>")
+    config = LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        text_config={"model_type": "llama", "vocab_size": len(words)} | TEXT,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )
+    pictures = CLIPImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+    )
+    own = {
+        "patch_size": 14,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default",
+        "image_token": "<image>",
+        "processor_class": "LlavaProcessor",
+    }
+    return _write(LlavaForConditionalGeneration, config, words, pictures, "<image>\n", out, own)
+
+
+def internvl(out: Path) -> Path:
+    """InternVL: square tiles, each of them four tokens between two of its own."""
+    words = tokenizer(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": [28, 28],
+            "patch_size": [7, 7],
+        },
+        text_config={"model_type": "qwen2", "vocab_size": len(words)} | TEXT,
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    pictures = GotOcr2ImageProcessorPil(
+        size={"height": 28, "width": 28}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    own = {"image_seq_length": 4, "processor_class": "InternVLProcessor"}
+    kind = InternVLForConditionalGeneration
+    return _write(kind, config, words, pictures, "<IMG_CONTEXT>\n", out, own)
 
 
 def onevision(out: Path) -> Path:
@@ -132,11 +262,20 @@ def onevision(out: Path) -> Path:
 
 def idefics(out: Path) -> Path:
     """Idefics3: a grid of tiles with row and column tokens, pixel shuffle."""
+    return _tiles(Idefics3Config, Idefics3ForConditionalGeneration, out)
+
+
+def smolvlm(out: Path) -> Path:
+    """SmolVLM2 with Idefics3's processor: its own needs num2words, for videos only."""
+    return _tiles(SmolVLMConfig, SmolVLMForConditionalGeneration, out)
+
+
+def _tiles(settings: Any, kind: Any, out: Path) -> Path:
     rows = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
     words = tokenizer(
         "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *rows
     )
-    config = Idefics3Config(
+    config = settings(
         vision_config={
             "hidden_size": 16,
             "intermediate_size": 32,
@@ -155,7 +294,7 @@ def idefics(out: Path) -> Path:
         size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
     )
     own = {"image_seq_len": 4, "processor_class": "Idefics3Processor"}
-    return _write(Idefics3ForConditionalGeneration, config, words, pictures, "<image>", out, own)
+    return _write(kind, config, words, pictures, "<image>", out, own)
 
 
 def _write(

@@ -10,7 +10,7 @@ Shapes: B rows, L ids with pictures expanded, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,9 +27,12 @@ from vlforge.types import IGNORE_INDEX, LLAVA_IMAGE_TOKEN, DataError, ModelError
 VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder")
 CONNECTOR_NAMES = (
     "multi_modal_projector", "connector", "aligner", "qformer", "language_projection",
-    "query_tokens", "image_newline", "visual.merger", "embed_vision", "modality_projection",
+    "query_tokens", "image_newline", "visual.merger", "visual.deepstack_merger_list",
+    "embed_vision", "modality_projection",
 )  # fmt: skip
 """What transformers calls the parts, as ends or beginnings of their parameters' paths."""
+PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
+"""Inputs that say something of each token."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class NativeEncoded:
     image_spans: (first, past last) position of each run of image tokens.
     problem: why nothing is supervised, in one line; None where something is.
     whole: tokens before anything was cut.
-    lost_images: none, because a row whose pictures do not fit is refused.
+    lost_images: pictures of which the cut takes something.
     text: the conversation as the processor gets it, one mark for each picture.
     said: (from, to) in its characters, what is supervised.
     """
@@ -60,6 +63,21 @@ class NativeEncoded:
     def length(self) -> int:
         """Tokens with pictures expanded."""
         return len(self.ids)
+
+    def cut(self, max_length: int | None) -> NativeEncoded:
+        """The first `max_length` tokens, and whether they teach anything."""
+        most = self.whole if max_length is None else max_length
+        ids, labels = self.ids[:most], self.labels[:most]
+        per_token = {key: self.inputs[key][:, :most] for key in PER_TOKEN if key in self.inputs}
+        learns = any(label != IGNORE_INDEX for label in labels)
+        return replace(
+            self,
+            ids=ids,
+            labels=labels,
+            inputs=self.inputs | per_token,
+            problem=None if learns else "no supervised token: no answer, or it was cut off",
+            lost_images=sum(end > most for _, end in self.image_spans),
+        )
 
 
 class NativeModel(nn.Module):
@@ -130,30 +148,60 @@ class NativeModel(nn.Module):
             DataError: another number of `<image>` than of pictures, turns that the
                 template cannot hold, or pictures that do not fit `max_length`.
         """
-        tags = sum(turn.text.count(LLAVA_IMAGE_TOKEN) for turn in sample.turns)
-        if tags != len(images):
-            raise DataError(
-                f"the turns hold {tags} <image> and the sample has {len(images)} images"
-            )
+        _check_tags(sample, len(images))
         text, spans = self._text(sample.turns, template, generation)
-        ids, offsets, replaced, inputs = self._expand(text, images)
+        ids, offsets, replaced, inputs = self.expand(text, images)
+        if len(replaced) != len(images):
+            raise DataError(
+                f"the text holds {len(replaced)} of {self.image_token} and the sample has "
+                f"{len(images)} images; say <image> for each, and nothing else that means one"
+            )
+        made = self._row(text, spans, ids, offsets, replaced)
+        whole = replace(made, inputs=inputs).cut(max_length)
+        if whole.lost_images:
+            raise DataError(
+                f"the pictures end at token {made.image_spans[-1][1]} and {max_length} fit; raise "
+                "max_length or make the pictures smaller"
+            )
+        return replace(whole, problem=None) if generation else whole
+
+    def outline(
+        self,
+        sample: Sample,
+        stand_ins: Sequence[str],
+        template: Template | None = None,
+        max_length: int | None = None,
+    ) -> NativeEncoded:
+        """The same ids and labels without any pixel, as far as they can be told without.
+
+        Args:
+            stand_ins: what the processor writes for each picture; see `native_outline`.
+
+        Raises:
+            DataError: as `encode`; pictures that do not fit are counted as lost instead.
+        """
+        _check_tags(sample, len(stand_ins))
+        text, spans = self._text(sample.turns, template, False)
+        grown, replaced = _grow(text, self.image_token or "", stand_ins)
+        made = self.tokenizer(
+            grown, add_special_tokens=self._adds_specials(text), return_offsets_mapping=True
+        )
+        offsets = [tuple(pair) for pair in made["offset_mapping"]]
+        return self._row(text, spans, list(made["input_ids"]), offsets, replaced).cut(max_length)
+
+    def _row(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        ids: list[int],
+        offsets: Sequence[tuple[int, int]],
+        replaced: Sequence[dict[str, Any]],
+    ) -> NativeEncoded:
+        """A row without its pixels, whole."""
         labels = _labels(ids, offsets, _moved(spans, replaced))
         pictures = _runs(offsets, [tuple(one["new_span"]) for one in replaced])
-        whole = len(ids)
-        if max_length is not None and len(ids) > max_length:
-            if pictures and pictures[-1][1] > max_length:
-                raise DataError(
-                    f"the pictures end at token {pictures[-1][1]} and {max_length} fit; raise "
-                    "max_length or make the pictures smaller"
-                )
-            ids, labels = ids[:max_length], labels[:max_length]
-            inputs = {key: value for key, value in inputs.items() if key not in _PER_TOKEN} | {
-                key: inputs[key][:, :max_length] for key in _PER_TOKEN if key in inputs
-            }
-        learns = generation or any(label != IGNORE_INDEX for label in labels)
-        problem = None if learns else "no supervised token: no answer, or it was cut off"
-        told = {"whole": whole, "text": text, "said": tuple(spans)}
-        return NativeEncoded(ids, labels, inputs, tuple(pictures), problem, **told)
+        told = {"whole": len(ids), "text": text, "said": tuple(spans)}
+        return NativeEncoded(ids, labels, {}, tuple(pictures), **told)
 
     def _text(
         self, turns: Sequence[Turn], template: Template | None, generation: bool
@@ -210,7 +258,7 @@ class NativeModel(nn.Module):
             line = (str(error).strip() or "no chat template").splitlines()[0]
             raise DataError(f"the model's chat template cannot be used: {line}") from None
 
-    def _expand(
+    def expand(
         self, text: str, images: Sequence[Image.Image]
     ) -> tuple[list[int], list[tuple[int, int]], list[dict[str, Any]], dict[str, Tensor]]:
         """Ids, their characters in the expanded text, what was replaced, and the other inputs."""
@@ -235,7 +283,9 @@ class NativeModel(nn.Module):
         replaced = made.pop("text_replacement_offsets", [[]])
         made.pop("attention_mask", None)
         inputs = {key: value for key, value in made.items() if isinstance(value, Tensor)}
-        return ids, offsets, list(replaced[0]) if replaced else [], inputs
+        # InternVL's makes a tensor of an empty list.
+        known = [] if isinstance(replaced, Tensor) or not replaced else list(replaced[0])
+        return ids, offsets, known, inputs
 
     def _adds_specials(self, text: str) -> bool:
         """A chat template that writes the first token itself must not get it twice."""
@@ -248,7 +298,7 @@ class NativeModel(nn.Module):
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         fills = {"input_ids": pad, "labels": IGNORE_INDEX, "attention_mask": 0}
         batch = {key: torch.full((len(rows), longest), fill) for key, fill in fills.items()}
-        per_token = {key for row in rows for key in row.inputs if key in _PER_TOKEN}
+        per_token = {key for row in rows for key in row.inputs if key in PER_TOKEN}
         batch |= {key: torch.zeros(len(rows), longest, dtype=torch.long) for key in per_token}
         for place, row in enumerate(rows):
             start = longest - row.length if side == "left" else 0
@@ -258,7 +308,7 @@ class NativeModel(nn.Module):
             batch["attention_mask"][place, here] = 1
             for key in per_token & row.inputs.keys():
                 batch[key][place, here] = row.inputs[key][0]
-        others = {key for row in rows for key in row.inputs if key not in _PER_TOKEN}
+        others = {key for row in rows for key in row.inputs if key not in PER_TOKEN}
         return batch | {key: _joined([row.inputs[key] for row in rows if key in row.inputs])
                         for key in sorted(others)}  # fmt: skip
 
@@ -289,9 +339,6 @@ class NativeModel(nn.Module):
         )
 
 
-_PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
-
-
 def message(role: str, text: str) -> dict[str, Any]:
     """A turn as chat templates take it, pictures where their tags stand."""
     content: list[dict[str, Any]] = []
@@ -302,6 +349,30 @@ def message(role: str, text: str) -> dict[str, Any]:
         if words:
             content.append({"type": "text", "text": words})
     return {"role": role, "content": content or [{"type": "text", "text": ""}]}
+
+
+def _check_tags(sample: Sample, pictures: int) -> None:
+    tags = sum(turn.text.count(LLAVA_IMAGE_TOKEN) for turn in sample.turns)
+    if tags != pictures:
+        raise DataError(f"the turns hold {tags} <image> and the sample has {pictures} images")
+
+
+def _grow(text: str, mark: str, stand_ins: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+    """A text with its marks replaced in order, told as transformers' processors tell it."""
+    words = text.split(mark) if stand_ins else [text]
+    if len(words) != len(stand_ins) + 1:
+        raise DataError(
+            f"the text holds {len(words) - 1} of {mark} and the sample has {len(stand_ins)} "
+            "images; say <image> for each, and nothing else that means one"
+        )
+    grown, replaced, at = words[0], [], len(words[0])
+    for stand_in, after in zip(stand_ins, words[1:], strict=True):
+        new = (len(grown), len(grown) + len(stand_in))
+        one = {"span": (at, at + len(mark)), "new_span": new, "text": mark}
+        replaced.append(one | {"replacement": stand_in})
+        grown += stand_in + after
+        at += len(mark) + len(after)
+    return grown, replaced
 
 
 def _moved(
