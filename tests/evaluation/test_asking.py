@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
-from vlforge.evaluation.run import evaluate, score_folder
+from vlforge.evaluation.run import evaluate
+from vlforge.evaluation.scoring import score_folder
 from vlforge.types import Caption, DataError, RecipeError
 
 PNG = b"\x89PNG picture "

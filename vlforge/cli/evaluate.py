@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ Examples:
 SCORE_EXAMPLES = """\b
 Examples:
   vlforge eval score scores               extract and score again, no model needed
+  vlforge eval score --benchmark pope --answers answers.jsonl \\
+      --questions llava_pope_test.jsonl --annotations coco --json
 """
 EXPORT_EXAMPLES = """\b
 Examples:
@@ -46,11 +49,16 @@ def build_app() -> typer.Typer:
 
 def run(
     model: Annotated[Path, typer.Argument(help="A model folder.", show_default=False)],
-    benchmark: Annotated[str, typer.Option(help="textvqa or mmbench.", show_default=False)],
-    questions: Annotated[
-        Path, typer.Option(help="Question jsonl (textvqa) or TSV (mmbench).", show_default=False)
+    benchmark: Annotated[
+        str, typer.Option(help="One of `vlforge list benchmarks`.", show_default=False)
     ],
-    annotation: Annotated[Path | None, typer.Option(help="TextVQA's annotation json.")] = None,
+    questions: Annotated[
+        Path, typer.Option(help="What it asks: question jsonl, TSV, …", show_default=False)
+    ],
+    annotation: Annotated[
+        Path | None,
+        typer.Option("--annotation", "--annotations", help="The right answers, where apart."),
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of the pictures.")] = None,
     out: Annotated[Path, typer.Option(help="Where answers and scores go.")] = Path("eval"),
     protocol: Annotated[str, typer.Option(help="How answers are read and scored.")] = "auto",
@@ -75,11 +83,6 @@ def run(
     from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
     from vlforge.recipe.typed import build
 
-    if not model.is_dir():
-        raise ModelError(f"{model}: no such model folder; give a training stage of a run")
-    for path in (questions, annotation, images):
-        if path is not None and not path.exists():
-            raise DataError(f"{path}: no such file or folder")
     spec = {
         "name": benchmark,
         "questions": str(questions),
@@ -88,9 +91,15 @@ def run(
         "protocol": protocol,
         "ocr": ocr,
     }
+    benchmarks = [build(BenchmarkSpec, spec, _option)]
+    if not model.is_dir():
+        raise ModelError(f"{model}: no such model folder; give a training stage of a run")
+    for path in (questions, annotation, images):
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: no such file or folder")
     settings = {
         "model": str(model),
-        "benchmarks": [build(BenchmarkSpec, spec, _option)],
+        "benchmarks": benchmarks,
         "template": template,
         "batch": batch,
         "max_new_tokens": max_new_tokens,
@@ -102,7 +111,7 @@ def run(
 def _option(*keys: object) -> str:
     """Where a setting was typed; the benchmark's `name` is `--benchmark` here."""
     if not keys:
-        return "eval run"
+        return "--benchmark"
     typed = "benchmark" if keys[-1] == "name" else str(keys[-1]).replace("_", "-")
     return f"--{typed}"
 
@@ -124,16 +133,68 @@ def _ask_and_score(config: Any, model: Path, out: Path, device: str) -> None:
 
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="A folder `eval run` wrote.", show_default=False)],
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder `eval run` wrote.", show_default=False)
+    ] = None,
+    benchmark: Annotated[
+        str, typer.Option(help="Whose answers --answers are.", show_default=False)
+    ] = "",
+    answers: Annotated[
+        Path | None, typer.Option(help="Answers that any tool wrote.", show_default=False)
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option("--annotations", "--annotation", help="The right answers."),
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="The questions.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the pictures.")] = None,
     protocol: Annotated[str, typer.Option(help="How answers are read and scored.")] = "auto",
+    metric: Annotated[str, typer.Option(help="The metric of `custom`.")] = "auto",
+    judged: Annotated[Path | None, typer.Option(help="Verdicts that `eval judge` wrote.")] = None,
+    strict: Annotated[bool, typer.Option(help="Refuse missing answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Scores as JSON.")] = False,
 ) -> None:
     """Score the answers that are there, without a model."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
-    from vlforge.evaluation.run import score_folder
+    if (folder is None) == (answers is None):
+        raise DataError("give a folder that `eval run` wrote, or --benchmark and --answers")
+    if answers is not None:
+        spec = {
+            "name": benchmark,
+            "questions": str(questions or ""),
+            "annotation": annotations and str(annotations),
+            "images": images and str(images),
+            "protocol": protocol,
+            "metric": metric,
+        }
+        metrics = _score_answers(spec, answers, strict, judged)
+    else:
+        assert folder is not None
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
+        from vlforge.evaluation.scoring import score_folder
 
-    show_scores(score_folder(folder, protocol=protocol))
-    plain_line(f"Scores  {shown_path(folder / 'metrics.json')}")
+        metrics = score_folder(folder, protocol=protocol, strict=strict)
+    if as_json:
+        print(json.dumps(metrics, ensure_ascii=False))
+        return
+    show_scores(metrics)
+    if folder is not None:
+        plain_line(f"Scores  {shown_path(folder / 'metrics.json')}")
+
+
+def _score_answers(
+    settings: dict[str, Any], answers: Path, strict: bool, judged: Path | None
+) -> dict[str, Any]:
+    from vlforge.evaluation.config import BenchmarkSpec
+    from vlforge.evaluation.scoring import score_answers
+    from vlforge.recipe.typed import build
+
+    if not settings["name"]:
+        raise DataError("--answers needs --benchmark; `vlforge list benchmarks` names them")
+    spec = build(BenchmarkSpec, settings, _option)
+    if not spec.questions and not spec.annotation:
+        raise DataError("give --questions or --annotations: the files of the benchmark")
+    return {spec.key: score_answers(spec, answers, strict=strict, judged=judged)}
 
 
 def export(

@@ -41,7 +41,7 @@ Into = Annotated[
 
 
 def build_app() -> typer.Typer:
-    """`list ops`, `list keys`, `list kinds`, `list formats`, `list layouts` and `list tools`."""
+    """The commands of `vlforge list`."""
     app = typer.Typer(help="What a recipe can name.", no_args_is_help=True)
     app.command("ops", epilog=OPS_EXAMPLES)(list_operators)
     app.command("keys", epilog=KEYS_EXAMPLES)(list_keys)
@@ -49,7 +49,21 @@ def build_app() -> typer.Typer:
     app.command("formats")(list_formats)
     app.command("layouts")(list_layouts)
     app.command("tools")(list_tools)
+    app.command("benchmarks")(list_benchmarks)
     return app
+
+
+def list_benchmarks() -> None:
+    """Every benchmark that `eval` knows, its protocols and what it is."""
+    from vlforge.evaluation.benchmarks import benchmark
+    from vlforge.evaluation.config import benchmark_names
+
+    rows = []
+    for name in benchmark_names():
+        module = benchmark(name)
+        about = (module.__doc__ or "").partition("\n")[0]
+        rows.append((name, ", ".join(module.PROTOCOLS), about))
+    table(("benchmark", "protocols", "what it is"), rows)
 
 
 def list_layouts() -> None:

@@ -11,7 +11,9 @@ from vlforge.types import DataError
 _WIDEST_CELL = 256 << 20
 
 
-def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_table(
+    path: Path, needed: Sequence[str] = (), *, separator: str = "\t"
+) -> list[dict[str, str]]:
     """Rows as column -> text; an empty cell is "". Texts such as "None" or "NA" stay texts.
 
     Raises:
@@ -20,7 +22,7 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
     csv.field_size_limit(_WIDEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
+            reader = csv.DictReader(file, delimiter=separator)
             rows = [{k: v or "" for k, v in row.items() if k is not None} for row in reader]
             columns = list(map(str, reader.fieldnames or []))
     except FileNotFoundError:

@@ -127,6 +127,8 @@ def _line(branches: Sequence[Mapping[str, Any]], where: Where) -> str:
     message = " or ".join(dict.fromkeys(wanted))
     if item["type"] == "missing":
         return f"{where(*path[:-1])}: {dotted!r} is missing"
+    if item["type"] == "value_error":
+        return f"{where(*path)}: {message.removeprefix('Value error, ')}"
     given = item.get("input")
     shown = repr(given) if len(repr(given)) < 60 else repr(given)[:57] + "..."
     return f"{where(*path)}: {dotted!r} is {shown}, but {message}"

@@ -1,0 +1,80 @@
+"""One file per benchmark. A file here is a benchmark; nothing has to be registered.
+
+Each reads its questions, knows its protocols and scores answers; what more it can do
+(a judge's questions, upload files) it says by having the function.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from vlforge.evaluation.config import BenchmarkSpec
+from vlforge.evaluation.questions import Question, Score
+from vlforge.types import RecipeError
+
+Verdicts = Mapping[str, Mapping[str, Any]]
+"""What a judge said, by question id."""
+UNJUDGED: Verdicts = MappingProxyType({})
+"""No judge was asked."""
+Judging = Generator[Any, str, Mapping[str, Any]]
+"""Asks a judge: yields requests, is sent replies, returns a verdict."""
+
+
+class Benchmark(Protocol):
+    """What a module of this package has.
+
+    May also have: `judging(question, answer, rule) -> Judging | None` (None: nothing to ask),
+    `EXPORTS`: name -> function(questions, said, target) that writes an upload file, and
+    `match(row, questions) -> id` where answers made elsewhere are not found by their id.
+    """
+
+    PROTOCOLS: tuple[str, ...]
+
+    def read(self, spec: BenchmarkSpec) -> list[Question]:
+        """The questions in file order, with their answers where the files have them."""
+        ...
+
+    def knows(self, rule: str) -> bool:
+        """Whether `rule` names a protocol of this benchmark."""
+        ...
+
+    def protocol_name(self, questions: Sequence[Question], rule: str) -> str:
+        """The protocol's full name, such as `textvqa@m4c+ocr`; raises for one it does not know."""
+        ...
+
+    def score(
+        self,
+        questions: Sequence[Question],
+        said: Mapping[str, str],
+        rule: str,
+        verdicts: Verdicts = ...,
+    ) -> Score:
+        """Scores of answers by question id; a question without answer is wrong and counted."""
+        ...
+
+
+Export = Callable[[Sequence[Question], Mapping[str, str], Path], None]
+"""Writes answers as a server or another tool takes them."""
+
+
+def benchmark(name: str) -> Any:
+    """The module of a benchmark that `benchmark_names` names, a `Benchmark`."""
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def rule_of(name: str, protocols: Sequence[str], rule: str) -> str:
+    """A protocol by its bare name: `auto` is the first, `NAME@` before it may be left out.
+
+    Raises:
+        RecipeError: not one of them.
+    """
+    bare = rule.removeprefix(f"{name}@")
+    if bare == "auto":
+        return protocols[0]
+    if bare not in protocols:
+        raise RecipeError(f"{name} has no protocol {rule!r}; known: {', '.join(protocols)}")
+    return bare

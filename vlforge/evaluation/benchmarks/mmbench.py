@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
+from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics.choices import EXTRACTORS
 from vlforge.evaluation.metrics.intervals import interval
@@ -116,7 +117,12 @@ def protocol_name(questions: Sequence[Question], rule: str) -> str:
     return f"mmbench@{mode}/{extractor}"
 
 
-def score(questions: Sequence[Question], said: Mapping[str, str], rule: str) -> Score:
+def score(
+    questions: Sequence[Question],
+    said: Mapping[str, str],
+    rule: str,
+    verdicts: Verdicts = UNJUDGED,
+) -> Score:
     """Circular, with vanilla (first rotation) and all rows beside it.
 
     A group's credit is 1 when the letter read from each of its rows is the
@@ -180,11 +186,10 @@ def report(
     """VLMEvalKit's table: per split the overall mean, then l2-categories, then categories."""
     splits: dict[str, dict[str, list[float]]] = {}
     for name, question in first.items():
-        row = splits.setdefault(question.labels.get("split") or "none", {"Overall": []})
+        row = splits.setdefault((*question.labels_of("split"), "none")[0], {"Overall": []})
         row["Overall"].append(credits[name])
         for kind in ("l2-category", "category"):
-            label = question.labels.get(kind)
-            if label:
+            for label in question.labels_of(kind):
                 row.setdefault(SHORT.get(label, label), []).append(credits[name])
     return {split: {k: _mean(v) for k, v in row.items()} for split, row in splits.items()}
 
@@ -195,8 +200,8 @@ def _by_label(
     found: dict[str, list[str]] = {}
     for name, question in first.items():
         for kind in ("l2-category", "category"):
-            if question.labels.get(kind):
-                found.setdefault(question.labels[kind], []).append(name)
+            for label in question.labels_of(kind):
+                found.setdefault(label, []).append(name)
     return {
         label: {
             "score": _mean(credits[n] for n in names),
@@ -222,7 +227,7 @@ def _question(row: Mapping[str, str], pictures: _Pictures, path: Path) -> Questi
     return Question(
         id=index,
         text=prompt_of(row),
-        image=pictures.of(row),
+        images=pictures.of(row),
         answers=(row.get("answer", ""),),
         options=options_of(row),
         group=group,
@@ -239,8 +244,8 @@ class _Pictures:
         self.path = path
         self.decoded: dict[str, bytes] = {}
 
-    def of(self, row: Mapping[str, str]) -> bytes | None:
-        """The row's picture: base64 in its cell, or in the cell of the row that it names."""
+    def of(self, row: Mapping[str, str]) -> tuple[bytes, ...]:
+        """The row's picture, if any: base64 in its cell, or in that of the row that it names."""
         index = row["index"]
         text = row.get("image", "")
         passed = {index}
@@ -254,10 +259,10 @@ class _Pictures:
                 )
             passed.add(index)
         if not text:
-            return None
+            return ()
         if index not in self.decoded:
             self.decoded[index] = self._decode(text, index)
-        return self.decoded[index]
+        return (self.decoded[index],)
 
     def _decode(self, text: str, index: str) -> bytes:
         if len(text) > _LARGEST_IMAGE * 4 // 3:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
-from vlforge.evaluation.metrics.intervals import interval
 from vlforge.evaluation.metrics.vqa import NORMALISERS, soft_accuracy
 from vlforge.evaluation.questions import Question, Score
+from vlforge.evaluation.results import result
 from vlforge.types import DataError, RecipeError
 
 PROTOCOLS = tuple(NORMALISERS)
@@ -54,7 +55,7 @@ def read(spec: BenchmarkSpec) -> list[Question]:
             Question(
                 id=question_id if question_id not in taken else f"{question_id}#{number}",
                 text=without_ocr(text) if spec.ocr == "remove" else text,
-                image=str(folder / str(image)) if image else None,
+                images=(str(folder / str(image)),) if image else (),
                 answers=answers,
                 group=question_id,
                 asked=question_of(text),
@@ -75,32 +76,24 @@ def protocol_name(questions: Sequence[Question], rule: str) -> str:
     return f"textvqa@{_rule(rule)}{'+ocr' if with_ocr else ''}"
 
 
-def score(questions: Sequence[Question], said: Mapping[str, str], rule: str) -> Score:
+def score(
+    questions: Sequence[Question],
+    said: Mapping[str, str],
+    rule: str,
+    verdicts: Verdicts = UNJUDGED,
+) -> Score:
     """Mean credit; a question without prediction is wrong and counted.
 
     `unparsed` counts answers of which the normaliser leaves nothing.
     """
     name, rule = protocol_name(questions, rule), _rule(rule)
     read_as = {q.id: NORMALISERS[rule](said[q.id]) or None for q in questions if q.id in said}
-    fields: dict[str, Any] = {
-        "score": None,
-        "n": len(questions),
-        "missing": sum(q.id not in said for q in questions),
-        "unparsed": sum(text is None for text in read_as.values()),
-        "protocol": name,
-        "interval": None,
-    }
-    extracted = {q.id: read_as.get(q.id) for q in questions}
     if not all(question.answers for question in questions):
-        return Score(fields, {}, extracted)
+        return result(name, questions, said, read_as, None)
     credits = {
         q.id: soft_accuracy(said[q.id], q.answers, rule) if q.id in said else 0.0 for q in questions
     }
-    fields["score"] = sum(credits.values()) / max(1, len(credits))
-    fields["interval"] = list(
-        interval(list(credits.values()), [q.picture_key() for q in questions])
-    )
-    return Score(fields, credits, extracted)
+    return result(name, questions, said, read_as, credits)
 
 
 @dataclass

@@ -1,0 +1,192 @@
+"""Extraction and scores, of a folder that `eval run` wrote or of answers made elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlforge.evaluation.answers import read_answers
+from vlforge.evaluation.asking import answers_kept, picture_name
+from vlforge.evaluation.benchmarks import benchmark
+from vlforge.evaluation.config import BenchmarkSpec
+from vlforge.evaluation.files import digest_of, read_json, write_json, write_lines
+from vlforge.evaluation.metrics.intervals import interval
+from vlforge.evaluation.questions import Question, Score
+from vlforge.types import DataError, RecipeError
+
+EXAMPLES = 40
+"""Questions per benchmark that `examples.jsonl` shows."""
+
+
+def score_folder(
+    out: Path,
+    *,
+    protocol: str = "auto",
+    benchmarks: Sequence[BenchmarkSpec] | None = None,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Extract and score the predictions that lie in `out`.
+
+    Args:
+        protocol: overrules the protocol of every benchmark that knows it.
+        benchmarks: the files to score against; else as the folder's settings say.
+        strict: refuse missing answers and incomplete rotations.
+
+    Raises:
+        DataError: nothing to score, or what `strict` refuses.
+        RecipeError: a protocol that no benchmark here knows.
+    """
+    settings = read_json(out / "settings.json")
+    specs = benchmarks or [BenchmarkSpec(**spec) for spec in settings["benchmarks"]]
+    check_specs(specs, protocol)
+    metrics: dict[str, Any] = {}
+    examples: list[dict[str, Any]] = []
+    for spec in specs:
+        module = benchmark(spec.name)
+        if protocol != "auto" and module.knows(protocol):
+            spec = replace(spec, protocol=protocol)
+        questions = module.read(spec)
+        kept = answers_kept(out / f"predictions.{spec.key}.jsonl", questions)
+        said = {key: row["text"] for key, row in kept.items()}
+        verdicts = _verdicts(out / f"judged.{spec.key}.jsonl")
+        score = module.score(questions, said, spec.protocol, verdicts)
+        if strict:
+            refuse_gaps(spec, questions, said, score)
+        rows = ({"id": q.id, "extracted": score.extracted.get(q.id)} for q in questions)
+        write_lines(out / f"extracted.{spec.key}.jsonl", rows)
+        metrics[spec.key] = _fields(spec, questions, score, settings)
+        examples += _examples(spec.key, questions, said, score)
+    write_lines(out / "examples.jsonl", examples)
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def score_answers(
+    spec: BenchmarkSpec, answers: Path, *, strict: bool = False, judged: Path | None = None
+) -> dict[str, Any]:
+    """Score a file of answers that some tool wrote; gives what `metrics.json` would hold.
+
+    Args:
+        judged: verdicts that `eval judge` wrote.
+
+    Raises:
+        DataError: files that cannot be read or do not belong together.
+        RecipeError: a protocol that the benchmark does not know.
+    """
+    check_specs([spec])
+    module = benchmark(spec.name)
+    questions = module.read(spec)
+    found = read_answers(answers, questions, module)
+    score = module.score(questions, found.said, spec.protocol, _verdicts(judged))
+    if strict:
+        refuse_gaps(spec, questions, found.said, score)
+    source = {"model": str(answers), "generation": None, "versions": {}}
+    counted = {"duplicate": found.duplicate, "unknown": found.unknown}
+    return _fields(spec, questions, score, source) | counted
+
+
+def check_specs(specs: Sequence[BenchmarkSpec], protocol: str = "auto") -> None:
+    """Raise for benchmarks under one name and for protocols that nobody knows.
+
+    Raises:
+        RecipeError: says which.
+    """
+    keys = [spec.key for spec in specs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise RecipeError(f"two benchmarks are called {key!r}; give one of them a label")
+    for spec in specs:
+        module = benchmark(spec.name)
+        if not module.knows(spec.protocol):
+            module.protocol_name([], spec.protocol)
+    if protocol != "auto" and not any(benchmark(spec.name).knows(protocol) for spec in specs):
+        benchmark(specs[0].name).protocol_name([], protocol)
+
+
+def refuse_gaps(
+    spec: BenchmarkSpec, questions: Sequence[Question], said: Mapping[str, str], score: Score
+) -> None:
+    """What strict scoring does not let pass.
+
+    Raises:
+        DataError: questions without answer, or what the benchmark calls a problem.
+    """
+    missing = [question.id for question in questions if question.id not in said]
+    if missing:
+        raise DataError(
+            f"{spec.key}: {len(missing)} questions have no answer, first {missing[0]}; "
+            "ask them, or score without strict"
+        )
+    if score.problem:
+        raise DataError(f"{spec.key}: {spec.file}: {score.problem}; score without strict")
+
+
+def _verdicts(path: Path | None) -> dict[str, dict[str, Any]]:
+    """What a judge said, by question id; nothing where it was not asked."""
+    from vlforge.evaluation.files import read_lines
+
+    if path is None or not path.is_file():
+        return {}
+    return {row["id"]: row for row in read_lines(path)}
+
+
+def _fields(
+    spec: BenchmarkSpec, questions: Sequence[Question], score: Score, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A benchmark's part of `metrics.json`."""
+    prompts = "\0".join(question.text for question in questions)
+    return {
+        **score.fields,
+        "groups": {**score.fields.get("groups", {}), **_groups(spec, questions, score)},
+        "model": settings["model"],
+        "prompt_hash": hashlib.sha256(prompts.encode()).hexdigest()[:16],
+        "data_hash": digest_of(spec.questions, spec.annotation),
+        "generation": settings["generation"],
+        "note": settings.get("note", ""),
+        "versions": settings["versions"],
+    }
+
+
+def _groups(
+    spec: BenchmarkSpec, questions: Sequence[Question], score: Score
+) -> dict[str, dict[str, Any]]:
+    """Scores of the subsets that the `groups` file names, of those ids that were scored."""
+    if not spec.groups:
+        return {}
+    pictures = {q.id: q.picture_key() for q in questions}
+    found = {}
+    for name, ids in read_json(Path(spec.groups)).items():
+        scored = [i for i in map(str, ids) if i in score.credits and i in pictures]
+        credits = [score.credits[i] for i in scored]
+        if score.credits and ids and not credits:
+            raise DataError(f"{spec.groups}: group {name!r} names no question of {spec.key}")
+        if credits:
+            low, high = interval(credits, [pictures[i] for i in scored])
+            mean = sum(credits) / len(credits)
+            found[name] = {"score": mean, "n": len(credits), "interval": [low, high]}
+    return found
+
+
+def _examples(
+    key: str, questions: Sequence[Question], said: Mapping[str, str], score: Score
+) -> list[dict[str, Any]]:
+    """The first questions that were scored, with their answers, for the report."""
+    rows = []
+    for question in [q for q in questions if q.id in score.credits][:EXAMPLES]:
+        image = question.image
+        if isinstance(image, bytes):
+            image = picture_name(question, image)
+        row = {
+            "benchmark": key,
+            "id": question.id,
+            "question": question.asked or question.text,
+            "answers": sorted(set(question.answers)),
+            "prediction": said.get(question.id),
+            "credit": score.credits[question.id],
+            "image": image,
+        }
+        rows.append({**row, "options": dict(question.options)} if question.options else row)
+    return rows
