@@ -59,6 +59,10 @@ class WriteError(VLForgeError):
     """The disk refuses what is written: no row's fault, so it ends the run; nothing half stays."""
 
 
+class StageStopped(VLForgeError):
+    """A stage that was asked to end early and has; the same command goes on from there."""
+
+
 class ModelError(VLForgeError):
     """A model folder that cannot be loaded or does not fit its use."""
 

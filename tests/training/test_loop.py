@@ -242,7 +242,7 @@ def test_an_interrupted_mix_goes_on_with_the_rows_that_were_next(
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "cut", device="cpu")
     (state,) = (tmp_path / "cut" / "checkpoint").glob("step-*/state.json")
-    done = json.loads(state.read_text())["step"]
+    done = json.loads(state.read_text())["progress"]["step"]
     assert seen == whole[:4]
     dies_at, seen[:] = 0, []
     train(config, tmp_path / "cut", device="cpu")

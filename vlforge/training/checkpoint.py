@@ -1,92 +1,290 @@
 """Checkpoints inside a stage: enough to go on after a kill and end with the same bytes.
 
-A checkpoint is a folder `step-N` with the trainable weights, the optimiser's
-moments and a small state file. It is written beside and renamed, so that it is
-there whole or not at all. No pickles.
+A checkpoint is a folder `step-N` with the trainable weights, the optimiser's moments and
+a small state file. It is written beside, brought to the disk and renamed, so that it is
+there whole or not at all; its state file holds the sums of the others, and one that no
+longer agrees is passed over. Numbers are safetensors; no pickles.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vlforge.checkpoints.weights import Lazy, write_safetensors
+from vlforge.types import LogFn, ModelError, no_log
+
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
+DRAFT = "draft"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Facts = Mapping[str, Any]
+"""All that decides a run's numbers, by the name that a user knows it by."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; `digest` says which run, `seconds` what it took so far."""
+    """How far a run is; `seconds` is what it took so far."""
 
     step: int
-    digest: str
     tokens: int = 0
     supervised: int = 0
     seconds: float = 0.0
     scaler: dict[str, Any] | None = None
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, module: nn.Module, optimiser: torch.optim.Optimizer
-) -> None:
-    """Write `folder/step-N` and remove older ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / "draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    named = _trainable(module)
-    kept = named | _running(module)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}, draft / WEIGHTS
-    )
-    save_file(_moments(named, optimiser), draft / MOMENTS)
-    (draft / STATE).write_text(json.dumps(progress.__dict__))
-    target = folder / f"step-{progress.step:08d}"
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-    for old in folder.glob("step-*"):
-        if old != target:
+@dataclass(frozen=True)
+class Best:
+    """The step whose weights had the least `score`."""
+
+    step: int
+    score: float
+
+
+class Keeper:
+    """Writes the checkpoints of one run into `folder`, keeps the newest, finds them again.
+
+    Args:
+        facts: a checkpoint of a run with other ones is not taken up.
+        keep_last: how many stay.
+        keep_best: whether `offer` keeps weights.
+        log: is told in one line what is passed over, not used, or could not be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        facts: Facts,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        *,
+        keep_last: int = 1,
+        keep_best: bool = False,
+        log: LogFn = no_log,
+    ):
+        self.folder, self.module, self.optimiser = folder, module, optimiser
+        self.facts: dict[str, Any] = json.loads(json.dumps(facts))
+        self.keep_last, self.keep_best, self._log = keep_last, keep_best, log
+        self.best: Best | None = None
+
+    def latest(self) -> Progress | None:
+        """How far the newest checkpoint is that is whole and of this run."""
+        others = []
+        for place in _newest_first(self.folder, "step-"):
+            state = self._state_of(place)
+            other = difference(state["facts"], self.facts) if state else ""
+            if state is not None and not other:
+                self.best = self._find_best(_number(place))
+                return Progress(**state["progress"])
+            if other:
+                others.append(f"the checkpoint of step {_number(place)} is not used: {other}")
+        for text in others[:1]:
+            self._say(text)
+        return None
+
+    def load(self, progress: Progress) -> None:
+        """Put weights and moments back where `save` took them.
+
+        Raises:
+            ModelError: it is not here, which it may be where machines share no folder.
+        """
+        place = self._place(progress.step)
+        if not (place / STATE).is_file():
+            raise ModelError(f"{place} is not on this machine; all machines need one shared folder")
+        _put_weights(self.module, load_file(place / WEIGHTS))
+        _put_moments(self.module, self.optimiser, load_file(place / MOMENTS))
+
+    def begin_anew(self) -> None:
+        """Remove all checkpoints, saying so where there are any."""
+        found = _newest_first(self.folder, "step-")
+        if found:
+            self._say(f"begins anew (resume: false); step {_number(found[0])} is given up")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def save(self, progress: Progress) -> bool:
+        """Write `step-N` and remove what is older than the last `keep_last`.
+
+        Where the disk is full the older ones stay and False comes back.
+        """
+        trainable = _trainable(self.module)
+        files = {
+            WEIGHTS: _lazy(trainable | _running(self.module)),
+            MOMENTS: _lazy(_moments(trainable, self.optimiser)),
+        }
+        target = self._place(progress.step)
+        if not self._write(target, files, {"progress": asdict(progress)}):
+            return False
+        there = _newest_first(self.folder, "step-")
+        # What is further than this run has come is damaged or another run's.
+        later = [place for place in there if _number(place) > progress.step]
+        for old in (*later, *there[len(later) + max(1, self.keep_last) :]):
             shutil.rmtree(old, ignore_errors=True)
+        return True
 
+    def offer(self, score: float, progress: Progress) -> bool:
+        """Keep the present weights where `score` is the least so far; whether it was."""
+        if not self.keep_best or (self.best is not None and score >= self.best.score):
+            return False
+        best = Best(progress.step, score)
+        weights = _trainable(self.module) | _running(self.module)
+        target = self.folder / f"best-{progress.step:08d}"
+        if not self._write(target, {WEIGHTS: _lazy(weights)}, {"best": asdict(best)}):
+            return False
+        self.best = best
+        for old in _newest_first(self.folder, "best-"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+        return True
 
-def find_checkpoint(folder: Path, digest: str) -> tuple[Path, Progress] | None:
-    """The latest checkpoint of the run `digest`; those of other runs do not count."""
-    for candidate in sorted(folder.glob("step-*"), reverse=True):
+    def put_best(self) -> Best | None:
+        """Give the module the best weights; None where none were kept."""
+        if self.best is not None:
+            place = self.folder / f"best-{self.best.step:08d}"
+            _put_weights(self.module, load_file(place / WEIGHTS))
+        return self.best
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _say(self, text: str) -> None:
+        self._log({"event": "warning", "text": text})
+
+    def _state_of(self, place: Path) -> dict[str, Any] | None:
+        """What a whole checkpoint says of itself; a damaged one is told and passed over."""
         try:
-            progress = Progress(**json.loads((candidate / STATE).read_text()))
-        except (OSError, ValueError, TypeError):
-            continue
-        if progress.digest == digest:
-            return candidate, progress
-    return None
+            state: dict[str, Any] = json.loads((place / STATE).read_text())
+            sums, _ = state["sums"], state["facts"]
+            wrong = [name for name in sums if _sum(place / name) != sums[name]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            wrong = [STATE if not isinstance(error, OSError) else str(error)]
+        if not wrong:
+            return state
+        self._say(f"{place}: {wrong[0]} is damaged; the checkpoint before it is taken")
+        return None
+
+    def _find_best(self, step: int) -> Best | None:
+        """The best so far, of those that this run had come to at `step`."""
+        if not self.keep_best:
+            return None
+        for place in _newest_first(self.folder, "best-"):
+            state = self._state_of(place) if _number(place) <= step else None
+            if state is not None and not difference(state["facts"], self.facts):
+                return Best(**state["best"])
+        return None
+
+    def _write(
+        self, target: Path, files: Mapping[str, Mapping[str, Lazy]], state: Mapping[str, Any]
+    ) -> bool:
+        """Bring a folder of these files to the disk under its name, whole or not at all."""
+        needed = sum(lazy.nbytes for weights in files.values() for lazy in weights.values())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _check_room(self.folder, needed)
+            with _draft(self.folder / DRAFT) as draft:
+                for name, weights in files.items():
+                    write_safetensors(weights, draft / name)
+                sums = {name: _sum(draft / name) for name in files}
+                text = json.dumps({**state, "facts": self.facts, "sums": sums})
+                (draft / STATE).write_text(text)
+                for file in (*files, STATE):
+                    _to_disk(draft / file)
+                _to_disk(draft)
+                shutil.rmtree(target, ignore_errors=True)
+                draft.rename(target)
+            _to_disk(self.folder)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._say(
+                f"no space for a checkpoint in {self.folder} ({needed / 2**20:,.1f} MiB): free "
+                "some; training goes on, the one before stays, and the next is tried in its turn"
+            )
+            return False
+        return True
 
 
-def load_checkpoint(checkpoint: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put weights and moments back where `save_checkpoint` took them."""
-    named = _trainable(module)
-    weights = load_file(checkpoint / WEIGHTS)
-    with torch.no_grad():
-        for name, tensor in (named | _running(module)).items():
-            tensor.copy_(weights[name])
-    moments = load_file(checkpoint / MOMENTS)
-    names = {id(tensor): name for name, tensor in named.items()}
-    state: dict[int, dict[str, Tensor]] = {}
-    place = 0
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            prefix = names[id(parameter)] + "/"
-            found = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
-            if found:
-                state[place] = {k: v.reshape(()) if k == "step" else v for k, v in found.items()}
-            place += 1
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
+def difference(then: Facts, now: Facts) -> str:
+    """What of a run is other than it was, in one line; "" where nothing is."""
+    names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+    if not names:
+        return ""
+    more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+    return _change(names[0], then, now) + more
+
+
+def _change(name: str, then: Facts, now: Facts) -> str:
+    """One difference; a sum of contents has no value that would tell anybody anything."""
+    values = [json.dumps(facts[name]) if name in facts else "unset" for facts in (then, now)]
+    if max(map(len, values)) > 60:
+        return f"{name} changed"
+    return f"{name} was {values[0]} and is {values[1]}"
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, a quota or a limit had no room."""
+    return error.errno in _FULL
+
+
+def _newest_first(folder: Path, prefix: str) -> list[Path]:
+    return sorted(folder.glob(f"{prefix}*"), reverse=True)
+
+
+def _number(place: Path) -> int:
+    return int(place.name.rpartition("-")[2])
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """A disk that cannot hold it is not filled to the brim first."""
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    """An empty folder that is gone afterwards, unless it was given another name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lazy(tensors: Mapping[str, Tensor]) -> dict[str, Lazy]:
+    """Tensors that come to main memory one by one."""
+    return {
+        name: Lazy(tuple(tensor.shape), tensor.dtype, _fetching(tensor), name)
+        for name, tensor in tensors.items()
+    }
+
+
+def _fetching(tensor: Tensor) -> Callable[[], Tensor]:
+    return lambda: tensor.detach().cpu()
 
 
 def _trainable(module: nn.Module) -> dict[str, Tensor]:
@@ -100,9 +298,31 @@ def _running(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name not in parameters}
 
 
-def _moments(named: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    moments = {}
-    for name, parameter in named.items():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            moments[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().reshape(value.shape)
-    return {key: value.reshape(1) if not value.ndim else value for key, value in moments.items()}
+def _put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in (_trainable(module) | _running(module)).items():
+            tensor.copy_(weights[name])
+
+
+def _moments(named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers of each parameter, as `name/what`."""
+    return {
+        f"{name}/{key}": torch.as_tensor(value)
+        for name, parameter in named.items()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def _put_moments(
+    module: nn.Module, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]
+) -> None:
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        name, _, what = key.rpartition("/")
+        found.setdefault(name, {})[what] = value
+    names = {id(tensor): name for name, tensor in _trainable(module).items()}
+    learning = [p for group in optimiser.param_groups for p in group["params"]]
+    places = {place: names[id(parameter)] for place, parameter in enumerate(learning)}
+    state = {place: found[name] for place, name in places.items() if name in found}
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})

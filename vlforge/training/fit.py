@@ -10,16 +10,15 @@ ends with the same bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,18 +31,14 @@ from vlforge.kernels.cpu_products import (
 )
 from vlforge.training.averaging import Cut, LossMean, loss_weight, shown_weight
 from vlforge.training.balance import passes_of
-from vlforge.training.checkpoint import (
-    Progress,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from vlforge.training.checkpoint import Keeper, Progress
 from vlforge.training.config import Optimiser
 from vlforge.training.devices import Devices
 from vlforge.training.optimiser_groups import make_optimiser, optimiser_groups
 from vlforge.training.schedules import Schedule
-from vlforge.training.watch import Watch
-from vlforge.types import LogFn, ModelError, ProgressFn, no_log, no_progress
+from vlforge.training.stopping import Stopping, never
+from vlforge.training.watch import HELD, Watch
+from vlforge.types import LogFn, ModelError, ProgressFn, StageStopped, no_log, no_progress
 
 
 class Task(Protocol):
@@ -87,23 +82,36 @@ class FitPlan:
     epoch: int = 0
     passes: int = 1
     loss_mean: LossMean = "tokens"
+    resume: bool = True
+    keep_last: int = 1
+    keep_best: bool = False
 
     @property
     def steps(self) -> int:
         """Optimiser steps; the last batch may be short."""
         return math.ceil(len(self.order) / self.batch)
 
-    def digest(self, module: nn.Module, content: str) -> str:
-        """Which run this is: order, settings, trainable weights' names, and `content`."""
-        settings = asdict(self) | {"order": hashlib.sha256(self.order.tobytes()).hexdigest()}
+    def facts(self, module: nn.Module) -> dict[str, Any]:
+        """What of this decides the numbers, by name."""
         names = [name for name, p in module.named_parameters() if p.requires_grad]
-        text = json.dumps([settings, names, content], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        hashed = {
+            "the order of rows": hashlib.sha256(self.order.tobytes()).hexdigest(),
+            "what learns": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        }
+        plain = {name: getattr(self, name) for name in _DECIDING}
+        return plain | {f"optimiser.{k}": v for k, v in asdict(self.optimiser).items()} | hashed
+
+
+_DECIDING = ("batch", "seed", "micro_batch", "precision", "epoch", "passes", "loss_mean")
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run saw and where its loss ended (mean of the last 50 steps)."""
+    """What a run saw and where its loss ended (mean of the last 50 steps).
+
+    `best` is the step whose weights the module has, where those of the least `eval_loss`
+    were kept, and that loss.
+    """
 
     steps: int
     samples: int
@@ -111,6 +119,7 @@ class FitResult:
     supervised_tokens: int
     final_loss: float
     seconds: float
+    best: tuple[int, float] | None = None
 
 
 def fit(
@@ -119,7 +128,8 @@ def fit(
     out: Path,
     devices: Devices,
     *,
-    content: str = "",
+    content: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] = never,
     progress: ProgressFn = no_progress,
     log: LogFn = no_log,
 ) -> FitResult:
@@ -127,16 +137,20 @@ def fit(
 
     Args:
         devices: from `open_devices`.
-        content: fingerprint of the data; a checkpoint of other data is not resumed.
+        content: what else decides the numbers, by name; a checkpoint made with other
+            values is not resumed.
+        stop: asked between steps whether to end early; signals do so too.
 
     Raises:
         ModelError: the loss is no longer a number, or memory does not suffice.
+        StageStopped: it was asked to end; a checkpoint is written.
     """
-    loop = _Loop(task, plan, out, devices)
-    loop.resume(plan.digest(task.module, content))
+    loop = _Loop(task, plan, out, devices, log)
+    loop.resume({**(content or {}), **plan.facts(task.module)})
     log({"event": "fit", "from_step": loop.done.step, "steps": plan.steps})
-    with _quick_on_cpu(task, plan, devices.device):
+    with _quick_on_cpu(task, plan, devices.device), Stopping(stop) as stopping:
         for step in range(loop.done.step, plan.steps):
+            loop.end_if(stopping)
             loop.run(step)
             progress(
                 min((step + 1) * plan.batch, len(plan.order)), len(plan.order), loop.watch.note
@@ -160,8 +174,9 @@ def _quick_on_cpu(task: Task, plan: FitPlan, device: torch.device) -> Iterator[N
 class _Loop:
     """One run of `fit`: the prepared module, the optimiser and how far it is."""
 
-    def __init__(self, task: Task, plan: FitPlan, out: Path, devices: Devices):
+    def __init__(self, task: Task, plan: FitPlan, out: Path, devices: Devices, log: LogFn):
         self.task, self.plan, self.out, self.devices = task, plan, out, devices
+        self.log = log
         self.checkpoints = out / "checkpoint"
         groups = optimiser_groups(task.module, plan.optimiser, task.parts)
         self.rates = [group["lr"] for group in groups]
@@ -172,17 +187,49 @@ class _Loop:
         share = math.ceil(plan.batch / devices.count)
         self.micro_batch = share if plan.micro_batch == "auto" else min(plan.micro_batch, share)
 
-    def resume(self, digest: str) -> None:
+    def resume(self, facts: Mapping[str, Any]) -> None:
         """Go to the latest checkpoint of this run, or to the start."""
-        found = find_checkpoint(self.checkpoints, digest)
-        self.done = Progress(0, digest)
-        if found:
-            self.done = found[1]
-            load_checkpoint(found[0], self.task.module, self.optimiser.optimizer)
-            if self.devices.scaler is not None and self.done.scaler:
-                self.devices.scaler.load_state_dict(self.done.scaler)
-        self.watch = Watch(self.out, self.done.step, self.devices, self.plan.optimiser.lr)
+        plan = self.plan
+        self.keeper = Keeper(
+            self.checkpoints,
+            facts,
+            self.task.module,
+            self.optimiser.optimizer,
+            keep_last=plan.keep_last,
+            keep_best=plan.keep_best,
+            log=self.log,
+        )
+        self.done = Progress(0)
+        if not plan.resume:
+            self.keeper.begin_anew()
+        elif found := self.keeper.latest():
+            self.keeper.load(found)
+            self.done = found
+            if self.devices.scaler is not None and found.scaler:
+                self.devices.scaler.load_state_dict(found.scaler)
+        self.saved = self.done.step
+        self.watch = Watch(self.out, self.done.step, self.devices, plan.optimiser.lr)
         self.started = time.monotonic()
+
+    def end_if(self, stopping: Stopping) -> None:
+        """Write a checkpoint and end where any process was asked to.
+
+        Raises:
+            StageStopped: it was.
+        """
+        devices, done = self.devices, self.done.step
+        asked = bool(stopping)
+        if devices.count > 1:
+            # Asking all costs a GPU its lead, so it is done from time to time.
+            if devices.device.type != "cpu" and done % HELD:
+                return
+            asked = bool(devices.total(torch.tensor(float(asked), device=devices.device)) > 0)
+        if not asked:
+            return
+        if done > self.saved:
+            self._save()
+        where = f"of {self.plan.steps} steps, {self.saved} are kept"
+        raise StageStopped(f"stopped: {where}; the same command goes on from there")
 
     def run(self, step: int) -> None:
         """One optimiser step, its record, and a checkpoint where one is due."""
@@ -260,7 +307,6 @@ class _Loop:
         tokens, supervised = self.task.tokens(rows)
         self.done = Progress(
             step=step + 1,
-            digest=self.done.digest,
             tokens=self.done.tokens + tokens,
             supervised=self.done.supervised + supervised,
             seconds=self.done.seconds,
@@ -284,11 +330,13 @@ class _Loop:
                 seconds=self.done.seconds + time.monotonic() - self.started,
                 scaler=scaler.state_dict() if scaler is not None else None,
             )
-            save_checkpoint(self.checkpoints, progress, self.task.module, self.optimiser.optimizer)
+            if self.keeper.save(progress):
+                self.saved = progress.step
         self.devices.wait()
 
     def finish(self) -> FitResult:
         """Close the books; the checkpoint stays until the caller has stored the model."""
+        best = self.keeper.put_best()
         return FitResult(
             steps=self.plan.steps,
             samples=len(self.plan.order),
@@ -296,6 +344,7 @@ class _Loop:
             supervised_tokens=self.done.supervised,
             final_loss=self.watch.final_loss(),
             seconds=self.done.seconds + time.monotonic() - self.started,
+            best=(best.step, best.score) if best else None,
         )
 
 

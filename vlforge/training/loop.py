@@ -6,7 +6,7 @@ with which template. See `fit` for the optimiser loop itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ from vlforge.training.fit import (
 )
 from vlforge.training.freezing import freeze
 from vlforge.training.handover import with_aspect_ratio, write_connector
+from vlforge.training.identity import facts_of
 from vlforge.training.mixture import check_mixing, draw_order, mixtures
 from vlforge.training.optimiser_groups import optimiser_groups
 from vlforge.training.pictures import cache_features, features_fit
@@ -76,11 +77,12 @@ from vlforge.training.quantised import open_base, quantised_parts
 from vlforge.training.rows import Sieve, say
 from vlforge.training.schedules import Schedule
 from vlforge.training.selection import selections
+from vlforge.training.stopping import never
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
 
 _POSITIVE = (
     "batch", "micro_batch", "accumulation", "expect_global_batch", "max_length",
-    "samples", "epochs", "steps", "iters_per_epoch", "pack_length",
+    "samples", "epochs", "steps", "iters_per_epoch", "pack_length", "keep_last",
 )  # fmt: skip
 
 
@@ -91,21 +93,23 @@ def train(
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
+    stop: Callable[[], bool] = never,
     progress: ProgressFn = no_progress,
     log: LogFn = no_log,
 ) -> dict[str, Any]:
     """Train one stage and write the model folder into `out`.
 
     Beside the model: `metrics.jsonl` (a line per step), `summary.json` (what was
-    seen and where the loss ended; no times) and `timing.json`. A stage killed
-    with `save_every_samples` set goes on from its last checkpoint and ends with
-    the same bytes.
+    seen and where the loss ended; no times) and `timing.json`. A stage that was
+    stopped, or killed with `save_every_samples` set, goes on from its last
+    checkpoint and ends with the same bytes.
 
     Args:
         seed: used where the configuration says "auto".
         device: "auto", "cpu", "cuda" or "cuda:1"; more processes through
             accelerate's or torch's launcher.
         threads: CPU threads of this process.
+        stop: asked between steps whether to end early.
 
     Returns:
         The summary.
@@ -114,6 +118,7 @@ def train(
         RecipeError: settings that cannot work.
         DataError: a dataset without a usable row.
         ModelError: parts that do not fit, no memory, or a loss that is no number.
+        StageStopped: it was asked to end; a checkpoint is written.
     """
     seed = seed if config.seed == "auto" else config.seed
     torch.set_num_threads(threads)
@@ -137,8 +142,8 @@ def train(
     batching = Batching.of(config, folder.model, data, names)
     task = ConversationTask(folder.model, data, augment, features, batching)
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
-    content = data.fingerprint() + digest(adapters)
-    result = fit(task, plan, out, devices, content=content, progress=progress, log=log)
+    content = facts_of(config) | {"data": data.fingerprint(), "adapters": digest(adapters)}
+    result = fit(task, plan, out, devices, content=content, stop=stop, progress=progress, log=log)
     lightened.restore()
     return _store(config, folder, data, result, names, out, devices, adapters)
 
@@ -243,6 +248,9 @@ def make_plan(config: TrainConfig, data: ConversationData, seed: int) -> FitPlan
         epoch=steps_per_epoch(config, sum(data.sizes), batch),
         passes=accumulation_of(config),
         loss_mean=config.loss_mean,
+        resume=config.resume,
+        keep_last=config.keep_last,
+        keep_best=config.keep_best,
     )
 
 
@@ -303,6 +311,8 @@ def _store(
         "dropped": data.dropped.counts,
         "dropped_rows": data.dropped.shown,
     } | data.sieve.summary()
+    if result.best:
+        summary["best"] = dict(zip(("step", "eval_loss"), result.best, strict=True))
     if adapters:
         summary["adapters"] = facts(adapters)
     if devices.is_main:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ from vlforge.training.batches import TokenRows, group_by_length
 from vlforge.training.config import PretrainConfig
 from vlforge.training.devices import open_devices
 from vlforge.training.fit import FitPlan, FitResult, drop_checkpoints, fit
+from vlforge.training.identity import facts_of
 from vlforge.training.loop import write_timing
 from vlforge.training.mixture import check_mixing, draw_order, mixtures, samples_of
 from vlforge.training.pictures import Found, Pictures, Stored
 from vlforge.training.rows import Dropped
+from vlforge.training.stopping import never
 from vlforge.training.texts import encode_texts, read_marked_texts
 from vlforge.types import (
     LLAVA_IMAGE_TOKEN,
@@ -57,6 +59,7 @@ def pretrain(
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
+    stop: Callable[[], bool] = never,
     progress: ProgressFn = no_progress,
     log: LogFn = no_log,
 ) -> dict[str, Any]:
@@ -88,7 +91,8 @@ def pretrain(
         save_every_samples=config.save_every_samples,
     )
     devices = open_devices(device, plan.precision)
-    result = fit(task, plan, out, devices, content=content, progress=progress, log=log)
+    facts = facts_of(config) | {"data": content}
+    result = fit(task, plan, out, devices, content=facts, stop=stop, progress=progress, log=log)
     summary = _summary(result, task, sum(sizes))
     if devices.is_main:
         save(out)
