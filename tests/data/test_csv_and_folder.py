@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,40 @@ def test_numbered_names_keep_the_order(tmp_path):
     path = write("folder", tmp_path / "out", records)
     assert [one.id for one in find("folder").read(path)] == ids
     assert (path / "00000" / "000000004.jpg").is_file()
+
+
+def test_what_stands_beside_a_picture_may_be_a_link_long_or_no_file(tmp_path):
+    texts = {
+        "bom": b"\xef\xbb\xbfred\r\nbus\n\n", "long": b"a " * (1 << 20), "mark": b"x <image> y",
+        "empty": b"", "none": None, "two.dots": b"two",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / f"{name}.JPG").write_bytes(JPG)
+        if text is not None:
+            (tmp_path / f"{name}.txt").write_bytes(text)
+    for name in ("folder", "link", "pipe", "gone"):
+        (tmp_path / f"{name}.jpg").write_bytes(JPG)
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "bom.txt")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    found = {one.id: one.chunks for one in find("folder").read(tmp_path)}
+    assert list(found) == sorted([*texts, "folder", "link", "pipe", "gone"])
+    assert found["bom"] == found["link"] == ("<image>\nred\r\nbus\n",)
+    assert found["long"] == ("<image>\n" + "a " * (1 << 20),)
+    assert found["mark"] == ("x <image> y",)
+    assert found["empty"] == ("<image>\n",)
+    assert found["two.dots"] == ("<image>\ntwo",)
+    assert found["folder"] == found["pipe"] == found["gone"] == found["none"] == ()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_a_text_that_is_too_long_costs_its_picture_only(tmp_path, name):
+    (tmp_path / "a.jpg").write_bytes(JPG)
+    (tmp_path / "b.jpg").write_bytes(JPG)
+    with (tmp_path / name).open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    bad, good = find("folder").read(tmp_path)
+    assert bad.reason == "a text is longer than 16 MiB"
+    assert good.id == "b"

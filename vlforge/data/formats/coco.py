@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import count, repeat
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any, ClassVar
@@ -38,6 +39,7 @@ _FIELDS = Fields(
     {"id": Any, "image_id": int | str, "caption": str}, frozenset(("image_id", "caption"))
 )
 _IMAGE_FIELDS = Fields({"id": int | str, "file_name": str}, frozenset(("id", "file_name")))
+_id = attrgetter("id")
 IN_MEMORY = 250_000
 """Images that are kept in memory; more are kept on disk."""
 
@@ -135,12 +137,7 @@ class _Join:
         names = [image.file_name for image in images]  # type: ignore[union-attr]
         if not all(names) or not all(captions):
             return None
-        told: list[dict[str, Any]] = [
-            {"image_id": key, **extra, PICTURE_FIELDS: [rest]}
-            if rest
-            else {"image_id": key, **extra}
-            for key, extra, rest in zip(keys, extras, extras_of(images), strict=True)
-        ]
+        told = _told(keys, extras, extras_of(images))
         numbers = [row.id for row in rows]
         pictures = zip(map(Picture, names, repeat(root)), strict=True)
         chunks = zip([f"{MARK}\n{caption}" for caption in captions], strict=True)
@@ -168,6 +165,20 @@ class _Join:
         return Record(number, (picture,), (), (chunk,), told, line)
 
 
+def _told(
+    keys: list[Any], extras: list[dict[str, Any]], rests: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What records have beside captions and paths: of annotations, and of their images."""
+    if all(rests) and not any(extras):
+        return [
+            {"image_id": key, PICTURE_FIELDS: [rest]} for key, rest in zip(keys, rests, strict=True)
+        ]
+    return [
+        {"image_id": key, **extra, PICTURE_FIELDS: [rest]} if rest else {"image_id": key, **extra}
+        for key, extra, rest in zip(keys, extras, rests, strict=True)
+    ]
+
+
 class _Images:
     """The images by their ids: in memory, and on disk what would be too much of it."""
 
@@ -179,6 +190,10 @@ class _Images:
     def add(self, rows: Sequence[Any]) -> None:
         """Keep images; a later one takes the place of an earlier one of the same id."""
         known = self._known
+        if len(known) + len(rows) <= IN_MEMORY and hasattr(rows[0], "id"):
+            # All rows of a layout are fields, or none.
+            known.update(zip(map(_id, rows), rows, strict=True))
+            return
         for row in rows:
             if isinstance(row, dict):
                 key = _key(row.get("id"))

@@ -8,14 +8,14 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from vlforge.data.json_lines import as_row, decode, encode
 from vlforge.data.json_rows import fault_of
 from vlforge.data.new_folder import NewFolder, is_refusal, write_error
 from vlforge.data.placing import suffix_of
 from vlforge.data.plain_rows import any_caption, record_of, row_of
-from vlforge.data.records import Fault, Holds, Picture, Record, Unfit
+from vlforge.data.records import MARK, Fault, Holds, Picture, Record, Unfit
 from vlforge.types import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -23,6 +23,8 @@ _MAX_TEXT = 16 << 20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _SAFE = re.compile(r"[\w][\w.+@=-]{0,150}")
 _PER_FOLDER = 10_000
+_AT_ONCE = 1 << 16
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class FolderFormat:
         if not path.is_dir():
             raise DataError(f"{path} is no folder of pictures")
         root = os.path.abspath(path)
-        for line, (name, names) in enumerate(_pictures(path, ""), 1):
+        for line, found in enumerate(_pictures(path, ""), 1):
             try:
-                yield _record(root, name, names, line)
+                yield _record(root, found, line)
             except DataError as error:
                 yield fault_of(line, error)
 
@@ -149,51 +151,75 @@ def _is_exact(caption: str | None) -> bool:
     return caption is None or (caption == caption.strip() and "\r" not in caption)
 
 
-def _pictures(folder: Path, below: str) -> Iterator[tuple[str, set[str]]]:
-    """Paths relative to the folder, sorted, the files of a folder before its folders.
+class _Found(NamedTuple):
+    """A picture, and what stands in its folder."""
 
-    With each all names in its own folder.
-    """
+    below: str
+    """Its folder, with the slash at its end."""
+    stem: str
+    name: str
+    files: dict[str, bool]
+    """Names that are no folders, and whether they are files and not links."""
+
+
+def _pictures(folder: Path, below: str) -> Iterator[_Found]:
+    """The pictures, sorted, the files of a folder before its folders."""
+    files: dict[str, bool] = {}
+    folders = []
     try:
         with os.scandir(folder / below) as entries:
-            found = sorted((one.name, one.is_dir(follow_symlinks=False)) for one in entries)
+            for one in entries:
+                if one.is_dir(follow_symlinks=False):
+                    folders.append(one.name)
+                else:
+                    files[one.name] = one.is_file(follow_symlinks=False)
     except OSError:
         return
-    names = {name for name, _ in found}
-    for name, is_folder in found:
-        if not is_folder and name[0] != "." and _suffix(name) in SUFFIXES:
-            yield below + name, names
-    for name, is_folder in found:
-        if is_folder and name[0] != ".":
+    for name in sorted(files):
+        stem, dot, suffix = name.rpartition(".")
+        if f".{suffix.lower()}" in SUFFIXES and dot and name[0] != ".":
+            yield _Found(below, stem, name, files)
+    for name in sorted(folders):
+        if name[0] != ".":
             yield from _pictures(folder, f"{below}{name}/")
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _record(root: str, name: str, names: set[str], line: int) -> Record:
-    """The record of a picture in the folder `root`; `names` are those beside it."""
-    stem = os.path.splitext(name)[0]
-    base = stem.rpartition("/")[2]
+def _record(root: str, found: _Found, line: int) -> Record:
+    """The record of a picture in the folder `root`."""
+    below, stem, name, files = found
+    key, picture = below + stem, Picture(below + name, root)
+    json_name, text_name = f"{stem}.json", f"{stem}.txt"
     row: dict[str, Any] = {}
-    found = _beside(root, f"{stem}.json") if f"{base}.json" in names else None
-    if found is not None:
+    is_told = json_name in files
+    if (
+        is_told
+        and (told := _beside(root, below + json_name, is_plain=files[json_name])) is not None
+    ):
         try:
-            row = as_row(decode(found))
+            row = as_row(decode(told))
         except DataError as error:
-            raise DataError(f"a picture's json cannot be read: {stem}.json: {error}") from None
-    text = _beside(root, f"{stem}.txt") if f"{base}.txt" in names else None
-    try:
-        words = None if text is None else text.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"a picture's text is not UTF-8: {stem}.txt") from None
+            raise DataError(f"a picture's json cannot be read: {key}.json: {error}") from None
+    words = None
+    if text_name in files:
+        text = _beside(root, below + text_name, is_plain=files[text_name])
+        try:
+            words = None if text is None else text.removeprefix(_BOM).decode()
+        except UnicodeDecodeError:
+            raise DataError(f"a picture's text is not UTF-8: {key}.txt") from None
+    if not is_told and words is not None and MARK not in words:
+        caption = words.removesuffix("\n")
+        return Record(key, (picture,), (), (f"{MARK}\n{caption}",), {}, line)
     odd = {f"extra.{key}": row.pop(key) for key in ("image", "images") if key in row}
-    return record_of(row | odd, (Picture(name, root),), text=words, name=stem, line=line)
+    return record_of(row | odd, (picture,), text=words, name=key, line=line)
 
 
-def _beside(root: str, name: str) -> bytes | None:
+def _beside(root: str, name: str, *, is_plain: bool) -> bytes | None:
     """The content of a file beside a picture; None for what is no file.
+
+    Args:
+        root: the dataset's folder.
+        name: below it.
+        is_plain: it is known to be a file, and nobody has to ask again.
 
     Raises:
         DataError: it is longer than a text is, or cannot be read.
@@ -206,14 +232,15 @@ def _beside(root: str, name: str) -> bytes | None:
     except OSError as error:
         raise DataError(f"a text cannot be read: {name}: {error.strerror}") from None
     try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
+        if not is_plain and not stat.S_ISREG(os.fstat(file).st_mode):
             return None
-        if found.st_size > _MAX_TEXT:
-            raise DataError(f"a text is longer than {_MAX_TEXT >> 20} MiB: {name}")
-        data = b""
-        while more := os.read(file, found.st_size + 1 - len(data)):
+        data = os.read(file, _AT_ONCE)
+        if len(data) < _AT_ONCE:
+            return data
+        while len(data) <= _MAX_TEXT and (more := os.read(file, _MAX_TEXT)):
             data += more
+        if len(data) > _MAX_TEXT:
+            raise DataError(f"a text is longer than {_MAX_TEXT >> 20} MiB: {name}")
         return data
     except OSError as error:
         raise DataError(f"a text cannot be read: {name}: {error.strerror}") from None
