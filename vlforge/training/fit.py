@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,7 +36,8 @@ from vlforge.training.devices import Devices
 from vlforge.training.optimiser_groups import make_optimiser, optimiser_groups
 from vlforge.training.schedules import Schedule
 from vlforge.training.stopping import Stopping, never
-from vlforge.training.watch import HELD, Watch
+from vlforge.training.unseen import row_losses
+from vlforge.training.watch import HELD, Sight, Watch
 from vlforge.types import LogFn, ModelError, ProgressFn, StageStopped, no_log, no_progress
 
 
@@ -110,7 +110,7 @@ class FitResult:
     """What a run saw and where its loss ended (mean of the last 50 steps).
 
     `best` is the step whose weights the module has, where those of the least `eval_loss`
-    were kept, and that loss.
+    were kept, and that loss. `seen` and `timing` are what `Watch` says of the stage.
     """
 
     steps: int
@@ -120,6 +120,8 @@ class FitResult:
     final_loss: float
     seconds: float
     best: tuple[int, float] | None = None
+    seen: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -130,6 +132,7 @@ def fit(
     *,
     content: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = never,
+    sight: Sight | None = None,
     progress: ProgressFn = no_progress,
     log: LogFn = no_log,
 ) -> FitResult:
@@ -140,15 +143,18 @@ def fit(
         content: what else decides the numbers, by name; a checkpoint made with other
             values is not resumed.
         stop: asked between steps whether to end early; signals do so too.
+        sight: what else is to be seen of it.
 
     Raises:
         ModelError: the loss is no longer a number, or memory does not suffice.
         StageStopped: it was asked to end; a checkpoint is written.
     """
-    loop = _Loop(task, plan, out, devices, log)
+    loop = _Loop(task, plan, out, devices, log, sight or Sight())
     loop.resume({**(content or {}), **plan.facts(task.module)})
     log({"event": "fit", "from_step": loop.done.step, "steps": plan.steps})
-    with _quick_on_cpu(task, plan, devices.device), Stopping(stop) as stopping:
+    progress(min(loop.done.step * plan.batch, len(plan.order)), len(plan.order), "starting")
+    quick, seen = _quick_on_cpu(task, plan, devices.device), closing(loop.watch)
+    with quick, seen, Stopping(stop) as stopping:
         for step in range(loop.done.step, plan.steps):
             loop.end_if(stopping)
             loop.run(step)
@@ -174,13 +180,15 @@ def _quick_on_cpu(task: Task, plan: FitPlan, device: torch.device) -> Iterator[N
 class _Loop:
     """One run of `fit`: the prepared module, the optimiser and how far it is."""
 
-    def __init__(self, task: Task, plan: FitPlan, out: Path, devices: Devices, log: LogFn):
+    def __init__(
+        self, task: Task, plan: FitPlan, out: Path, devices: Devices, log: LogFn, sight: Sight
+    ):
         self.task, self.plan, self.out, self.devices = task, plan, out, devices
-        self.log = log
+        self.log, self.sight = log, sight
         self.checkpoints = out / "checkpoint"
+        self.module = devices.prepare(task.module)
         groups = optimiser_groups(task.module, plan.optimiser, task.parts)
         self.rates = [group["lr"] for group in groups]
-        self.module = devices.prepare(task.module)
         self.optimiser = devices.prepare_optimiser(make_optimiser(groups, plan.optimiser))
         self.schedule = Schedule(plan.optimiser, plan.steps, plan.epoch, plan.passes)
         self.trainable = [p for group in groups for p in group["params"]]
@@ -208,7 +216,10 @@ class _Loop:
             if self.devices.scaler is not None and found.scaler:
                 self.devices.scaler.load_state_dict(found.scaler)
         self.saved = self.done.step
-        self.watch = Watch(self.out, self.done.step, self.devices, plan.optimiser.lr)
+        lr, samples = plan.optimiser.lr, len(plan.order)
+        self.watch = Watch(
+            self.out, self.done.step, self.devices, lr, samples, self.sight, self.log
+        )
         self.started = time.monotonic()
 
     def end_if(self, stopping: Stopping) -> None:
@@ -241,14 +252,31 @@ class _Loop:
             group["lr"] = rate * factor
         torch.manual_seed((plan.seed * 1_000_003 + step) * 64 + self.devices.index)
         loss = self._gradients(rows, start)
-        if plan.optimiser.max_grad_norm > 0:
-            self.devices.clip(self.trainable, plan.optimiser.max_grad_norm)
-        self.optimiser.step()
+        norm = self._clip()
+
+        def alone() -> list[float]:
+            return row_losses(self.task, self.module, rows, start, self.devices)
+
+        if self.watch.takes(step + 1, rows, loss, norm, alone):
+            self.optimiser.step()
+        elif self.devices.scaler is not None:
+            self.devices.scaler.update()
         self.optimiser.zero_grad()
-        self._record(step, rows, loss, plan.optimiser.lr * factor)
+        self._record(step, rows, plan.optimiser.lr * factor)
+        seen = min(start + plan.batch, len(plan.order))
+        score = self.watch.look(self.module, step + 1, start, seen)
+        if score is not None:
+            self.keeper.offer(score, self.done)
         every = plan.save_every_samples
         if every and start // every != (start + plan.batch) // every and step + 1 < plan.steps:
             self._save()
+
+    def _clip(self) -> Tensor | None:
+        """Gradients within their bound; the norm that they had, where anybody wants it."""
+        bound = self.plan.optimiser.max_grad_norm
+        if bound <= 0 and not self.watch.needs_norm:
+            return None
+        return self.devices.clip(self.trainable, bound if bound > 0 else math.inf)
 
     def _look_ahead(self, start: int) -> None:
         """Let what this device sees of the batch at `start` be made ready meanwhile."""
@@ -295,7 +323,8 @@ class _Loop:
             has_rows, places = len(places) > 0, places if len(places) else np.arange(1)
             own = self.task.count(rows[places])
             weight = loss_weight(rule, cut, whole, own) if has_rows else 0.0
-            batch = self.task.batch(rows[places], start + places, devices.device)
+            with self.watch.batching(self.task):
+                batch = self.task.batch(rows[places], start + places, devices.device)
             is_last = part + 1 == cut.passes
             with devices.passing(self.module, is_last):
                 loss = self.module(**batch)
@@ -303,8 +332,9 @@ class _Loop:
             total += loss.detach() * shown_weight(rule, cut, weight)
         return total
 
-    def _record(self, step: int, rows: np.ndarray, loss: Tensor, lr: float) -> None:
+    def _record(self, step: int, rows: np.ndarray, lr: float) -> None:
         tokens, supervised = self.task.tokens(rows)
+        self.watch.count(rows, tokens)
         self.done = Progress(
             step=step + 1,
             tokens=self.done.tokens + tokens,
@@ -319,7 +349,7 @@ class _Loop:
             "tokens": self.done.tokens,
             "supervised_tokens": self.done.supervised,
         }
-        self.watch.add(line, loss)
+        self.watch.add(line)
 
     def _save(self) -> None:
         self.watch.flush()
@@ -345,16 +375,11 @@ class _Loop:
             final_loss=self.watch.final_loss(),
             seconds=self.done.seconds + time.monotonic() - self.started,
             best=(best.step, best.score) if best else None,
+            seen=self.watch.summary(),
+            timing=self.watch.timing(),
         )
 
 
 def drop_checkpoints(out: Path) -> None:
     """Remove `out/checkpoint` once the trained model is stored."""
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
-
-
-def peak_memory_mb() -> float:
-    """Most memory this process held, on the GPU if it used one, in MiB."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

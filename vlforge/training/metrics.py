@@ -1,34 +1,47 @@
-"""`metrics.jsonl`: one line per optimiser step, without times, so that runs compare."""
+"""Files with a line per step: `metrics.jsonl`, and what else is seen while a stage trains.
+
+They hold no times, so that runs compare byte by byte.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from vlforge.training.checkpoint import is_full
 
 NAME = "metrics.jsonl"
+EVALS = "eval.jsonl"
+SPIKES = "spikes.jsonl"
 FLUSH_EVERY = 50
 
 
 class Metrics:
-    """Append lines; a resumed run first cuts the file back to its checkpoint."""
+    """Append lines; a resumed run first cuts the file back to its checkpoint.
 
-    def __init__(self, folder: Path, step: int):
-        self.path = folder / NAME
+    Files other than `metrics.jsonl` are made by their first line.
+    """
+
+    def __init__(self, folder: Path, step: int, name: str = NAME, flush_every: int = FLUSH_EVERY):
+        self.path = folder / name
+        self.flush_every = flush_every
         self.lines: list[str] = []
         kept = []
         if step and self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-        draft = self.path.with_name(f".{NAME}.draft")
+        if not kept and name != NAME:
+            self.path.unlink(missing_ok=True)
+            return
+        draft = self.path.with_name(f".{name}.draft")
         draft.write_text("".join(f"{line}\n" for line in kept))
         draft.replace(self.path)
 
-    def add(self, fields: dict[str, float | int]) -> None:
+    def add(self, fields: dict[str, Any]) -> None:
         """Add the line of one step."""
         self.lines.append(json.dumps(fields))
-        if len(self.lines) >= FLUSH_EVERY:
+        if len(self.lines) >= self.flush_every:
             self.flush()
 
     def flush(self) -> None:
@@ -39,13 +52,21 @@ class Metrics:
             if not is_full(error):
                 raise
 
-    def losses(self) -> list[float]:
-        """The losses of all lines, oldest first."""
+    def read(self) -> list[dict[str, Any]]:
+        """All lines, oldest first."""
         self._write()
-        return [json.loads(line)["loss"] for line in self.path.read_text().splitlines()]
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def losses(self) -> list[float]:
+        """The losses of all lines that have one, oldest first."""
+        return [line["loss"] for line in self.read() if line["loss"] is not None]
 
     def _write(self) -> None:
         """All lines or none: half of one would stand before the next try's."""
+        if not self.lines:
+            return
         text = "".join(f"{line}\n" for line in self.lines).encode()
         with self.path.open("ab", buffering=0) as file:
             before = file.tell()
