@@ -84,6 +84,11 @@ def _strip_marks(text: str, dot: re.Pattern[str]) -> str:
     return dot.sub("", out, count=_DOTS_DELETED)
 
 
+def strip_marks_vlmevalkit(text: str) -> str:
+    """The text without marks, as VLMEvalKit's normaliser leaves it before it looks at words."""
+    return _strip_marks(text, _DOT_BETWEEN_NO_DIGITS)
+
+
 def _simplify_words(text: str) -> str:
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
