@@ -36,6 +36,9 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Stages side by side.", show_default="the recipe's jobs")
 ]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Do all stages anew, also finished and stopped ones.")
+]
 Maps = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="OLD=NEW", help="Read paths under OLD from NEW (repeatable)."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vlforge.cli.follow import next_command
 from vlforge.cli.options import (
     Arms,
+    Fresh,
     Jobs,
     Maps,
     Overrides,
@@ -30,6 +31,7 @@ Examples:
   vlforge run recipes/quickstart.yaml stages.align.lr=5e-4 --seeds 3
   vlforge run recipes/quickstart.yaml --until filter      only the data
   vlforge run recipe.yaml --arms raw,refined --out runs/second
+  vlforge run recipe.yaml --fresh                         nothing is reused
   vlforge run recipe.yaml --map /old/images=/new/images   the data has moved
 """
 
@@ -44,14 +46,17 @@ def run(
     until: Until = None,
     jobs: Jobs = None,
     maps: Maps = None,
+    fresh: Fresh = False,
 ) -> None:
     """Run a recipe, or what is left of it.
 
-    Finished stages are reused, also those of other runs beside this one.
+    Finished stages are reused, also those of other runs beside this one; a stopped
+    training goes on from its last checkpoint.
     """
     choice = choose(
-        overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=until, jobs=jobs
-    )
+        overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=until, jobs=jobs,
+        fresh=fresh,
+    )  # fmt: skip
     run_and_say(find_recipe(recipe), choice)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlforge.cli.options import (
     Arms,
+    Fresh,
     Jobs,
     Maps,
     Overrides,
@@ -33,6 +34,7 @@ def train(
     size: Size = None,
     jobs: Jobs = None,
     maps: Maps = None,
+    fresh: Fresh = False,
 ) -> None:
     """Run a recipe up to its last training stage."""
     from vlforge.recipe.graph import expand
@@ -44,6 +46,7 @@ def train(
     if not last:
         raise RecipeError(f"{path}: no stage of kind train or pretrain; try `vlforge run {path}`")
     choice = choose(
-        overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=last[-1], jobs=jobs
-    )
+        overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=last[-1], jobs=jobs,
+        fresh=fresh,
+    )  # fmt: skip
     run_and_say(path, choice)

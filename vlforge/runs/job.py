@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlforge.training.stopping import never
 from vlforge.types import LogFn, ProgressFn, no_log, no_progress
 
 
@@ -16,6 +17,8 @@ class Job:
 
     `out` outlives a kill until the stage is done, so a kind may keep
     checkpoints there; whatever lies in it at the end is the stage's output.
+    A kind that has logged `{"event": "fit"}` asks `stop` now and then whether to
+    end early, and then raises `StageStopped`.
     """
 
     node: str
@@ -26,6 +29,7 @@ class Job:
     threads: int = 1
     progress: ProgressFn = no_progress
     log: LogFn = no_log
+    stop: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def node_key(node: Node, input_keys: Mapping[str, str]) -> str:
     kind = find_kind(node.kind)
     body = {
         "kind": node.kind,
-        "settings": replace_strings(node.settings, stand_in),
+        "settings": replace_strings(_keyed(kind, node), stand_in),
         "inputs": sorted(input_keys[name] for name in node.inputs.values()),
         "source": source_digest((kind.runner, kind.config.partition(":")[0], *_extra(kind, node))),
         "versions": library_versions(),
@@ -98,6 +98,12 @@ def source_digest(modules: Iterable[str]) -> str:
 def _extra(kind: Any, node: Node) -> tuple[str, ...]:
     extra = getattr(kind.module(), "extra_sources", None)
     return tuple(extra(node.settings)) if extra else ()
+
+
+def _keyed(kind: Any, node: Node) -> dict[str, Any]:
+    """The settings but for those that the kind says change nothing of what it leaves."""
+    unkeyed = getattr(kind.module(), "UNKEYED", ())
+    return {name: value for name, value in node.settings.items() if name not in unkeyed}
 
 
 def _is_path(text: str) -> bool:

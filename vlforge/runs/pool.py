@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from vlforge.runs.memory import resident_mb
-from vlforge.runs.worker import Order, serve
+from vlforge.runs.worker import STOP, Order, serve
 
 Event = tuple[str, Any]
 """(node, message) as a worker sends it."""
@@ -38,6 +38,10 @@ class Pool:
         """Whether any order is running."""
         return bool(self._busy)
 
+    def nodes(self) -> set[str]:
+        """Those whose orders are running."""
+        return set(self._busy.values())
+
     def submit(self, order: Order) -> None:
         """Hand an order to an idle worker, starting one where there is none."""
         pipe = self._idle.pop() if self._idle else self._start()
@@ -57,16 +61,23 @@ class Pool:
                 code = self._bury(pipe)
                 yield node, ("failed", f"its process died ({_say_exit(code)})", "")
                 continue
-            if message[0] in ("done", "failed"):
+            if message[0] in ("done", "failed", "stopped"):
                 del self._busy[pipe]
                 self._idle.append(pipe)
             yield node, message
+
+    def ask_to_stop(self, nodes: Iterable[str]) -> None:
+        """Tell the stages of these nodes to end between two steps; a message says when."""
+        wanted = set(nodes)
+        for pipe, node in self._busy.items():
+            if node in wanted:
+                pipe.send(STOP)
 
     def close(self, *, at_once: bool = False) -> None:
         """End the workers: after their stage, or `at_once` (their stages can be continued)."""
         for pipe, worker in self._workers.items():
             if at_once:
-                worker.terminate()
+                worker.kill()  # SIGTERM would ask a training stage to end in its own time
             elif pipe in self._idle:
                 pipe.send(None)
         for worker in self._workers.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ _PATHS = ("data", "image_root", "path")
 
 @dataclass(frozen=True)
 class Choice:
-    """What the command line asks of a recipe."""
+    """What the command line asks of a recipe. `fresh`: nothing finished before is reused."""
 
     overrides: tuple[str, ...] = ()
     run_dir: Path | None = None
@@ -36,6 +37,7 @@ class Choice:
     until: str | None = None
     jobs: int | None = None
     maps: Mapping[str, str] | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Prepared:
     threads: int
     moved: Mapping[str, str]
     is_whole: bool = True
+    fresh: bool = False
 
     def folder(self, node: str) -> Path:
         """Where the node's finished stage lies, or will lie."""
@@ -99,6 +102,7 @@ def prepare(path: Path, choice: Choice) -> Prepared:
         threads=recipe.threads or max(1, cores() // jobs),
         moved=dict(choice.maps or {}),
         is_whole=choice.until is None,
+        fresh=choice.fresh,
     )
 
 
@@ -136,11 +140,37 @@ def _with_paths(node: Node, recipe: Recipe, maps: Mapping[str, str]) -> Node:
                 return str((root / text).resolve())
             if files_of_pattern(str(root / text)):
                 return str(root / text)
+            if stage := stage_of_run(root / text):
+                return str(stage)
         return text
 
     settings = spelled_out(node.settings) if node.kind in _MIXING else node.settings
     settings = {key: _located(key, value, found, absolute) for key, value in settings.items()}
     return Node(**{**node.__dict__, "settings": settings})
+
+
+def stage_of_run(path: Path) -> Path | None:
+    """What a run's stage left, named as `runs/photos/align` or `runs/photos/stages/align`.
+
+    Raises:
+        RecipeError: the run has several such nodes, or it has not ended there.
+    """
+    run = path.parent.parent if path.parent.name == "stages" else path.parent
+    try:
+        nodes = json.loads((run / "graph.json").read_text(encoding="utf-8"))["nodes"]
+    except (OSError, ValueError, LookupError):
+        return None
+    exact = [row for row in nodes if row["node"] == path.name]
+    found = exact or [row for row in nodes if row["stage"] == path.name]
+    if len(found) > 1:
+        several = ", ".join(row["node"] for row in found)
+        raise RecipeError(f"{path}: the run has several; name one of {several}")
+    if not found:
+        return None
+    folder = run / found[0]["folder"]
+    if not folder.exists():
+        raise RecipeError(f"{path}: this stage has not ended; finish its run first")
+    return folder.resolve()
 
 
 def _located(key: str, value: Any, found: Change, absolute: Change) -> Any:

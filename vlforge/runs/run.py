@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from vlforge.runs.environment import describe_environment
 from vlforge.runs.plan import plan_nodes
 from vlforge.runs.pool import Pool, longest_first
 from vlforge.runs.prepare import Choice, Prepared, prepare
-from vlforge.runs.store import link, read_done, write_json, write_text
+from vlforge.runs.store import done_since, link, read_done, write_json, write_text
 from vlforge.runs.worker import Order
 from vlforge.types import VLForgeError
 
@@ -51,14 +55,36 @@ def run_recipe(path: Path, choice: Choice = Choice(), *, quiet: bool = False) ->
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
         StageFailed: a stage failed; the same command goes on from there.
-        Stopped: Ctrl-C.
+        Stopped: Ctrl-C, or a signal of a scheduler that is about to take the machine.
     """
     prepared = prepare(path, choice)
-    with _RunFolder(prepared) as folder:
+    with _stoppable(), _RunFolder(prepared) as folder:
         run = _Run(prepared, folder)
         with Display(len(prepared.nodes), quiet=quiet) as display:
             run.go(display)
     return run.result()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 are as one Ctrl-C, however often they come."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def take(number: int, frame: object) -> None:
+        seen.append(number)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, take) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _RunFolder:
@@ -94,8 +120,15 @@ class _RunFolder:
     def log(self, node: str, event: Mapping[str, Any]) -> None:
         """Append one event to `log.jsonl`."""
         record = {"time": round(time.time(), 2), "node": node, **event}
-        with (self.path / "log.jsonl").open("ab") as file:
-            file.write(msgspec.json.encode(record, enc_hook=str) + b"\n")
+        with (self.path / "log.jsonl").open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                file.write(msgspec.json.encode(record, enc_hook=str) + b"\n")
+            except OSError as error:
+                # A full disk may cost a line of the log, not the stage that trains.
+                file.truncate(before)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
 
 
 class _Run:
@@ -107,6 +140,9 @@ class _Run:
         self.nodes = {node.name: node for node in prepared.nodes}
         self.reused: dict[str, bool] = {}
         self.started = time.monotonic()
+        self.fresh_since = time.time() if prepared.fresh else 0.0
+        self.running: set[str] = set()
+        self.in_steps: set[str] = set()
         self.plan = {row.node: row for row in plan_nodes(prepared)}
         self.pool: Pool | None = None
 
@@ -115,11 +151,13 @@ class _Run:
         write_json(self.folder.path / "plan.json", [row.__dict__ for row in self.plan.values()])
         self._unlink_stale()
         for name, node in self.nodes.items():
-            if node.kind != "report" and self.prepared.store.is_done(self.prepared.keys[name]):
+            folder = self.prepared.folder(name)
+            if node.kind != "report" and done_since(folder, self.fresh_since):
                 self._finished(name, 0.0, True, display)
         try:
             self._work(display)
         except KeyboardInterrupt:
+            self._end_early(display)
             self._close(at_once=True)
             raise Stopped(f"stopped; the same command continues {self.folder.path}") from None
         except BaseException:
@@ -142,7 +180,7 @@ class _Run:
 
     def _work(self, display: Display) -> None:
         pool = self.pool = Pool(self.prepared.jobs, self.prepared.threads)
-        running: set[str] = set()
+        running = self.running
         while len(self.reused) < len(self.nodes):
             for name in self._ready(running):
                 if not pool.free():
@@ -151,16 +189,50 @@ class _Run:
                 display.start(name)
                 pool.submit(self._order(self.nodes[name]))
             for name, message in pool.events(0.25):
-                if message[0] == "progress":
-                    display.progress(name, *message[1:])
-                elif message[0] == "log":
-                    self.folder.log(name, message[1])
-                    display.log(name, message[1])
-                elif message[0] == "failed":
-                    self._fail(name, *message[1:])
-                else:
-                    running.discard(name)
-                    self._finished(name, message[1], message[3], display)
+                self._take(name, message, display)
+
+    def _take(self, name: str, message: tuple[Any, ...], display: Display) -> None:
+        """What a worker says."""
+        if message[0] == "progress":
+            display.progress(name, *message[1:])
+        elif message[0] == "log":
+            if message[1].get("event") == "fit":
+                self.in_steps.add(name)
+            self.folder.log(name, message[1])
+            display.log(name, message[1])
+        elif message[0] == "failed":
+            self._fail(name, *message[1:])
+        elif message[0] == "stopped":
+            # Its process was told by a signal of its own.
+            display.log(name, {"event": "warning", "text": message[1]})
+            raise KeyboardInterrupt
+        else:
+            self.running.discard(name)
+            self._finished(name, message[1], message[3], display)
+
+    def _end_early(self, display: Display) -> None:
+        """Let stages that train end with a checkpoint; another Ctrl-C does not wait for it."""
+        waiting = self.running & self.in_steps
+        if self.pool is None or not waiting:
+            return
+        text = "ends after this step, with a checkpoint; Ctrl-C again ends at once"
+        for name in sorted(waiting):
+            display.log(name, {"event": "warning", "text": text})
+        try:
+            self.pool.ask_to_stop(waiting)
+            while waiting & self.pool.nodes():
+                for name, message in self.pool.events(0.25):
+                    self._take_last(name, message, display)
+        except KeyboardInterrupt:
+            return
+
+    def _take_last(self, name: str, message: tuple[Any, ...], display: Display) -> None:
+        """What a worker says that was asked to end."""
+        if message[0] in ("stopped", "failed"):
+            self.folder.log(name, {"event": message[0], "text": message[1]})
+            display.log(name, {"event": "warning", "text": message[1]})
+        else:
+            self._take(name, message, display)
 
     def _ready(self, running: set[str]) -> list[str]:
         ready = [
@@ -189,6 +261,7 @@ class _Run:
             device=prepared.device,
             threads=prepared.threads,
             moved=prepared.moved,
+            fresh_since=self.fresh_since,
         )
 
     def _finished(self, name: str, seconds: float, reused: bool, display: Display) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 DONE = "done.json"
+BEGUN = ".begun"
 
 
 class Store:
@@ -42,6 +43,23 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def begin(self, key: str, record: Mapping[str, Any]) -> None:
+        """Note whose stage this is, so that a later try with other settings finds it."""
+        write_json(self.root / BEGUN / f"{key}.json", record)
+
+    def unfinished(self, node: str, run_dir: Path) -> list[tuple[str, dict[str, Any]]]:
+        """Keys and notes of stages of this node and run that were begun and not finished."""
+        found = []
+        for file in sorted((self.root / BEGUN).glob("*.json")):
+            try:
+                note = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            is_theirs = note.get("node") == node and note.get("run_dir") == str(run_dir)
+            if is_theirs and self.partial(file.stem).is_dir():
+                found.append((file.stem, note))
+        return found
+
     def finish(self, key: str, record: Mapping[str, Any]) -> Path:
         """Write `done.json` and give the stage its final name."""
         partial = self.partial(key)
@@ -51,7 +69,13 @@ class Store:
         if final.exists():
             shutil.rmtree(final)
         os.replace(partial, final)
+        (self.root / BEGUN / f"{key}.json").unlink(missing_ok=True)
         return final
+
+
+def done_since(folder: Path, time: float) -> bool:
+    """Whether a stage is finished, not before `time` (seconds since 1970)."""
+    return read_done(folder) is not None and (folder / DONE).stat().st_mtime >= time
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:

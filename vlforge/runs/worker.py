@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,15 +20,21 @@ from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.typed import build
 from vlforge.runs.job import Job
 from vlforge.runs.memory import peak_mb, reset_peak
-from vlforge.runs.store import Store
-from vlforge.types import VLForgeError
+from vlforge.runs.store import Store, done_since
+from vlforge.runs.tries import say_unused
+from vlforge.types import StageStopped, VLForgeError
 
 _SHOW_EVERY_S = 0.2
+STOP = "stop"
+"""Sent while an order runs: end it early where the stage can be gone on with."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One node to run. `settings` hold real paths in place of `$stage` references."""
+    """One node to run. `settings` hold real paths in place of `$stage` references.
+
+    What was finished before `fresh_since` is made again, and unfinished work given up.
+    """
 
     node: str
     kind: str
@@ -40,6 +47,7 @@ class Order:
     device: str
     threads: int
     moved: Mapping[str, str] = field(default_factory=dict)
+    fresh_since: float = 0.0
 
 
 def serve(pipe: Connection, lifeline: Connection) -> None:
@@ -47,8 +55,12 @@ def serve(pipe: Connection, lifeline: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     while (order := pipe.recv()) is not None:
+        if order == STOP:
+            continue  # It came when the stage had just ended.
         try:
             pipe.send(("done", *run_order(order, pipe)))
+        except StageStopped as error:
+            pipe.send(("stopped", str(error)))
         except VLForgeError as error:
             pipe.send(("failed", str(error), ""))
         except OSError as error:
@@ -62,16 +74,20 @@ def run_order(order: Order, pipe: Connection | None = None) -> tuple[float, floa
     """Run one node to its place in the store: (seconds, peak MB, whether it was there already)."""
     store = Store(order.store)
     with store.lock(order.key):
-        if store.is_done(order.key):
+        if done_since(store.folder(order.key), order.fresh_since):
             return 0.0, 0.0, True
         out = store.partial(order.key)
+        if order.fresh_since:
+            shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         set_moved(order.moved)
         kind = find_kind(order.kind)
         config = build(kind.config_class(), order.settings, lambda *keys: order.node)
         reset_peak()
         start = time.perf_counter()
-        kind.module().run(config, _job(order, out, pipe))
+        job = _job(order, out, pipe)
+        say_unused(store, order, job.log)
+        kind.module().run(config, job)
         seconds, peak = round(time.perf_counter() - start, 2), round(peak_mb(), 1)
         record = {
             "node": order.node,
@@ -107,7 +123,20 @@ def _job(order: Order, out: Path, pipe: Connection | None) -> Job:
         threads=order.threads,
         progress=progress,
         log=log,
+        stop=_asked(pipe),
     )
+
+
+def _asked(pipe: Connection | None) -> Callable[[], bool]:
+    """Whether the stage that runs was asked to end early."""
+    asked: list[Any] = []
+
+    def stop() -> bool:
+        if pipe is not None and not asked and pipe.poll():
+            asked.append(pipe.recv())
+        return bool(asked)
+
+    return stop
 
 
 def _die_with_parent(lifeline: Connection) -> None:

@@ -24,14 +24,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlforge.checkpoints.weights import Lazy, write_safetensors
+from vlforge.training.identity import Facts, difference
 from vlforge.types import LogFn, ModelError, no_log
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
 DRAFT = "draft"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-Facts = Mapping[str, Any]
-"""All that decides a run's numbers, by the name that a user knows it by."""
 
 
 @dataclass(frozen=True)
@@ -213,23 +211,6 @@ class Keeper:
             )
             return False
         return True
-
-
-def difference(then: Facts, now: Facts) -> str:
-    """What of a run is other than it was, in one line; "" where nothing is."""
-    names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
-    if not names:
-        return ""
-    more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-    return _change(names[0], then, now) + more
-
-
-def _change(name: str, then: Facts, now: Facts) -> str:
-    """One difference; a sum of contents has no value that would tell anybody anything."""
-    values = [json.dumps(facts[name]) if name in facts else "unset" for facts in (then, now)]
-    if max(map(len, values)) > 60:
-        return f"{name} changed"
-    return f"{name} was {values[0]} and is {values[1]}"
 
 
 def is_full(error: OSError) -> bool:

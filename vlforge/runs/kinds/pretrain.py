@@ -11,6 +11,8 @@ from vlforge.runs.kinds.flops import small_language_config, small_vision_config
 from vlforge.training.config import PretrainConfig
 
 _TOKENS_A_TEXT = 45
+UNKEYED = frozenset(("save_every_samples",))
+"""Settings with which a stage leaves the same files."""
 
 
 def run(config: PretrainConfig, job: Job) -> None:
@@ -23,6 +25,7 @@ def run(config: PretrainConfig, job: Job) -> None:
         seed=job.seed if config.seed == "auto" else config.seed,
         device=job.device,
         threads=job.threads,
+        stop=job.stop,
         progress=job.progress,
         log=job.log,
     )

@@ -13,6 +13,7 @@ from vlforge.runs.kinds.flops import cost_of, family_of
 from vlforge.runs.kinds.sizes import count_rows
 from vlforge.training.budget import accumulation_of, samples_to_see, settle_batch
 from vlforge.training.config import TrainConfig
+from vlforge.training.identity import WITHOUT_EFFECT
 from vlforge.training.mixture import mixtures
 from vlforge.types import RecipeError
 
@@ -25,6 +26,8 @@ _FROZEN_ON_GPU, _LEARNING = 2, 16
 """Bytes of a weight: bf16; fp32 with its gradient and AdamW's moments."""
 _QUANTISED = {"8bit": 1.0, "4bit": 0.55}
 PARTS = ("vision", "connector", "language")
+UNKEYED = WITHOUT_EFFECT - {"export", "evaluate", "keep_best"}
+"""Settings with which a stage leaves the same files."""
 
 
 def run(config: TrainConfig, job: Job) -> None:
@@ -37,6 +40,7 @@ def run(config: TrainConfig, job: Job) -> None:
         seed=job.seed if config.seed == "auto" else config.seed,
         device=job.device,
         threads=job.threads,
+        stop=job.stop,
         progress=job.progress,
         log=job.log,
     )
