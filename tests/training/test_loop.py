@@ -53,6 +53,7 @@ def test_what_is_learned_is_written_and_said(tmp_path, made):
     assert steps[-1]["supervised_tokens"] == summary["supervised_tokens"]
     assert set(json.loads((tmp_path / "timing.json").read_text())) == {
         "seconds", "samples_per_second", "peak_mb",
+        "tokens_per_second", "wait_share", "mfu", "mfu_of",
     }  # fmt: skip
     folder = read_folder(tmp_path)
     assert folder.template == "vicuna"
@@ -282,7 +283,10 @@ def test_an_empty_dataset_is_named(tmp_path, made):
 
 def test_a_loss_that_explodes_stops_the_run(tmp_path, made):
     wild = Optimiser(lr=1e30, max_grad_norm=0.0, warmup_ratio=0.0, schedule="constant")
-    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step \d+; lower optimiser.lr"):
+    with pytest.raises(
+        ModelError,
+        match=r"the loss is (nan|inf) at step \d+, with data\.json:\d+ .*; lower optimiser.lr",
+    ):
         train(replace(made, optimiser=wild), tmp_path, device="cpu")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vlforge.models.config import Lean, ModelSpec, SmallLanguageSpec, SmallVisionSpec
 
@@ -198,13 +198,13 @@ class HeldOut:
 
     `data` gives the rows, at most `rows` of them, whose mean loss over supervised tokens is
     `eval_loss`; `every_samples` says how often (0: at the end alone). `benchmarks` are
-    names as in an `evaluate` stage, each asked `benchmark_rows` questions.
+    entries as in an `evaluate` stage, each asked about `benchmark_rows` questions.
     """
 
     data: str | tuple[str | Mixture, ...] = ()
     rows: int = 256
     every_samples: int = 0
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: tuple[dict[str, Any], ...] = ()
     benchmark_rows: int = 64
 
 
@@ -212,16 +212,21 @@ class HeldOut:
 class Guard:
     """What happens when a loss is no number or leaps.
 
-    A leap is a loss of more than `spike` times the median of the last `window` steps (0:
-    leaps are not looked for). The rows of the batch are written to `spikes.jsonl`. `on_spike:
-    skip` leaves such a step's update out, `stop` ends the stage, `warn` goes on; a loss or
-    gradient that is no number is left out up to `nan_steps` times in a row (0: it ends the stage).
+    A leap is a loss of more than `spike` times the median of the last `window` steps, once
+    10 lie behind (0: leaps are not looked for). The rows of the batch are written to
+    `spikes.jsonl`. `on_spike: skip` leaves such a step's update out, `stop` ends the stage,
+    `warn` goes on; a loss or gradient that is no number is left out up to `nan_steps` times
+    in a row (0: it ends the stage).
     """
 
     spike: float = 0.0
     window: int = 100
     on_spike: Literal["warn", "skip", "stop"] = "warn"
     nan_steps: int = 0
+
+
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "swanlab", "trackio"]
+"""Where curves can be sent; see `vlforge.training.trackers`."""
 
 
 @dataclass(frozen=True)
@@ -329,6 +334,6 @@ class TrainConfig:
     keep_last: int = 1
     keep_best: bool = False
     evaluate: HeldOut | None = None
-    trackers: tuple[str, ...] = ()
+    trackers: tuple[TrackerName, ...] = ()
     guard: Guard = Guard()
     seed: int | Literal["auto"] = "auto"

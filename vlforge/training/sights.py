@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vlforge.models.folder import ModelFolder
 from vlforge.text.templates import find_template
@@ -17,7 +18,7 @@ from vlforge.training.conversations import (
     read_conversations,
 )
 from vlforge.training.devices import Devices
-from vlforge.training.held_out import Looks, check_looks, chosen_rows, leaks, told_leaks
+from vlforge.training.held_out import Asked, Looks, check_looks, chosen_rows, leaks, told_leaks
 from vlforge.training.parallel import settle_parallel
 from vlforge.training.rows import Sieve
 from vlforge.training.trackers import Trackers, check_trackers, settings_of
@@ -108,8 +109,22 @@ def _looks(stage: Stage, evaluate: HeldOut, ask: Ask | None, log: LogFn) -> Look
         looks = replace(looks, task=ConversationTask(stage.folder.model, held), rows=rows)
     if evaluate.benchmarks and ask is not None:
         folder = replace(stage.folder, template=config.template)
-        looks = replace(looks, ask=lambda devices: ask(folder, devices))
+        looks = replace(looks, ask=_in_precision(ask, folder, config))
     return looks
+
+
+def _in_precision(ask: Ask, folder: ModelFolder, config: TrainConfig) -> Asked:
+    """Asks with the products that the stage trains with: frozen parts may be in half precision."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+    def asked(devices: Devices) -> dict[str, float]:
+        kind = devices.device.type
+        is_half = kind != "cpu" and config.precision in dtypes
+        dtype = dtypes.get(config.precision, torch.bfloat16)
+        with torch.autocast(kind, dtype=dtype, enabled=is_half):
+            return ask(folder, devices)
+
+    return asked
 
 
 def _read(stage: Stage, evaluate: HeldOut) -> ConversationData:
