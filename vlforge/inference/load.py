@@ -15,13 +15,20 @@ import torch
 from vlforge.checkpoints.checkpoint import Checkpoint, Parts, meta_model
 from vlforge.checkpoints.index import match, read_checkpoint
 from vlforge.inference.generate import Decoding
-from vlforge.inference.native import bare_native, is_native, open_native
+from vlforge.inference.native import (
+    bare_native,
+    is_adapted_native,
+    is_native,
+    native_base,
+    open_native,
+)
 from vlforge.inference.notes import notes_of
 from vlforge.inference.placing import input_device, part_in_family, placing
 from vlforge.models.attention import check_attention, set_attention
 from vlforge.models.families import family_of, find_family
 from vlforge.models.folder import ModelFolder, read_folder
 from vlforge.models.native import NativeModel
+from vlforge.models.native_folder import OWN_TEMPLATE, read_meta
 from vlforge.models.parts.image_processor import FILE_NAME as PROCESSOR_NAME
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.reading import (
@@ -140,6 +147,8 @@ def find_kind(folder: Path) -> Kind:
         if match(folder) is None:
             raise ModelError(f"{folder} is a file; give {ACCEPTED}")
         return "family"
+    if is_adapted_native(folder):
+        return "native"
     if not (folder / "config.json").is_file():
         if match(folder) is None:
             raise ModelError(f"{folder} {_without_config(folder)}")
@@ -301,8 +310,11 @@ def _load_native(
 ) -> Loaded:
     how: dict[str, Any] = {}
     if loading.quantise != "none" or loading.device_map != "none":
-        how = placing(loading, device, dtype, bare_native(folder), NativeModel.part_of)
+        base = native_base(folder)
+        how = placing(loading, device, dtype, bare_native(base), NativeModel.part_of)
     model, processor = open_native(folder, dtype, **how)
+    trained_with = read_meta(folder).get("template", OWN_TEMPLATE)
+    name = trained_with if template == "auto" else template
     return Loaded(
         kind="native",
         path=str(folder),
@@ -310,7 +322,7 @@ def _load_native(
         tokenizer=processor.tokenizer,
         processor=processor,
         device=input_device(model, device),
-        template=None if template == "auto" else find_template(template),
+        template=None if name == OWN_TEMPLATE else find_template(name),
     )
 
 

@@ -8,6 +8,7 @@ B rows, V vocabulary.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vlforge.checkpoints.lora import open_adapter
+from vlforge.checkpoints.vlforge_adapter import ADAPTED, FOLDERS, WHOLE
+from vlforge.checkpoints.weights import Lazy, open_file
 from vlforge.data.images import load_rgb
 from vlforge.inference.generate import Decoding, Drawing, Generated, draw_token, settle
 from vlforge.models.native import message
@@ -56,8 +60,39 @@ def bare_native(folder: Path) -> Any:
         return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
 
 
+def is_adapted_native(folder: Path) -> bool:
+    """Whether a train stage left adapters of a native model there."""
+    return (folder / ADAPTED).is_file() and _told(folder).get("family") == "native"
+
+
+def native_base(folder: Path) -> Path:
+    """The folder of the model that a stage's adapters belong to; of a whole model itself.
+
+    Raises:
+        ModelError: it is not where it was.
+    """
+    return native_base(_adapted(folder)) if is_adapted_native(folder) else folder
+
+
+def _adapted(folder: Path) -> Path:
+    base = _told(folder)["base"]
+    places = (Path(base["path"]), folder / base["beside"])
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise ModelError(f"{folder} adapts {base['path']}, which is not there; put it back")
+    return found
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads((folder / ADAPTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told
+
+
 def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]:
-    """Model and processor.
+    """Model and processor; a stage's adapters are merged into their base.
 
     Args:
         how: more for `from_pretrained`: where weights go, and quantised how.
@@ -65,6 +100,10 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
     Raises:
         ModelError: a part is missing, or weights do not fit.
     """
+    if is_adapted_native(folder):
+        model, processor = open_native(_adapted(folder), dtype, **how)
+        _merge_adapters(model, folder)
+        return model, processor
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
@@ -85,6 +124,32 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return model, processor
+
+
+@torch.no_grad()
+def _merge_adapters(model: Any, folder: Path) -> None:
+    """Add a stage's adapters, summed in fp32 and rounded once, and put in what else it trained.
+
+    Raises:
+        ModelError: a quantised base, or tensors that have no place in it.
+    """
+    if getattr(model, "is_quantized", False):
+        raise ModelError(f"{folder} holds adapters; merge them before quantising (vlforge merge)")
+    named = dict(model.named_parameters(remove_duplicate=False))
+    weights: dict[str, Lazy] = {name: Lazy.of(value, name) for name, value in named.items()}
+    changed: set[str] = set()
+    if (folder / WHOLE).is_file():
+        whole = open_file(folder / WHOLE)
+        if lost := sorted(set(whole) - set(weights)):
+            raise ModelError(f"{folder / WHOLE}: {lost[0]} has no place in the base")
+        weights |= whole
+        changed |= set(whole)
+    for part in _told(folder)["roots"]:
+        adapter = open_adapter(folder / FOLDERS[part])
+        weights = adapter.onto(weights)
+        changed |= set(adapter.pairs) | set(adapter.whole)
+    for name in sorted(changed):
+        named[name].copy_(weights[name].read())
 
 
 def native_prompt(loaded: Loaded, sample: Sample) -> NativePrompt:

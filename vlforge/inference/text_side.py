@@ -21,6 +21,7 @@ from vlforge.checkpoints.index import read_checkpoint
 from vlforge.checkpoints.weights import lazies, open_file, read_pickle
 from vlforge.data.images import header_size, load_rgb
 from vlforge.inference.load import find_kind
+from vlforge.inference.native import native_base
 from vlforge.models.base import VisionLanguageModel
 from vlforge.models.config import ModelSpec
 from vlforge.models.encoding import Encoded
@@ -30,6 +31,7 @@ from vlforge.models.llava import LlavaConfig
 from vlforge.models.mgm import MgmConfig
 from vlforge.models.minigpt4 import BLIP, EVA, minigpt4_config, read_settings, weights_file
 from vlforge.models.native import NativeEncoded, NativeModel
+from vlforge.models.native_folder import OWN_TEMPLATE, read_meta
 from vlforge.models.parts import convnext
 from vlforge.models.parts.anyres import read_pinpoints
 from vlforge.models.parts.internlm2 import is_internlm2, llama_config
@@ -114,9 +116,12 @@ def open_text_side(
     folder = Path(model)
     kind = find_kind(folder)
     if kind == "native":
-        processor = open_processor(folder)
+        processor = open_processor(native_base(folder))
         native = NativeModel(nn.Identity(), processor)
-        return TextSide(native, processor.tokenizer, chosen)
+        name = read_meta(folder).get("template", OWN_TEMPLATE)
+        if chosen is None and template == OWN_TEMPLATE and name != OWN_TEMPLATE:
+            chosen = find_template(name)
+        return TextSide(native, processor.tokenizer, chosen, name)
     if kind != "family":
         raise ModelError(f"{folder} holds no model that reads conversations")
     return _family(folder, chosen, dialect, parts)

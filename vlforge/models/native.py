@@ -97,6 +97,7 @@ class NativeModel(nn.Module):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token: str | None = getattr(processor, "image_token", None)
+        self._token_key: str | None = None
 
     @staticmethod
     def part_of(name: str) -> str:
@@ -286,6 +287,30 @@ class NativeModel(nn.Module):
         # InternVL's makes a tensor of an empty list.
         known = [] if isinstance(replaced, Tensor) or not replaced else list(replaced[0])
         return ids, offsets, known, inputs
+
+    @property
+    def token_key(self) -> str:
+        """What the processor calls that which it says of each token; empty if it says nothing."""
+        if self._token_key is None:
+            _, _, _, inputs = self.expand(self.image_token or "", [Image.new("RGB", (64, 64))])
+            self._token_key = next((key for key in PER_TOKEN if key in inputs), "")
+        return self._token_key
+
+    def per_token(self, ids: Sequence[int]) -> dict[str, Tensor]:
+        """What the processor would say of each of these tokens, [1, L].
+
+        Raises:
+            ModelError: it says what does not follow from ids.
+        """
+        if not self.token_key:
+            return {}
+        if not getattr(self.processor, "return_mm_token_type_ids", False):
+            kind = type(self.processor).__name__
+            raise ModelError(
+                f"{kind} gives {self.token_key} by rules of its own; this model can chat here, "
+                "and cannot be trained"
+            )
+        return {self.token_key: torch.tensor(self.processor.create_mm_token_type_ids([list(ids)]))}
 
     def _adds_specials(self, text: str) -> bool:
         """A chat template that writes the first token itself must not get it twice."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from PIL import Image
 
@@ -53,7 +52,7 @@ class Outliner:
         if self.is_slow(template):
             return self._blank(sample, sizes, template).cut(max_length)
         row = self.native.outline(sample, [self.stand_in(size) for size in sizes], template)
-        return replace(row, inputs=self._per_token(row.ids)).cut(max_length)
+        return replace(row, inputs=self.native.per_token(row.ids)).cut(max_length)
 
     def is_slow(self, template: Template | None = None) -> bool:
         """Whether every sample takes blank pictures."""
@@ -63,7 +62,7 @@ class Outliner:
                 sizes = PROBES[1:2]
                 row = self.native.outline(sample, [self.stand_in(sizes[0])], template)
                 whole = self._blank(sample, sizes, template)
-                told = self._per_token(row.ids)
+                told = self.native.per_token(row.ids)
                 same = {k: v.tolist() for k, v in whole.inputs.items() if k in PER_TOKEN}
                 self._slow = (row.ids, row.labels) != (whole.ids, whole.labels)
                 self._slow |= same != {key: value.tolist() for key, value in told.items()}
@@ -89,14 +88,6 @@ class Outliner:
                 told = []
             self._is_plain = told == [written_for(self.native, size) for size in PROBES]
         return self._is_plain
-
-    def _per_token(self, ids: list[int]) -> dict[str, Any]:
-        import torch
-
-        processor = self.native.processor
-        if not getattr(processor, "return_mm_token_type_ids", False):
-            return {}
-        return {"mm_token_type_ids": torch.tensor(processor.create_mm_token_type_ids([ids]))}
 
     def _blank(
         self, sample: Sample, sizes: Sequence[Size], template: Template | None

@@ -59,7 +59,7 @@ class NativeParts(nn.Module):
     """A native model as training stages take a model.
 
     `whole` is the model with its processor; its parameters are named by their nouns:
-    `vision.model.visual.blocks.0.attn.qkv.weight`.
+    `vision.model.visual.blocks.0.attn.qkv.weight`. `lean` says what is left out of the work.
     """
 
     family = "native"
@@ -67,6 +67,8 @@ class NativeParts(nn.Module):
     features_are_tensors = False
     crops_in_training = False
     needs_sizes = True
+    lean: Any = None
+    last_rows: Any = None
 
     def __init__(self, whole: NativeModel):
         super().__init__()
