@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from vlforge.evaluation.benchmarks.mmbench import upload_cells
 from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
-from vlforge.evaluation.export import export_answers, mmbench_upload, write_xlsx
+from vlforge.evaluation.export import export_answers
 from vlforge.evaluation.run import evaluate
+from vlforge.evaluation.sheets import write_xlsx
+from vlforge.evaluation.tables import read_table
 from vlforge.types import Caption, DataError
 
 
@@ -49,7 +52,7 @@ def test_mmbenchs_sheet_has_the_prediction_seventh_and_no_dropped_column(answere
 def test_a_question_without_answer_gets_an_empty_cell(tmp_path):
     table = tmp_path / "t.tsv"
     table.write_text("index\tquestion\tA\n1\tWhich?\tcat\n", encoding="utf-8")
-    columns, rows = mmbench_upload(table, {})
+    columns, rows = upload_cells(read_table(table), {})
     assert columns == ["index", "question", "A", "prediction"]
     assert rows == [[1, "Which?", "cat", None]]
 

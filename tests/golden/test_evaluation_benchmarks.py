@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlforge.evaluation import export, judge
+from vlforge.evaluation import judge
 from vlforge.evaluation.benchmarks import mmbench, textvqa
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics import choices
@@ -126,7 +126,7 @@ def test_the_upload_sheet_is_llavas(upload_file: Path):
     stem = upload_file.name.removesuffix("_expected.json")
     lines = (folder / f"{stem}_answers.jsonl").read_text(encoding="utf-8").splitlines()
     said = {str(row["question_id"]): row["text"] for row in map(json.loads, lines)}
-    columns, rows = export.mmbench_upload(folder / f"{stem}_in.tsv", said)
+    columns, rows = mmbench.upload_cells(read_table(folder / f"{stem}_in.tsv"), said)
     assert columns == golden["columns"]
     got = [dict(zip(columns, row, strict=True)) for row in rows]
     assert got == golden["rows"]
@@ -212,7 +212,7 @@ def test_llavas_submission_sheet(llava_eval_file: Path):
     golden = load(llava_eval_file)["mmbench_submission_xlsx"]
     said = {str(row[0]): row[6] for row in golden["data"]}
     table = llava_eval_file.parent.parent / "mmbench" / "dev.tsv"
-    columns, rows = export.mmbench_upload(table, said)
+    columns, rows = mmbench.upload_cells(read_table(table), said)
     assert columns == golden["columns"]
     # The golden's cells went through a table library that reads digits as numbers.
     assert [list(map(str, row)) for row in rows] == [list(map(str, r)) for r in golden["data"]]

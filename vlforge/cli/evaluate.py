@@ -198,18 +198,26 @@ def _score_answers(
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="A folder `eval run` wrote.", show_default=False)],
-    benchmark: Annotated[str, typer.Argument(help="Whose answers.", show_default=False)],
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder `eval run` wrote.", show_default=False)
+    ] = None,
+    name: Annotated[str, typer.Argument(help="Whose answers.", show_default=False)] = "",
     target: Annotated[
-        Path, typer.Argument(help="The file; its ending chooses the format.", show_default=False)
-    ],
+        Path | None,
+        typer.Argument(help="The file; its ending chooses the format.", show_default=False),
+    ] = None,
+    shape: Annotated[
+        str, typer.Option("--as", help="llava, or one of the benchmark's own: upload, …")
+    ] = "auto",
 ) -> None:
     """Write the answers as another tool's file."""
+    if folder is None or not name or target is None:
+        raise DataError("give the folder, the benchmark and the file to write")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
     from vlforge.evaluation.export import export_answers
 
-    plain_line(f"Answers {shown_path(export_answers(folder, benchmark, target))}")
+    plain_line(f"Answers {shown_path(export_answers(folder, name, target, shape))}")
 
 
 def show_scores(metrics: dict[str, Any]) -> None:

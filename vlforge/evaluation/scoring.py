@@ -83,7 +83,7 @@ def score_answers(
     score = module.score(questions, found.said, spec.protocol, _verdicts(judged))
     if strict:
         refuse_gaps(spec, questions, found.said, score)
-    source = {"model": str(answers), "generation": None, "versions": {}}
+    source: dict[str, Any] = {"model": str(answers), "generation": None, "versions": {}}
     counted = {"duplicate": found.duplicate, "unknown": found.unknown}
     return _fields(spec, questions, score, source) | counted
 

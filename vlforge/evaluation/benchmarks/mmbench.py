@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics.choices import EXTRACTORS
 from vlforge.evaluation.metrics.intervals import interval
 from vlforge.evaluation.questions import Question, Score
+from vlforge.evaluation.sheets import write_xlsx
 from vlforge.evaluation.tables import read_table
 from vlforge.types import DataError, RecipeError
 
@@ -35,6 +36,8 @@ SHORT = {
 }
 PROTOCOLS = tuple(EXTRACTORS)
 MODES = ("circular", "vanilla")
+NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
+_PREDICTION_AT = 6
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 _REFERENCE_LENGTH = 64
 _LARGEST_IMAGE = 64 << 20
@@ -168,6 +171,41 @@ def score(
     return Score(fields, credits, letters, problem)
 
 
+def upload(questions: Sequence[Question], said: Mapping[str, str], target: Path) -> None:
+    """The sheet that MMBench's server takes, as LLaVA writes it.
+
+    Raises:
+        VLForgeError: openpyxl is not installed.
+        DataError: an answer that a cell cannot hold.
+    """
+    rows = [question.facts["row"] for question in questions]
+    write_xlsx(target, *upload_cells(rows, said))
+
+
+def upload_cells(
+    rows: Sequence[Mapping[str, str]], said: Mapping[str, str]
+) -> tuple[list[str], list[list[Any]]]:
+    """The upload's columns and rows, `prediction` seventh, filled by index.
+
+    Columns that the reference drops and this table lacks are passed over; a
+    missing option or prediction is None.
+
+    Source: LLaVA scripts/convert_mmbench_for_submission.py.
+    """
+    columns = [c for c in (rows[0] if rows else {}) if c not in NOT_UPLOADED]
+    columns.insert(min(_PREDICTION_AT, len(columns)), "prediction")
+    filled = []
+    for row in rows:
+        cells: dict[str, Any] = {k: v or None for k, v in row.items()}
+        cells["index"] = int(row["index"])
+        cells["prediction"] = said.get(row["index"])
+        filled.append([cells.get(column) for column in columns])
+    return columns, filled
+
+
+EXPORTS = {"upload": upload}
+
+
 def _is_whole(rows: Sequence[Question]) -> bool:
     """Whether every option that moves has stood in every place.
 
@@ -233,6 +271,7 @@ def _question(row: Mapping[str, str], pictures: _Pictures, path: Path) -> Questi
         group=group,
         labels={key: row.get(key, "") for key in ("l2-category", "category", "split")},
         asked=row["question"],
+        facts={"row": {key: value for key, value in row.items() if key != "image"}},
     )
 
 

@@ -204,7 +204,7 @@ def score(
         "accuracy": whole.accuracy,
         "all": _fields(whole, rule),
         "groups": {
-            category: {"score": _fields(one, rule)["f1"], "interval": None} | _fields(one, rule)
+            category: {"score": _fields(one, rule)["f1"], "interval": None, **_fields(one, rule)}
             for category, one in found.items()
         },
     }

@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
-from vlforge.evaluation.metrics.vqa import NORMALISERS, soft_accuracy
+from vlforge.evaluation.metrics.vqa import NORMALISERS
+from vlforge.evaluation.question_files import question_lines
 from vlforge.evaluation.questions import Question, Score
-from vlforge.evaluation.results import result
+from vlforge.evaluation.vqa_scores import score_soft
 from vlforge.types import DataError, RecipeError
 
 PROTOCOLS = tuple(NORMALISERS)
@@ -39,7 +39,7 @@ def read(spec: BenchmarkSpec) -> list[Question]:
     folder = Path(spec.images) if spec.images else path.parent
     found: list[Question] = []
     taken: set[str] = set()
-    for number, row in _lines(path):
+    for number, row in question_lines(path):
         question_id, text = str(row["question_id"]), str(row["text"])
         answers: tuple[str, ...] = ()
         if annotation is not None:
@@ -82,18 +82,8 @@ def score(
     rule: str,
     verdicts: Verdicts = UNJUDGED,
 ) -> Score:
-    """Mean credit; a question without prediction is wrong and counted.
-
-    `unparsed` counts answers of which the normaliser leaves nothing.
-    """
-    name, rule = protocol_name(questions, rule), _rule(rule)
-    read_as = {q.id: NORMALISERS[rule](said[q.id]) or None for q in questions if q.id in said}
-    if not all(question.answers for question in questions):
-        return result(name, questions, said, read_as, None)
-    credits = {
-        q.id: soft_accuracy(said[q.id], q.answers, rule) if q.id in said else 0.0 for q in questions
-    }
-    return result(name, questions, said, read_as, credits)
+    """Mean credit; a question without prediction is wrong and counted."""
+    return score_soft(protocol_name(questions, rule), _rule(rule), questions, said)
 
 
 @dataclass
@@ -182,25 +172,3 @@ def _rule(rule: str) -> str:
     if bare not in PROTOCOLS:
         raise RecipeError(f"textvqa has no protocol {rule!r}; known: {', '.join(PROTOCOLS)}")
     return bare
-
-
-def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such question file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            row["question_id"], row["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}:{number}: no question line ({error!r})") from None
-        rows.append((number, row))
-    if not rows:
-        raise DataError(f"{path}: holds no question")
-    return rows

@@ -35,10 +35,16 @@ def vlmevalkit(text: str) -> str | None:
 
 def mme(text: str) -> str | None:
     """MME's own rule: the answer, or its first four characters, hold yes or no."""
-    head = text.lower()
-    if head in (YES, NO):
-        return head
-    return next((word for word in (YES, NO) if word in head[:4]), None)
+    return _of_head(text.lower())
+
+
+def _of_head(text: str) -> str | None:
+    if text in (YES, NO):
+        return text
+    for word in (YES, NO):
+        if word in text[:4]:
+            return word
+    return None
 
 
 def lmms_eval(text: str) -> str | None:
@@ -50,11 +56,7 @@ def lmms_eval(text: str) -> str | None:
 def lmms_eval_mme(text: str) -> str | None:
     """lmms-eval's MME: as MME's own, dots gone, and y or n alone count."""
     head = text.lower().strip().replace(".", "")
-    if head in (YES, NO):
-        return head
-    if head in ("y", "n"):
-        return YES if head == "y" else NO
-    return next((word for word in (YES, NO) if word in head[:4]), None)
+    return {"y": YES, "n": NO}.get(head) or _of_head(head)
 
 
 _WORDS = re.compile(r"[a-z']+")
