@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
 from vlforge.models.folder import read_folder
-from vlforge.training import fit, loop
+from vlforge.training import feature_cache, fit, loop
 from vlforge.training.config import Mixing, Mixture, Optimiser, TrainConfig
 from vlforge.training.loop import train
 from vlforge.types import DataError, ModelError, RecipeError
@@ -98,7 +98,7 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path, made):
 
 def test_cached_features_change_nothing_but_rounding(tmp_path, made, monkeypatch):
     train(made, tmp_path / "cached", device="cpu")
-    monkeypatch.setattr(loop, "features_fit", lambda *_: False)
+    monkeypatch.setattr(feature_cache, "features_fit", lambda *_: False)
     train(made, tmp_path / "uncached", device="cpu")
     cached, uncached = lines(tmp_path / "cached"), lines(tmp_path / "uncached")
     assert [x["loss"] for x in cached] == pytest.approx([x["loss"] for x in uncached], abs=1e-4)

@@ -328,7 +328,7 @@ class TrainConfig:
     checkpointing: Literal["auto"] | tuple[Literal["vision", "language"], ...] = "auto"
     cache: Literal["auto", "on", "off"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    lean: Lean = Lean()
+    lean: Lean = field(default_factory=Lean)
     decode: Literal["auto", "threads", "processes"] = "auto"
     resume: bool = True
     keep_last: int = 1
