@@ -13,17 +13,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from vlforge.checkpoints.weights import Lazy, write_safetensors
+from vlforge.checkpoints.weights import Lazy, open_file, write_safetensors
+from vlforge.training.devices import Devices
 from vlforge.training.identity import Facts, difference
 from vlforge.types import LogFn, ModelError, no_log
 
@@ -67,12 +67,14 @@ class Keeper:
         facts: Facts,
         module: nn.Module,
         optimiser: torch.optim.Optimizer,
+        devices: Devices,
         *,
         keep_last: int = 1,
         keep_best: bool = False,
         log: LogFn = no_log,
     ):
         self.folder, self.module, self.optimiser = folder, module, optimiser
+        self.devices = devices
         self.facts: dict[str, Any] = json.loads(json.dumps(facts))
         self.keep_last, self.keep_best, self._log = keep_last, keep_best, log
         self.best: Best | None = None
@@ -101,8 +103,8 @@ class Keeper:
         place = self._place(progress.step)
         if not (place / STATE).is_file():
             raise ModelError(f"{place} is not on this machine; all machines need one shared folder")
-        _put_weights(self.module, load_file(place / WEIGHTS))
-        _put_moments(self.module, self.optimiser, load_file(place / MOMENTS))
+        self.devices.put_weights(self.module, open_file(place / WEIGHTS))
+        self.devices.put_moments(self.module, self.optimiser, open_file(place / MOMENTS))
 
     def begin_anew(self) -> None:
         """Remove all checkpoints, saying so where there are any."""
@@ -116,10 +118,9 @@ class Keeper:
 
         Where the disk is full the older ones stay and False comes back.
         """
-        trainable = _trainable(self.module)
         files = {
-            WEIGHTS: _lazy(trainable | _running(self.module)),
-            MOMENTS: _lazy(_moments(trainable, self.optimiser)),
+            WEIGHTS: self.devices.weights(self.module),
+            MOMENTS: self.devices.moments(self.module, self.optimiser),
         }
         target = self._place(progress.step)
         if not self._write(target, files, {"progress": asdict(progress)}):
@@ -136,9 +137,9 @@ class Keeper:
         if not self.keep_best or (self.best is not None and score >= self.best.score):
             return False
         best = Best(progress.step, score)
-        weights = _trainable(self.module) | _running(self.module)
+        weights = self.devices.weights(self.module)
         target = self.folder / f"best-{progress.step:08d}"
-        if not self._write(target, {WEIGHTS: _lazy(weights)}, {"best": asdict(best)}):
+        if not self._write(target, {WEIGHTS: weights}, {"best": asdict(best)}):
             return False
         self.best = best
         for old in _newest_first(self.folder, "best-"):
@@ -150,7 +151,7 @@ class Keeper:
         """Give the module the best weights; None where none were kept."""
         if self.best is not None:
             place = self.folder / f"best-{self.best.step:08d}"
-            _put_weights(self.module, load_file(place / WEIGHTS))
+            self.devices.put_weights(self.module, open_file(place / WEIGHTS))
         return self.best
 
     def _place(self, step: int) -> Path:
@@ -183,6 +184,18 @@ class Keeper:
         return None
 
     def _write(
+        self, target: Path, files: Mapping[str, Mapping[str, Lazy]], state: Mapping[str, Any]
+    ) -> bool:
+        """All processes bring a folder to the disk, which the main one writes; whether it did."""
+        joined = {(file, name): lazy for file, part in files.items() for name, lazy in part.items()}
+        is_written = False
+        with self.devices.gathering(joined) as read:
+            if self.devices.is_main:
+                parts = {file: {n: read[file, n] for n in part} for file, part in files.items()}
+                is_written = self._bring(target, parts, state)
+        return self.devices.agreed(is_written)
+
+    def _bring(
         self, target: Path, files: Mapping[str, Mapping[str, Lazy]], state: Mapping[str, Any]
     ) -> bool:
         """Bring a folder of these files to the disk under its name, whole or not at all."""
@@ -254,56 +267,3 @@ def _to_disk(path: Path) -> None:
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _lazy(tensors: Mapping[str, Tensor]) -> dict[str, Lazy]:
-    """Tensors that come to main memory one by one."""
-    return {
-        name: Lazy(tuple(tensor.shape), tensor.dtype, _fetching(tensor), name)
-        for name, tensor in tensors.items()
-    }
-
-
-def _fetching(tensor: Tensor) -> Callable[[], Tensor]:
-    return lambda: tensor.detach().cpu()
-
-
-def _trainable(module: nn.Module) -> dict[str, Tensor]:
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def _running(module: nn.Module) -> dict[str, Tensor]:
-    """Buffers that training moves, such as a norm's running mean."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    state = module.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if name not in parameters}
-
-
-def _put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in (_trainable(module) | _running(module)).items():
-            tensor.copy_(weights[name])
-
-
-def _moments(named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimiser remembers of each parameter, as `name/what`."""
-    return {
-        f"{name}/{key}": torch.as_tensor(value)
-        for name, parameter in named.items()
-        for key, value in optimiser.state.get(parameter, {}).items()
-    }
-
-
-def _put_moments(
-    module: nn.Module, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]
-) -> None:
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        name, _, what = key.rpartition("/")
-        found.setdefault(name, {})[what] = value
-    names = {id(tensor): name for name, tensor in _trainable(module).items()}
-    learning = [p for group in optimiser.param_groups for p in group["params"]]
-    places = {place: names[id(parameter)] for place, parameter in enumerate(learning)}
-    state = {place: found[name] for place, name in places.items() if name in found}
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,18 +204,22 @@ class ConversationLoss(nn.Module):
         sizes: list[Size] | None = None,
         is_dummy: bool = False,
     ) -> Tensor:
-        """Scalar. A dummy picture runs the tower without touching the loss."""
+        """Scalar. A dummy picture runs the tower without touching the loss.
+
+        It runs where a picture does, before the language model and behind it backwards:
+        processes that share the layers out gather them in the same order.
+        """
         model = self.model
         if not is_dummy:
             return model.loss_sum(model.lay_out(plan, ids, pixels, features=features, sizes=sizes))
-        loss = model.loss_sum(model.lay_out(plan, ids))
         if features is not None:
             unseen = model.project(features, sizes)
         else:
             assert pixels is not None
             unseen = model.encode_images(pixels, sizes)
         joined = unseen if isinstance(unseen, Tensor) else torch.cat(unseen)
-        return loss + joined.sum() * 0.0
+        spliced = model.lay_out(plan, ids)
+        return model.loss_sum(replace(spliced, embeds=spliced.embeds + joined.sum() * 0.0))
 
 
 class ConversationTask:

@@ -203,6 +203,7 @@ class _Loop:
             facts,
             self.task.module,
             self.optimiser.optimizer,
+            self.devices,
             keep_last=plan.keep_last,
             keep_best=plan.keep_best,
             log=self.log,
@@ -353,16 +354,14 @@ class _Loop:
 
     def _save(self) -> None:
         self.watch.flush()
-        if self.devices.is_main:
-            scaler = self.devices.scaler
-            progress = replace(
-                self.done,
-                seconds=self.done.seconds + time.monotonic() - self.started,
-                scaler=scaler.state_dict() if scaler is not None else None,
-            )
-            if self.keeper.save(progress):
-                self.saved = progress.step
-        self.devices.wait()
+        scaler = self.devices.scaler
+        progress = replace(
+            self.done,
+            seconds=self.done.seconds + time.monotonic() - self.started,
+            scaler=scaler.state_dict() if scaler is not None else None,
+        )
+        if self.keeper.save(progress):
+            self.saved = progress.step
 
     def finish(self) -> FitResult:
         """Close the books; the checkpoint stays until the caller has stored the model."""

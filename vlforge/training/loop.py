@@ -144,6 +144,7 @@ def train(
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
     content = facts_of(config) | {"data": data.fingerprint(), "adapters": digest(adapters)}
     result = fit(task, plan, out, devices, content=content, stop=stop, progress=progress, log=log)
+    devices.make_whole(task.module)
     lightened.restore()
     return _store(config, folder, data, result, names, out, devices, adapters)
 
@@ -152,9 +153,10 @@ def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, De
     """Devices, and with them precision and sizes of batches; libraries are seeded."""
     precision = settle_precision(config.precision, device)
     allow_tf32(config.tf32, precision)
-    devices = open_devices(device, precision)
+    devices = open_devices(device, precision, config.parallel)
     seed_everything(seed)
     settled = settle_batch(replace(config, precision=precision), devices.count)
+    devices.settle(settled)
     return settled, devices
 
 
