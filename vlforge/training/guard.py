@@ -132,6 +132,10 @@ def spike_line(
     return line | {"rows": rows}
 
 
+def _said(loss: float | None) -> str:
+    return "no number" if loss is None else f"{loss:.4g}"
+
+
 def worst(line: Mapping[str, Any]) -> str:
     """The rows of a spike line that a message names: those without a number, then the worst."""
 
@@ -141,8 +145,6 @@ def worst(line: Mapping[str, Any]) -> str:
         return math.inf if row["loss"] is None else row["loss"]
 
     ranked = sorted(line["rows"], key=badness, reverse=True)
-    named = [
-        row["row"] + (f" ({'no number' if row['loss'] is None else row['loss']})" * ("loss" in row))
-        for row in ranked[:NAMED]
-    ]
+    named = [row["row"] + (f" ({_said(row['loss'])})" if "loss" in row else "") for row in ranked]
+    named = named[:NAMED]
     return ", ".join(named) + (", …" if len(ranked) > NAMED else "")
