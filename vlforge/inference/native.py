@@ -106,7 +106,9 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
         return model, processor
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         processor = open_processor(folder)
         model, info = AutoModelForImageTextToText.from_pretrained(

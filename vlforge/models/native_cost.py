@@ -29,24 +29,14 @@ def native_cost(config: Config) -> ModelCost:
         ModelError: an architecture that is not counted.
     """
     kind = str(config.get("model_type"))
-    counted: Mapping[str, Callable[[Config, int], tuple[VisionCost, ConnectorCost]]] = {
-        "llava": _llava,
-        "llava_next": _llava,
-        "llava_onevision": _llava,
-        "idefics3": _idefics,
-        "smolvlm": _idefics,
-        "internvl": _internvl,
-        "qwen2_vl": _qwen,
-        "qwen2_5_vl": _qwen,
-        "qwen3_vl": _qwen,
-    }
-    if kind not in counted:
+    counts = COUNTED.get(kind)
+    if counts is None:
         raise ModelError(f"the cost of a model of type {kind!r} is not known")
     text = dict(config["text_config"])
     text["model_type"] = DECODERS.get(text["model_type"], text["model_type"])
     text["tie_word_embeddings"] = bool(config.get("tie_word_embeddings"))
     language = language_cost(text)
-    vision, connector = counted[kind](config, language.width)
+    vision, connector = counts(config, language.width)
     return ModelCost(vision, connector, language)
 
 
@@ -202,3 +192,17 @@ def _connector(weights: int, small: int, tokens: int, lines: int, inputs: int) -
 
 def _pair(size: Any) -> tuple[int, int]:
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+COUNTED: Mapping[str, Callable[[Config, int], tuple[VisionCost, ConnectorCost]]] = {
+    "llava": _llava,
+    "llava_next": _llava,
+    "llava_onevision": _llava,
+    "idefics3": _idefics,
+    "smolvlm": _idefics,
+    "internvl": _internvl,
+    "qwen2_vl": _qwen,
+    "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen,
+}
+"""What counts encoder and connector, by `model_type`."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from vlforge.models.folder import ModelFolder
+from vlforge.models.native_folder import NativeFolder
 from vlforge.text.templates import find_template
 from vlforge.training.config import HeldOut, TrainConfig
 from vlforge.training.conversations import (
@@ -19,6 +21,9 @@ from vlforge.training.conversations import (
 )
 from vlforge.training.devices import Devices
 from vlforge.training.held_out import Asked, Looks, check_looks, chosen_rows, leaks, told_leaks
+from vlforge.training.native_rows import read_native
+from vlforge.training.native_stage import template_of
+from vlforge.training.native_task import NativeTask
 from vlforge.training.parallel import settle_parallel
 from vlforge.training.rows import Sieve
 from vlforge.training.trackers import Trackers, check_trackers, settings_of
@@ -106,7 +111,7 @@ def _looks(stage: Stage, evaluate: HeldOut, ask: Ask | None, log: LogFn) -> Look
         if found:
             text = told_leaks(found, len(rows), held.place)
             log({"event": "warning", "text": text})
-        looks = replace(looks, task=ConversationTask(stage.folder.model, held), rows=rows)
+        looks = replace(looks, task=_task(stage.folder, held), rows=rows)
     if evaluate.benchmarks and ask is not None:
         folder = replace(stage.folder, template=config.template)
         looks = replace(looks, ask=_in_precision(ask, folder, config))
@@ -129,18 +134,30 @@ def _in_precision(ask: Ask, folder: ModelFolder, config: TrainConfig) -> Asked:
 
 def _read(stage: Stage, evaluate: HeldOut) -> ConversationData:
     config, folder = stage.config, stage.folder
+    sieve = Sieve(config.max_length, config.on_too_long, config.on_no_labels)
+    if isinstance(folder, NativeFolder):
+        asked = replace(config, data=evaluate.data)
+        own = {"threads": stage.threads, "scratch": stage.out}
+        return read_native(asked, folder.model, template_of(config), sieve, **own)
     return read_conversations(
         evaluate.data,
         folder.model,
         find_template(config.template),
         folder.tokenizer,
         processor=folder.processor,
-        sieve=Sieve(config.max_length, config.on_too_long, config.on_no_labels),
+        sieve=sieve,
         image_root=config.image_root,
         threads=stage.threads,
         scratch=stage.out,
         compat=config.compat,
     )
+
+
+def _task(folder: ModelFolder | NativeFolder, held: ConversationData) -> Any:
+    """Held-out rows as batches, by what the model is."""
+    if isinstance(folder, NativeFolder):
+        return NativeTask(folder.model, held)
+    return ConversationTask(folder.model, held)
 
 
 def _trackers(stage: Stage, devices: Devices, log: LogFn) -> Callable[[int], Trackers]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlforge.models.config import ModelSpec, SmallLanguageSpec, SmallVisionSpec
 from vlforge.models.cost import ModelCost, model_cost
+from vlforge.models.native_cost import COUNTED, full_config, native_cost
 from vlforge.models.sizes import CONVNEXT_L, EVA_VIT_G, PARTS, QFORMER, QWEN_VIT_G
 from vlforge.recipe.references import split_reference
 from vlforge.runs.job import Upstream
@@ -144,6 +145,8 @@ def family_of(model: ModelSpec | str, inputs: Mapping[str, Upstream]) -> str | N
 
 def _known(config: Mapping[str, Any]) -> ModelCost | None:
     try:
+        if str(config.get("model_type")) in COUNTED:
+            return native_cost(full_config(config))
         return model_cost(config)
     except (ModelError, KeyError, TypeError):
         return None
