@@ -17,8 +17,10 @@ from vlforge.recipe.typed import build, lift_short_names
 from vlforge.types import RecipeError
 
 
-def load_recipe(path: Path, overrides: Iterable[str] = (), *, size: str | None = None) -> Recipe:
-    """The recipe at `path` with its size and overrides applied, every part checked.
+def load_recipe(
+    given: Path | Source, overrides: Iterable[str] = (), *, size: str | None = None
+) -> Recipe:
+    """The recipe in a file or a source with its size and overrides applied, every part checked.
 
     A file with `kind` at the top is a recipe of one stage, named after the kind;
     its settings are overridden by their own names.
@@ -26,7 +28,8 @@ def load_recipe(path: Path, overrides: Iterable[str] = (), *, size: str | None =
     Raises:
         RecipeError: what is wrong, a line each, with file and line.
     """
-    source = read_source(path)
+    source = given if isinstance(given, Source) else read_source(given)
+    path = source.path
     tree = source.plain()
     if "kind" in tree and "stages" not in tree:
         stage = str(tree["kind"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,17 @@ class Source:
             line = position + 1
             node = node[key]
         return f"{self.path}:{line}"
+
+
+class MadeSource(Source):
+    """A recipe that was made in Python: errors name keys in place of lines."""
+
+    def __init__(self, tree: Mapping[str, Any], text: str):
+        super().__init__(Path("recipe"), tree, text)
+
+    def where(self, *keys: str | int) -> str:
+        """The dotted key path."""
+        return ".".join(map(str, keys)) or "recipe"
 
 
 def read_source(path: Path, rules: Rules = "1.2") -> Source:

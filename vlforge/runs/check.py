@@ -12,6 +12,7 @@ from typing import Any, Literal
 from vlforge.recipe.graph import Node
 from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.references import split_reference
+from vlforge.recipe.source import Source
 from vlforge.recipe.typed import build
 from vlforge.runs.plan import plan_nodes
 from vlforge.runs.prepare import Choice, Prepared, prepare
@@ -29,7 +30,7 @@ class Finding:
     text: str
 
 
-def check_recipe(path: Path, choice: Choice = Choice()) -> list[Finding]:
+def check_recipe(path: Path | Source, choice: Choice = Choice()) -> list[Finding]:
     """Every finding, errors included; RecipeError only where the recipe cannot be read."""
     prepared = prepare(path, choice)
     findings = list(_check_room(prepared))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vlforge.recipe.graph import Node
 from vlforge.recipe.kinds import find_kind
+from vlforge.recipe.source import Source
 from vlforge.recipe.typed import build
 from vlforge.runs.job import Cost, Upstream
 from vlforge.runs.prepare import Choice, Prepared, prepare
@@ -50,7 +51,7 @@ class Plan:
     threads: int
 
 
-def plan_recipe(path: Path, choice: Choice = Choice()) -> Plan:
+def plan_recipe(path: Path | Source, choice: Choice = Choice()) -> Plan:
     """The plan of a recipe; nothing is written and no model is loaded."""
     prepared = prepare(path, choice)
     rows = plan_nodes(prepared)

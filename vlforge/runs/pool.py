@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
 
 from vlforge.runs.memory import resident_mb
@@ -91,7 +94,8 @@ class Pool:
         ours, theirs = self._spawn.Pipe()
         line_end, line = self._spawn.Pipe(duplex=False)
         worker = self._spawn.Process(target=serve, args=(theirs, line_end), daemon=False)
-        worker.start()
+        with _bare_main():
+            worker.start()
         theirs.close()
         line_end.close()
         self._workers[ours] = worker
@@ -104,6 +108,17 @@ class Pool:
         worker.join(5)
         code: int | None = worker.exitcode
         return code
+
+
+@contextmanager
+def _bare_main() -> Iterator[None]:
+    """A worker needs nothing of the script that starts it, and must not run it once more."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def longest_first(

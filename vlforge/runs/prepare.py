@@ -13,6 +13,7 @@ from vlforge.recipe.graph import Node, expand
 from vlforge.recipe.load import load_recipe
 from vlforge.recipe.references import replace_strings, split_reference
 from vlforge.recipe.schema import Recipe
+from vlforge.recipe.source import Source
 from vlforge.runs.environment import choose_device, cores
 from vlforge.runs.keys import node_key
 from vlforge.runs.store import Store
@@ -76,7 +77,7 @@ class Prepared:
         return replace_strings(node.settings, place)
 
 
-def prepare(path: Path, choice: Choice) -> Prepared:
+def prepare(path: Path | Source, choice: Choice) -> Prepared:
     """Load, choose arms and seeds, re-root paths, compute keys. Nothing is written."""
     recipe = load_recipe(path, choice.overrides, size=choice.size)
     nodes = expand(

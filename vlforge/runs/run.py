@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from vlforge.recipe.graph import Node
+from vlforge.recipe.source import Source
 from vlforge.runs.display import Display
 from vlforge.runs.environment import describe_environment
 from vlforge.runs.plan import plan_nodes
@@ -49,7 +50,7 @@ class RunResult:
     seconds: float
 
 
-def run_recipe(path: Path, choice: Choice = Choice(), *, quiet: bool = False) -> RunResult:
+def run_recipe(path: Path | Source, choice: Choice = Choice(), *, quiet: bool = False) -> RunResult:
     """Run every stage that the choice asks for, reusing finished equal ones.
 
     Raises:
