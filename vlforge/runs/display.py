@@ -1,4 +1,8 @@
-"""Shows a run in the terminal: bars with rate and ETA, or plain lines."""
+"""Shows a run in the terminal: bars with rate and ETA, or plain lines.
+
+A rate is over the last seconds. A stage that goes on from a checkpoint begins where it
+stands, so that neither its rate nor its ETA counts what an earlier start did.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ import sys
 import time
 from collections.abc import Mapping
 from typing import Any
+
+_SAY_EVERY_S = 30.0
+"""Between two lines of a stage where no terminal shows bars."""
 
 
 class Display:
@@ -17,7 +24,8 @@ class Display:
         self._quiet = quiet
         self._rich: Any = None
         self._tasks: dict[str, Any] = {}
-        self._started: dict[str, float] = {}
+        self._begun: dict[str, int] = {}
+        self._said: dict[str, float] = {}
 
     def __enter__(self) -> Display:
         if not self._quiet and sys.stderr.isatty():
@@ -31,7 +39,7 @@ class Display:
 
     def start(self, node: str) -> None:
         """A node began."""
-        self._started[node] = time.monotonic()
+        self._said[node] = time.monotonic()
         if self._rich is not None:
             self._tasks[node] = self._rich.add_task(node, total=None, note="starting")
         else:
@@ -39,8 +47,16 @@ class Display:
 
     def progress(self, node: str, done: int, total: int | None, note: str) -> None:
         """A node has come so far."""
+        is_first = self._begun.setdefault(node, done) == done
         if self._rich is not None and node in self._tasks:
-            self._rich.update(self._tasks[node], completed=done, total=total, note=note)
+            task = self._tasks[node]
+            if is_first and done:
+                # rich would count all that was there already as the work of a moment.
+                self._rich.reset(task, completed=done, total=total)
+            self._rich.update(task, completed=done, total=total, note=note)
+        elif total and note and time.monotonic() - self._said.get(node, 0.0) >= _SAY_EVERY_S:
+            self._said[node] = time.monotonic()
+            self._say(f"{node}  {done:,} of {total:,}  {note}")
 
     def log(self, node: str, event: Mapping[str, Any]) -> None:
         """An event of a node; warnings are for its user to see."""
@@ -74,18 +90,22 @@ def _rich_progress() -> Any:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    # Where a terminal is narrow the note loses its end, and no number its digits.
+    whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(table_column=whole),
         _rate_column(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TimeElapsedColumn(table_column=whole),
+        TextColumn("left", table_column=whole),
+        TimeRemainingColumn(table_column=whole),
+        TextColumn("{task.fields[note]}", style="dim", table_column=rest),
         console=Console(stderr=True),
         transient=True,
+        expand=True,
     )
 
 
@@ -98,6 +118,7 @@ def _rate_column() -> Any:
 
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f}/s" if speed else "", style="dim")
+            digits = 0 if speed and speed >= 10 else 1
+            return Text(f"{speed:,.{digits}f}/s" if speed else "", style="dim", no_wrap=True)
 
     return Rate()

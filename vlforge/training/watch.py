@@ -240,9 +240,10 @@ class Watch:
     def _show(self, step: _Step) -> None:
         """The terminal's line, and now and then one in `log.jsonl`."""
         rate, line = self.rates.now(), step.line
-        parts = [f"loss {step.loss:.3f}", f"{short(rate.tokens_per_second)} tok/s"]
+        parts = [f"loss {step.loss:.3f}"]
         parts += [] if rate.mfu is None else [f"mfu {rate.mfu:.0%}"]
-        self.note = "  ".join([*parts, f"wait {rate.wait_share:.0%}", f"{peak_gib():.1f} GiB"])
+        parts += [f"wait {rate.wait_share:.0%}", f"{short(rate.tokens_per_second)} tok/s"]
+        self.note = "  ".join([*parts, f"{peak_gib():.1f} GiB"])
         steps, at_s = self._logged
         is_due = line["step"] - steps >= LOG_STEPS or time.monotonic() - at_s >= LOG_S
         if not is_due and line["samples"] < self.samples:

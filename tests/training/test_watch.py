@@ -1,0 +1,87 @@
+"""What a stage that trains says of itself, in lines and in files."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.tiny_model import write_data, write_parts
+from vlforge.models.config import ModelSpec
+from vlforge.training import fit, watch
+from vlforge.training.config import Optimiser, TrainConfig
+from vlforge.training.loop import train
+from vlforge.training.watch import short
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A configuration of ten steps."""
+    folder = tmp_path_factory.mktemp("made")
+    data = write_data(folder)
+    vision, language = write_parts(folder, data)
+    return TrainConfig(
+        model=ModelSpec(vision=str(vision), language=str(language)),
+        data=str(data),
+        samples=40,
+        batch=4,
+        template="vicuna",
+        optimiser=Optimiser(lr=1e-2, warmup_ratio=0.1),
+    )
+
+
+def test_the_log_has_a_line_now_and_then_and_at_the_end(tmp_path, made, monkeypatch):
+    monkeypatch.setattr(watch, "LOG_STEPS", 4)
+    said = []
+    train(made, tmp_path, device="cpu", log=said.append)
+    steps = [event for event in said if event["event"] == "step"]
+    assert [step["step"] for step in steps] == [4, 8, 10]
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [step["loss"] for step in steps] == [metrics[n - 1]["loss"] for n in (4, 8, 10)]
+    last = steps[-1]
+    assert (last["samples"], last["of"], last["eta_s"]) == (40, 40, 0.0)
+    assert last["samples_per_second"] > 0
+    assert last["tokens_per_second"] > last["samples_per_second"]
+    assert 0 < last["mfu"] < 1
+    assert 0 <= last["wait_share"] <= 1
+    assert last["peak_gib"] > 0.05
+    assert last["grad_norm"] > 0
+    (peak,) = [event for event in said if event["event"] == "peak"]
+    assert "measured fp32 product" in peak["how"]
+    json.dumps(said, allow_nan=False)
+
+
+def test_the_terminals_line_says_what_matters(tmp_path, made):
+    notes = []
+    train(made, tmp_path, device="cpu", progress=lambda done, total, note: notes.append(note))
+    pattern = r"loss \d\.\d{3}  mfu \d+%  wait \d+%  [\d.]+k? tok/s  \d\.\d GiB"
+    assert re.fullmatch(pattern, notes[-1])
+
+
+def test_a_resumed_stage_says_where_it_begins_and_rates_what_it_does(tmp_path, made, monkeypatch):
+    config = replace(made, save_every_samples=16)
+    run = fit._Loop.run
+
+    def dies(self, step):
+        if step == 9:
+            raise KeyboardInterrupt
+        run(self, step)
+
+    monkeypatch.setattr(fit._Loop, "run", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, device="cpu")
+    monkeypatch.setattr(fit._Loop, "run", run)
+    seen, rated = [], []
+    add = watch.Rates.add
+    monkeypatch.setattr(watch.Rates, "add", lambda *a: rated.append(a[1:3]) or add(*a))
+    train(config, tmp_path, device="cpu", progress=lambda done, *_: seen.append(done))
+    trained = [done for done in seen if done >= 32]
+    assert trained[0] == 32
+    assert [samples for samples, _ in rated] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(12.3, "12"), (999, "999"), (12_345, "12.3k"), (1_234_000, "1.23M")]
+)
+def test_large_numbers_are_short(value, words):
+    assert short(value) == words
