@@ -70,6 +70,8 @@ def merge(
 
     from vlforge.checkpoints.checkpoint import Parts
     from vlforge.checkpoints.merge import merge as run
+    from vlforge.inference.native import is_adapted_native
+    from vlforge.inference.native_merge import merge_native
 
     del is_clip
     began = time.monotonic()
@@ -78,7 +80,10 @@ def merge(
     parts = Parts(vision=vision, vision_high=vision_high, config=config)
     with progress("merge") as shown:
         shards = replace(how, on_shard=lambda done, total: shown(done, total, "shards"))
-        done = run(base, adapter, target, parts, how=shards, to=to)
+        if is_adapted_native(adapter):
+            done = merge_native(adapter, target, how.dtype, base)
+        else:
+            done = run(base, adapter, target, parts, how=shards, to=to)
     _tell(done, target, time.monotonic() - began)
 
 

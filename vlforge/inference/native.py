@@ -71,15 +71,23 @@ def native_base(folder: Path) -> Path:
     Raises:
         ModelError: it is not where it was.
     """
-    return native_base(_adapted(folder)) if is_adapted_native(folder) else folder
+    return native_base(adapted_model(folder)) if is_adapted_native(folder) else folder
 
 
-def _adapted(folder: Path) -> Path:
+def adapted_model(folder: Path) -> Path:
+    """What a stage's adapters were trained on, which may have adapters itself.
+
+    Raises:
+        ModelError: it is not where it was.
+    """
     base = _told(folder)["base"]
     places = (Path(base["path"]), folder / base["beside"])
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
-        raise ModelError(f"{folder} adapts {base['path']}, which is not there; put it back")
+        raise ModelError(
+            f"{folder} adapts {base['path']}, which is not there; put it back, or name it: vlforge "
+            f"merge BASE {folder} OUT"
+        )
     return found
 
 
@@ -101,8 +109,8 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
         ModelError: a part is missing, or weights do not fit.
     """
     if is_adapted_native(folder):
-        model, processor = open_native(_adapted(folder), dtype, **how)
-        _merge_adapters(model, folder)
+        model, processor = open_native(adapted_model(folder), dtype, **how)
+        merge_adapters(model, folder)
         return model, processor
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
@@ -122,15 +130,23 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
             raise ModelError(f"{folder} {fault} weights, {len(info[names])} in all, as {first}")
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{folder} has no processor for pictures and text; copy its files there")
+    return model, ready_to_answer(processor)
+
+
+def ready_to_answer(processor: Any) -> Any:
+    """The processor, which from now on pads prompts on the left."""
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return model, processor
+    return processor
 
 
 @torch.no_grad()
-def _merge_adapters(model: Any, folder: Path) -> None:
+def merge_adapters(model: Any, folder: Path) -> int:
     """Add a stage's adapters, summed in fp32 and rounded once, and put in what else it trained.
+
+    Returns:
+        How many tensors changed.
 
     Raises:
         ModelError: a quantised base, or tensors that have no place in it.
@@ -152,6 +168,7 @@ def _merge_adapters(model: Any, folder: Path) -> None:
         changed |= set(adapter.pairs) | set(adapter.whole)
     for name in sorted(changed):
         named[name].copy_(weights[name].read())
+    return len(changed)
 
 
 def native_prompt(loaded: Loaded, sample: Sample) -> NativePrompt:

@@ -36,23 +36,32 @@ class Branch(nn.Module):
             setattr(self.__dict__["_grown_on"], name, value)
 
 
+    def around(self) -> nn.Module:
+        """The module that this is a branch of."""
+        found: nn.Module = self.__dict__["_grown_on"]
+        return found
+
+
 class LanguageBranch(Branch):
     """The language model's branch, which knows words and the output layer."""
+
+    def _whole(self) -> Any:
+        return self.around()
 
     @property
     def config(self) -> Any:
         """The language model's own."""
-        return self.__dict__["_grown_on"].config.get_text_config()
+        return self._whole().config.get_text_config()
 
     def get_input_embeddings(self) -> Any:
-        return self.__dict__["_grown_on"].get_input_embeddings()
+        return self._whole().get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
-        return self.__dict__["_grown_on"].get_output_embeddings()
+        return self._whole().get_output_embeddings()
 
     def get_decoder(self) -> Any:
         """The layers without the output layer."""
-        return self.__dict__["_grown_on"].get_decoder()
+        return self._whole().get_decoder()
 
 
 class NativeParts(nn.Module):

@@ -7,6 +7,7 @@ none look changed (see `keys`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,12 +18,12 @@ from vlforge.evaluation.questions import Question
 from vlforge.evaluation.scoring import check_specs
 from vlforge.inference.load import Loaded
 from vlforge.inference.local import LocalChat
-from vlforge.models.base import VisionLanguageModel
+from vlforge.inference.native import ready_to_answer
 from vlforge.models.folder import ModelFolder
+from vlforge.models.native_folder import OWN_TEMPLATE, NativeFolder
 from vlforge.recipe.typed import build
 from vlforge.text.templates import find_template
 from vlforge.training.devices import Devices
-from vlforge.types import RecipeError
 
 _BATCH, _LONGEST = 32, 16
 """Questions asked at once, and tokens of an answer, as in an `evaluate` stage."""
@@ -50,21 +51,9 @@ class Meanwhile:
             (spec, some_questions(benchmark(spec.name).read(spec), rows)) for spec in specs
         ]
 
-    def __call__(self, folder: ModelFolder, devices: Devices) -> dict[str, float]:
+    def __call__(self, folder: ModelFolder | NativeFolder, devices: Devices) -> dict[str, float]:
         """Scores by benchmark, the same on all devices; one that has no score is left out."""
-        if not isinstance(folder.model, VisionLanguageModel):
-            raise RecipeError(
-                "evaluate.benchmarks asks models of our families; ask this one in an evaluate stage"
-            )
-        loaded = Loaded(
-            kind="family",
-            path="the model that trains",
-            model=folder.model,
-            tokenizer=folder.tokenizer,
-            processor=folder.processor,
-            device=devices.device,
-            template=find_template(folder.template),
-        )
+        loaded = _loaded(folder, devices)
         chat = LocalChat(loaded, batch=_BATCH)
         scores = {}
         for spec, questions in self._sets:
@@ -73,6 +62,26 @@ class Meanwhile:
             if score is not None:
                 scores[spec.key] = round(float(score), 6)
         return scores
+
+
+def _loaded(folder: ModelFolder | NativeFolder, devices: Devices) -> Loaded:
+    """The model that trains, as one that is asked."""
+    how: dict[str, Any] = {"path": "the model that trains", "device": devices.device}
+    if isinstance(folder, NativeFolder):
+        processor = ready_to_answer(copy.deepcopy(folder.processor))
+        has_own = folder.template == OWN_TEMPLATE
+        how["template"] = None if has_own else find_template(folder.template)
+        model = folder.model.whole.model
+        return Loaded("native", model=model, tokenizer=processor.tokenizer, processor=processor,
+                      **how)  # fmt: skip
+    return Loaded(
+        kind="family",
+        model=folder.model,
+        tokenizer=folder.tokenizer,
+        processor=folder.processor,
+        template=find_template(folder.template),
+        **how,
+    )
 
 
 def some_questions(questions: Sequence[Question], most: int) -> list[Question]:

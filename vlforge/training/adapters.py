@@ -24,6 +24,7 @@ from transformers.modeling_utils import PreTrainedModel
 from vlforge.checkpoints.lora import Adapter, LoraPair, open_adapter
 from vlforge.checkpoints.peft_adapter import NAMES
 from vlforge.inference.placing import quantised_share
+from vlforge.models.native_parts import Branch
 from vlforge.training.adapter_targets import find_targets, modules_named, short_targets
 from vlforge.training.config import LoraSpec, TrainConfig
 from vlforge.types import ModelError, RecipeError
@@ -105,7 +106,9 @@ def _attach(model: Any, part: str, spec: LoraSpec, paths: Sequence[str]) -> Atta
         "bias": spec.bias,
         "task_type": "CAUSAL_LM" if part == "language" else None,
     }
-    layers = [name for name, _ in module.named_modules()]
+    # Of a native model the file's names are looked for in the whole of it, by plain peft.
+    around = module.around() if isinstance(module, Branch) else module
+    layers = [name for name, _ in around.named_modules()]
     kept = sorted(spec.modules_to_save) or None
     told = LoraConfig(**shared, target_modules=short_targets(inner, layers), modules_to_save=kept)
     _tell_bits(module)

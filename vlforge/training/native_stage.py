@@ -95,7 +95,6 @@ def open_native_base(config: TrainConfig, device: torch.device) -> NativeFolder:
     model, processor = open_native(path, torch.float32, **how)
     # Batches are padded on the right; `open_native` prepares it for answers.
     processor.tokenizer.padding_side = "right"
-    model.config.use_cache = False
     parts = NativeParts(NativeModel(model, processor))
     meta = read_meta(path)
     history = tuple(meta.get("history", ()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from vlforge.runs.job import Cost, Job, Upstream
 from vlforge.runs.kinds.flops import cost_of
 from vlforge.training.config import MergeConfig
+from vlforge.types import RecipeError
 
 
 def run(config: MergeConfig, job: Job) -> None:
@@ -17,6 +18,8 @@ def run(config: MergeConfig, job: Job) -> None:
 
     from vlforge.checkpoints.checkpoint import Parts, Writing
     from vlforge.checkpoints.merge import merge
+    from vlforge.inference.native import is_adapted_native
+    from vlforge.inference.native_merge import merge_native
     from vlforge.models.reading import write_json
 
     torch.set_num_threads(job.threads)
@@ -28,14 +31,21 @@ def run(config: MergeConfig, job: Job) -> None:
     )
     draft = job.out / "merging"
     shutil.rmtree(draft, ignore_errors=True)
-    done = merge(
-        Path(config.base) if config.base else None,
-        Path(config.adapter),
-        draft,
-        Parts(vision=Path(config.vision) if config.vision else None),
-        how=how,
-        to=config.to,
-    )
+    adapter = Path(config.adapter)
+    if is_adapted_native(adapter):
+        if config.to:
+            raise RecipeError(f"{adapter} is merged as transformers' own model: leave to out")
+        base = Path(config.base) if config.base else None
+        done = merge_native(adapter, draft, how.dtype, base)
+    else:
+        done = merge(
+            Path(config.base) if config.base else None,
+            adapter,
+            draft,
+            Parts(vision=Path(config.vision) if config.vision else None),
+            how=how,
+            to=config.to,
+        )
     for note in done.notes:
         job.log({"event": "note", "text": note})
     for file in sorted(draft.iterdir()):
