@@ -231,7 +231,10 @@ def show_scores(metrics: dict[str, Any]) -> None:
 
 
 def _score_cells(found: dict[str, Any]) -> tuple[str, str, str]:
+    """Score, interval and n; of points where the benchmark's scale is no share."""
     low, high = found.get("interval") or (None, None)
-    interval = "" if low is None else f"{100 * low:.1f}–{100 * high:.1f}"
-    score = "no answers known" if found["score"] is None else f"{100 * found['score']:.1f} %"
+    is_points = "scale" in found or (found["score"] or 0) > 1
+    times, unit = (1, "") if is_points else (100, " %")
+    interval = "" if low is None else f"{times * low:.1f}–{times * high:.1f}"
+    score = "no answers known" if found["score"] is None else f"{times * found['score']:.1f}{unit}"
     return score, interval, str(found.get("n", ""))

@@ -1,7 +1,7 @@
 """Answers that other tools wrote: LLaVA, VLMEvalKit, lmms-eval, upload files, plain JSON.
 
 Which question a row answers is told by its id under any of the names that these tools
-use; a benchmark whose ids are not unique says itself (`match`). Nothing is lost in
+use; a benchmark whose ids are not unique says itself (`matcher`). Nothing is lost in
 silence: second answers to a question, and answers to no question, are counted.
 """
 
@@ -45,12 +45,13 @@ def read_answers(path: Path, questions: Sequence[Question], module: Any = None) 
             answers a question here.
     """
     known = {question.id for question in questions}
-    match = getattr(module, "match", None)
+    matcher = getattr(module, "matcher", None)
+    match = matcher(questions) if matcher else None
     found = Answers()
     rows = 0
     for number, row in _rows(path):
         rows += 1
-        key = match(row, questions) if match else None
+        key = match(row) if match else None
         if key is None:
             key = _find(row, IDS, path, number, known)
         text = text_of(row, path, number)

@@ -73,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
 def digest_of(*paths: str | Path | None) -> str:
     """16 hex digits of files' bytes; folders count by their files' names and sizes."""
     digest = hashlib.sha256()
-    for path in map(Path, filter(None, paths)):
+    for path in (Path(path) for path in paths if path):
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             names = (f"{f.relative_to(path).as_posix()}:{f.stat().st_size}\n" for f in files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +69,14 @@ def read_value(path: Path, kind: type = dict) -> Any:
 def without_suffix(text: str, suffix: str = SHORT_ANSWER) -> str:
     """The question alone: without a last line that asks for a kind of answer."""
     return text.removesuffix(suffix).rstrip("\n ") if text.endswith(suffix) else text
+
+
+def lettered(asked: str, options: Mapping[str, str], suffix: str = LETTER_ANSWER) -> str:
+    """`question`, `A. option`, …, and the request for a letter, a line each."""
+    lines = [asked, *(f"{letter}. {text}" for letter, text in options.items()), suffix]
+    return "\n".join(filter(None, lines))
+
+
+def letters_of(texts: Sequence[Any]) -> dict[str, str]:
+    """Options by letter, in order."""
+    return {chr(ord("A") + place): str(text) for place, text in enumerate(texts)}

@@ -29,7 +29,8 @@ class Benchmark(Protocol):
 
     May also have: `judging(question, answer, rule) -> Judging | None` (None: nothing to ask),
     `EXPORTS`: name -> function(questions, said, target) that writes an upload file, and
-    `match(row, questions) -> id` where answers made elsewhere are not found by their id.
+    `matcher(questions)` -> function(row) -> id, where answers made elsewhere are not found by
+    their id alone.
     """
 
     PROTOCOLS: tuple[str, ...]

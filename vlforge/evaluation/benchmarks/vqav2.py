@@ -43,7 +43,9 @@ def _annotated(path: Path) -> dict[str, tuple[tuple[str, ...], dict[str, Any]]]:
     found: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
     for number, row in enumerate(_entries(read_value(path), "annotations", path)):
         answers = ten_answers(row.get("answers"), f"{path}: annotation {number}")
-        labels = {k: str(row[k]) for k in ("answer_type", "question_type") if k in row}
+        labels: dict[str, Any] = {
+            k: str(row[k]) for k in ("answer_type", "question_type") if k in row
+        }
         found[str(row.get("question_id"))] = (answers, labels)
     return found
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from vlforge.evaluation.metrics.vqa import strip_marks_vlmevalkit
 
-YES, NO = "yes", "no"
+YES: str = "yes"
+NO: str = "no"
 
 
 def llava(text: str) -> str:
@@ -71,7 +72,7 @@ def vlforge(text: str) -> str | None:
     are read by their first assent or denial (不是 and 没有 are denials).
     """
     plain = unicodedata.normalize("NFKC", text).lower()
-    words = _WORDS.findall(plain)
+    words: list[str] = _WORDS.findall(plain)
     if words and words[0] in (YES, NO):
         return words[0]
     said = {word for word in words if word in (YES, NO)}
