@@ -6,8 +6,9 @@ more devices see the same batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -68,49 +69,123 @@ def group_by_length(order: np.ndarray, lengths: np.ndarray, batch: int, seed: in
     return np.concatenate([*grouped, order[whole:]])
 
 
+class Tokens(Protocol):
+    """Ids and labels of all rows, one behind the other: an array, or a file."""
+
+    def __getitem__(self, at: slice) -> np.ndarray:
+        """int32."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenRows:
-    """Encoded rows: ids and labels per row, and what the loop counts.
+    """Encoded rows, in memory or on disk, and what must be known of them before the first step.
 
+    tokens: a row's ids and behind them its labels, from `starts` on, [2 T] each.
+    starts, texts: where each row begins in `tokens`, and how many ids it has, [R].
     lengths: tokens with pictures expanded, [R].
     supervised: tokens that carry a loss, [R].
     images: numbers of the row's pictures.
     """
 
-    ids: list[np.ndarray]
-    labels: list[np.ndarray]
-    images: list[tuple[int, ...]]
+    tokens: Tokens
+    starts: np.ndarray
+    texts: np.ndarray
     lengths: np.ndarray
     supervised: np.ndarray
+    images: RowImages
 
     @classmethod
     def of(
         cls,
         rows: Sequence[tuple[Ids, Ids, tuple[int, ...], int]],
     ) -> TokenRows:
-        """From (ids, labels, pictures, length) per row."""
+        """In memory, from (ids, labels, pictures, length) per row."""
+        texts = np.asarray([len(row[0]) for row in rows], dtype=np.int64)
         # Half the memory of what they become in a batch: a million rows are kept.
-        labels = [np.asarray(row[1], dtype=np.int32) for row in rows]
+        parts = [np.asarray(part, dtype=np.int32) for row in rows for part in row[:2]]
         return cls(
-            ids=[np.asarray(row[0], dtype=np.int32) for row in rows],
-            labels=labels,
-            images=[row[2] for row in rows],
+            tokens=np.concatenate(parts) if parts else np.empty(0, dtype=np.int32),
+            starts=2 * (np.cumsum(texts) - texts),
+            texts=texts,
             lengths=np.asarray([row[3] for row in rows], dtype=np.int64),
-            supervised=np.asarray([(row[1:] != IGNORE_INDEX).sum() for row in labels], dtype=int),
+            supervised=np.asarray(list(map(count_supervised, parts[1::2])), dtype=np.int64),
+            images=RowImages.of([row[2] for row in rows]),
         )
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.texts)
 
-    def pad(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def chosen(self, rows: np.ndarray) -> TokenRows:
+        """Some of the rows, in the order given; nothing is copied but their numbers."""
+        return TokenRows(
+            tokens=self.tokens,
+            starts=self.starts[rows],
+            texts=self.texts[rows],
+            lengths=self.lengths[rows],
+            supervised=self.supervised[rows],
+            images=self.images.chosen(rows),
+        )
+
+    def row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """ids and labels [T]."""
+        start, length = int(self.starts[row]), int(self.texts[row])
+        found = self.tokens[start : start + 2 * length]
+        return found[:length], found[length:]
+
+    def pad(self, rows: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """ids, labels and mask [B, T], padded on the right with 0, -100, False."""
-        lengths = [len(self.ids[row]) for row in rows]
+        lengths = [int(self.texts[row]) for row in rows]
         shape = (len(rows), max(lengths))
         ids = np.zeros(shape, dtype=np.int64)
         labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
         mask = np.zeros(shape, dtype=bool)
         for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            ids[place, :length] = self.ids[row]
-            labels[place, :length] = self.labels[row]
+            ids[place, :length], labels[place, :length] = self.row(row)
             mask[place, :length] = True
         return torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(mask)
+
+
+def count_supervised(labels: np.ndarray) -> int:
+    """Labels that a loss is taken of: the first is never foreseen."""
+    return int((labels[1:] != IGNORE_INDEX).sum())
+
+
+@dataclass(frozen=True)
+class RowImages:
+    """Numbers of each row's pictures, as tuples.
+
+    numbers: those of all rows, one behind the other.
+    starts, counts: where each row's begin, and how many they are, [R].
+    """
+
+    numbers: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, images: Sequence[tuple[int, ...]]) -> RowImages:
+        """From the numbers of each row."""
+        counts = np.asarray(list(map(len, images)), dtype=np.int64)
+        numbers = np.asarray([one for row in images for one in row], dtype=np.int64)
+        return cls(numbers, np.cumsum(counts) - counts, counts)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, row: int) -> tuple[int, ...]:
+        start = self.starts[row]
+        return tuple(self.numbers[start : start + self.counts[row]].tolist())
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return (self[row] for row in range(len(self)))
+
+    def chosen(self, rows: np.ndarray) -> RowImages:
+        """Those of some rows, in the order given."""
+        return RowImages(self.numbers, self.starts[rows], self.counts[rows])
+
+    def having(self, images: Collection[int]) -> np.ndarray:
+        """Rows with one of these pictures, in order."""
+        hits = np.isin(self.numbers, np.fromiter(images, dtype=np.int64, count=len(images)))
+        before = np.concatenate([[0], np.cumsum(hits)])
+        return np.flatnonzero(before[self.starts + self.counts] > before[self.starts])

@@ -50,8 +50,7 @@ class Batching:
         elif rule == "balanced":
             train = [part for part in PARTS if any(n.startswith(f"{part}.") for n in learning)]
             rows = data.rows
-            texts = [len(ids) for ids in rows.ids]
-            seen = rows.lengths - texts + [len(images) for images in rows.images]
+            seen = rows.lengths - rows.texts + rows.images.counts
             share, costs = (
                 "cost",
                 row_costs(model.cost(), rows.lengths, seen, rows.supervised, train),
@@ -117,8 +116,8 @@ def in_order(
     """The drawn rows as the stage's rule groups them."""
     rule = group_of(config)
     rows = data.rows
-    sizes = np.asarray([len(ids) for ids in rows.ids]) if rule == "xtuner" else data.words
-    signs = np.asarray([1 if images else -1 for images in rows.images])
+    sizes = rows.texts if rule == "xtuner" else data.words
+    signs = np.where(rows.images.counts > 0, 1, -1)
     micro = batch if isinstance(config.micro_batch, str) else config.micro_batch
     return regroup(order, rule, rows.lengths, np.maximum(sizes, 1) * signs, batch, micro, seed)
 

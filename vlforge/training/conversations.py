@@ -6,34 +6,35 @@ Shapes: B rows, T ids, I pictures, N tokens a picture, S pixels a side.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlforge.data.images import ImageError, header_size
 from vlforge.models.base import PARTS, VisionLanguageModel
-from vlforge.models.encoding import Encoded, encode_sample
 from vlforge.models.parts.anyres import BLANK, Size
 from vlforge.models.parts.packs import pack_plan
 from vlforge.models.parts.splice import SplicePlan, plan_splice
 from vlforge.text.templates import Template
-from vlforge.text.tokenizers import adapt
 from vlforge.training.augment import Augment
 from vlforge.training.averaging import Cut
 from vlforge.training.balance import Shares
 from vlforge.training.batches import TokenRows
 from vlforge.training.batching import Batching
+from vlforge.training.config import Mixture
+from vlforge.training.encoded_rows import Coded, RowsWriter, WrittenRows, find_or_write
+from vlforge.training.feature_cache import DiskFeatures
 from vlforge.training.mixture import Data, mixtures, samples_of
-from vlforge.training.pictures import Found, Pictures, name_of
+from vlforge.training.picture_sources import name_of
+from vlforge.training.pictures import Pictures
+from vlforge.training.row_coding import Read, RowCoder, encode_all, rows_key
 from vlforge.training.rows import Dropped, Sieve
-from vlforge.types import DataError, Sample
-
-_MISFIT = "does not fit the template"
+from vlforge.types import DataError, LogFn, ProgressFn, Sample, no_log, no_progress
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ConversationData:
     """Usable rows of one or several datasets laid end to end; `sizes` has one entry each.
 
     words: of each row's turns as they came, tags of pictures too, [R].
+    numbers: of each row among those that were encoded, [R].
     """
 
     rows: TokenRows
@@ -49,26 +51,46 @@ class ConversationData:
     sieve: Sieve
     rows_read: int
     words: np.ndarray
+    numbers: np.ndarray
+    written: WrittenRows
+    noted: set[int] = field(default_factory=set)
+    keeps_alive: Any = None
 
     @property
     def dropped(self) -> Dropped:
         """Rows left out, by reason."""
         return self.sieve.dropped
 
+    def place(self, row: int) -> str:
+        """A row's dataset and id, as messages name it."""
+        return self.written.places[int(self.numbers[row])]
+
+    def note_late(self, images: list[int]) -> None:
+        """Write down which of these turned out unreadable: a stage that goes on must know.
+
+        Raises:
+            WriteError: the disk is full.
+        """
+        for image in images:
+            if image in self.pictures.bad and image not in self.noted:
+                self.noted.add(image)
+                self.written.add_late(image, self.pictures.bad[image])
+
     def count_late_drops(self) -> None:
-        """Add rows whose picture turned out unreadable when it was decoded just in time."""
-        for images in self.rows.images:
-            for image in images:
-                if image in self.pictures.bad:
-                    name = name_of(self.pictures.sources[image])
-                    self.dropped.add("unreadable picture", self.pictures.bad[image], name)
-                    break
+        """Add rows whose picture turned out unreadable when it was decoded just in time.
+
+        Whoever decoded it: this process, another of the stage, or one that was killed.
+        """
+        late = self.written.late() | self.pictures.bad
+        for row in self.rows.images.having(late).tolist():
+            image = next(image for image in self.rows.images[row] if image in late)
+            name = name_of(self.pictures.sources[image])
+            self.dropped.add("unreadable picture", late[image], name)
 
     def fingerprint(self) -> str:
-        """Changes when any id or label changes."""
-        whole = hashlib.sha256()
-        for part in (*self.rows.ids, *self.rows.labels):
-            whole.update(part.tobytes())
+        """Changes when any id, label or picture of a row changes."""
+        whole = hashlib.sha256(self.written.digest.encode())
+        whole.update(self.numbers.tobytes())
         return whole.hexdigest()
 
 
@@ -85,78 +107,85 @@ def read_conversations(
     scratch: Path | None = None,
     compat: str | None = None,
     crop_seed: int | None = None,
+    decode: Literal["auto", "threads", "processes"] = "threads",
+    progress: ProgressFn = no_progress,
+    log: LogFn = no_log,
 ) -> ConversationData:
     """Read and encode datasets; a bad row costs only itself and is counted.
 
-    `sieve` knows how long a row may be, and which are left out. With `compat` labels are
-    those of a reference system, see `encode_turns`. `crop_seed` is that of `Pictures`.
+    What was encoded stays in `scratch` until `drop_encoded`: called again with the same
+    arguments, after a kill or by another process, nothing is encoded again.
 
-    Pictures that the data hold themselves are set aside in a file in `scratch`.
+    `sieve` knows how long a row may be, and which are left out. With `compat` labels are
+    those of a reference system, see `encode_turns`. `crop_seed` and `decode` are those of
+    `Pictures`.
 
     Raises:
         DataError: a file cannot be read, a row is refused, or a dataset has no usable row;
             says why.
+        WriteError: no room for what is encoded.
     """
-    tokens, dropped = adapt(tokenizer), sieve.dropped
-    found = Found(scratch)
-    encoded: list[list[_Row]] = []
+    coder = RowCoder(template, tokenizer, sieve.max_length, compat)
+    parts = mixtures(data)
+    # Without a folder of the stage's own all is gone with this process.
+    own = None if scratch else tempfile.TemporaryDirectory(prefix="vlforge-")
+    key = rows_key(parts, image_root, model, coder, (sieve.on_too_long, sieve.on_no_labels))
+
+    def found_in(part: Mixture) -> Iterator[tuple[Read, Coded | None]]:
+        return encode_all(coder, _read(part, image_root, model), threads, progress, log)
+
+    def write(rows: RowsWriter) -> dict[str, Any]:
+        return _write(rows, parts, sieve, found_in)
+
+    written, was_there = find_or_write(scratch or Path(own.name if own else ""), key, write)
+    if was_there:
+        sieve.restore(written.facts["sieve"])
+    log({"event": "encoded", "rows": len(written.rows), "found": was_there})
+    bad = written.bad_at_start()
+    how: dict[str, Any] = {"crop_seed": crop_seed, "decode": decode, "known_bad": bad}
+    sizes = written.picture_sizes
+    pictures = Pictures(written.sources, processor, threads, sizes=sizes, **how)
+    if bad is None:
+        bad = written.keep_bad_at_start(dict(pictures.bad))
+    pictures.bad |= written.late()
+    return _without_bad_pictures(parts, written, bad, pictures, sieve, own)
+
+
+def _write(
+    rows: RowsWriter,
+    parts: Sequence[Mixture],
+    sieve: Sieve,
+    found_in: Callable[[Mixture], Iterator[tuple[Read, Coded | None]]],
+) -> dict[str, Any]:
+    """Write the rows that are trained on; what is told of the others."""
     rows_read = 0
-    for part in mixtures(data):
-        name = Path(part.path).name
-        encoded.append([])
-
-        def bad(number: int, error: DataError, name: str = name) -> None:
-            dropped.add("unreadable row", str(error), f"{name}:{number}")
-
-        for sample in samples_of(part, image_root, bad):
-            rows_read += 1
-            place = f"{name}:{sample.id}"
-            try:
-                sizes = _sizes(sample, model)
-                row = encode_sample(
-                    sample,
-                    template,
-                    tokens,
-                    image_tokens=model.count(sizes),
-                    max_length=sieve.max_length,
-                    compat=compat,
-                )
-            except DataError as error:
-                what = "unreadable picture" if isinstance(error, ImageError) else _MISFIT
-                dropped.add(what, str(error), place)
-                continue
-            if not sieve.keeps(row, place):
-                continue
-            images = tuple(map(found.number, row.images, sizes))
-            encoded[-1].append(_Row.of(row, images, _words(sample), place))
+    for part in parts:
+        rows.begin(part.path)
+        for read, coded in found_in(part):
+            rows_read += read.sample is not None
+            if read.sample is None or coded is None:
+                sieve.dropped.add(read.reason, read.detail, read.place)
+            elif sieve.keeps(coded, read.place):
+                kept = zip(read.sample.images[: coded.images], read.sizes, strict=False)
+                images = tuple([rows.sources.number(*one) for one in kept])
+                rows.add(coded, images, _words(read.sample), read.place)
     sieve.check()
-    pictures = Pictures(found.sources, processor, threads, sizes=found.sizes, crop_seed=crop_seed)
-    return _without_bad_pictures(data, encoded, pictures, sieve, rows_read)
+    return {"rows_read": rows_read, "sieve": sieve.state()}
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A usable row: what the model sees, its pictures' numbers, its words, where it stood.
+def _read(part: Mixture, image_root: str | None, model: VisionLanguageModel) -> Iterator[Read]:
+    """The rows of a dataset, bad ones among them in their places."""
+    name = Path(part.path).name
+    waiting: list[Read] = []
 
-    Arrays, since lists of numbers take nine times the memory.
-    """
+    def bad(number: int, error: DataError) -> None:
+        waiting.append(Read(f"{name}:{number}", reason="unreadable row", detail=str(error)))
 
-    ids: np.ndarray
-    labels: np.ndarray
-    length: int
-    images: tuple[int, ...]
-    words: int
-    place: str
-
-    @classmethod
-    def of(cls, row: Encoded, images: tuple[int, ...], words: int, place: str) -> _Row:
-        ids, labels = (np.asarray(part, dtype=np.int32) for part in (row.ids, row.labels))
-        return cls(ids, labels, row.length, images, words, place)
-
-
-def _sizes(sample: Sample, model: VisionLanguageModel) -> list[Size]:
-    """Width and height of a sample's pictures from their headers, where tokens depend on them."""
-    return [header_size(image) if model.needs_sizes else BLANK for image in sample.images]
+    for sample in samples_of(part, image_root, bad):
+        yield from waiting
+        waiting.clear()
+        yield Read.of(sample, f"{name}:{sample.id}", model)
+    yield from waiting
 
 
 def _words(sample: Sample) -> int:
@@ -164,28 +193,40 @@ def _words(sample: Sample) -> int:
 
 
 def _without_bad_pictures(
-    data: Data,
-    encoded: Sequence[Sequence[_Row]],
+    parts: Sequence[Mixture],
+    written: WrittenRows,
+    bad: dict[int, str],
     pictures: Pictures,
     sieve: Sieve,
-    rows_read: int,
+    keeps_alive: Any,
 ) -> ConversationData:
-    rows, sizes, words, dropped = [], [], [], sieve.dropped
-    for part, dataset in zip(mixtures(data), encoded, strict=True):
-        before = len(rows)
-        for row in dataset:
-            unreadable = [pictures.bad[image] for image in row.images if image in pictures.bad]
-            if unreadable:
-                dropped.add("unreadable picture", unreadable[0], row.place)
-                continue
-            rows.append((row.ids, row.labels, row.images, row.length))
-            words.append(row.words)
-        sizes.append(len(rows) - before)
-        if not sizes[-1]:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
+    """The rows of which every picture could be read when the stage began."""
+    rows = written.rows
+    lost = rows.images.having(bad)
+    for row in lost.tolist():
+        why = next(bad[image] for image in rows.images[row] if image in bad)
+        sieve.dropped.add("unreadable picture", why, written.places[row])
+    usable = np.ones(len(rows), dtype=bool)
+    usable[lost] = False
+    starts = (0, *written.ends[:-1])
+    sizes = tuple(int(usable[a:b].sum()) for a, b in zip(starts, written.ends, strict=True))
+    for part, size in zip(parts, sizes, strict=True):
+        if not size:
+            counts = sieve.dropped.counts
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
             raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
-    counted = np.asarray(words, dtype=np.int64)
-    return ConversationData(TokenRows.of(rows), tuple(sizes), pictures, sieve, rows_read, counted)
+    numbers = np.flatnonzero(usable)
+    return ConversationData(
+        rows=rows.chosen(numbers) if len(lost) else rows,
+        sizes=sizes,
+        pictures=pictures,
+        sieve=sieve,
+        rows_read=written.facts["rows_read"],
+        words=written.words[numbers],
+        numbers=numbers,
+        written=written,
+        keeps_alive=keeps_alive,
+    )
 
 
 class ConversationLoss(nn.Module):
@@ -232,7 +273,7 @@ class ConversationTask:
         model: VisionLanguageModel,
         data: ConversationData,
         augment: Augment | None = None,
-        features: Tensor | None = None,
+        features: Tensor | DiskFeatures | None = None,
         batching: Batching = Batching(),
     ):
         self.module: nn.Module = ConversationLoss(model)
@@ -257,15 +298,22 @@ class ConversationTask:
         """Which device sees which rows in which pass."""
         return self.batching.shares(rows, cut)
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that batches waited for pictures so far."""
+        return self.data.pictures.waited_s
+
     def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Start decoding the pictures of these rows, where they are not kept."""
-        if self.features is None and not self.data.pictures.all_in_memory:
+        if isinstance(self.features, DiskFeatures):
+            self.features.prefetch(self._images(rows, positions)[0])
+        elif self.features is None and not self.data.pictures.all_in_memory:
             self.data.pictures.prefetch(*self._images(rows, positions))
 
     def batch(self, rows: np.ndarray, positions: np.ndarray, device: torch.device) -> dict:
         """Padded or packed ids, their plan, and pixels or cached features."""
         images, places = self._images(rows, positions)
-        sizes = [self.data.pictures.sizes[image] for image in images]
+        sizes = [self.data.pictures.size(image) for image in images]
         batch: dict[str, Any] = {}
         if not images and self.needs_dummy:
             batch = {"is_dummy": True} | self._blank(device)
@@ -276,7 +324,8 @@ class ConversationTask:
         if images and self.model.needs_sizes:
             batch["sizes"] = sizes
         ids, labels, mask = self.data.rows.pad(rows)
-        if not self.data.pictures.all_in_memory:
+        if self.data.pictures.bad:
+            self.data.note_late(images)
             self._silence(rows, labels)
         plan = plan_splice(ids, self.model.count(sizes), labels=labels, mask=mask)
         if self.batching.packs:

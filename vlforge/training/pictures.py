@@ -5,24 +5,24 @@ Shapes: B pictures, S pixels a side, I files, N tokens a picture, D width.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import time
+import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from vlforge.data.images import header_size, load_rgb
-from vlforge.data.set_aside import Aside
+from vlforge.data.images import header_size
 from vlforge.models.parts.anyres import BLANK, Size, best_resolution
 from vlforge.models.parts.image_processor import ImageProcessor
-from vlforge.models.parts.random_crop import CroppingProcessor
+from vlforge.training.decoding import Decode, Decoder, ProcessDecoder
+from vlforge.training.picture_sources import Source, content_of
 from vlforge.types import DataError
 
 MEMORY_SHARE = 0.15
@@ -34,66 +34,19 @@ CONTAINER_LIMITS = (
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
 """Where Linux says how much a container may take, by version of control groups."""
+PROBES = 4
+"""Pictures whose cost says where the others are decoded."""
+COSTLY_S, WORTH_S = 0.005, 20.0
+"""Seconds that a picture, and all, must take before helper processes decode them."""
+AT_ONCE = 256
+"""Pictures that are under way at once where all are gone through."""
 FEATURE_CHUNK = 64
 """Pictures that the frozen encoder sees at once when the cache is filled."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A picture that came with the data, set aside on disk."""
-
-    aside: Aside
-    number: int
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return f"picture {self.number + 1} of those in the data"
-
-    def read(self) -> bytes:
-        """The encoded picture."""
-        return self.aside.read(self.number)
-
-
-Source = str | Stored
-
+Each = TypeVar("Each")
 Draw = tuple[int, int]
 """A picture's number, and which of its parts."""
-
-
-def name_of(source: Source) -> str:
-    """The picture's file name, or what stands for it."""
-    return source.name if isinstance(source, Stored) else Path(source).name
-
-
-class Found:
-    """The different pictures of a dataset, numbered as they are met.
-
-    Pictures that the data hold themselves are kept in a file of `scratch` that
-    has no name, so that memory does not grow with them. `sizes` holds what was said
-    of each when it was first met.
-    """
-
-    def __init__(self, scratch: Path | None = None):
-        self.sources: list[Source] = []
-        self.sizes: list[Size] = []
-        self._numbers: dict[str | bytes, int] = {}
-        self._scratch = scratch
-        self._aside: Aside | None = None
-
-    def number(self, image: str | bytes, size: Size = BLANK) -> int:
-        """The number of a path or of an encoded picture; equal ones have the same."""
-        key = image if isinstance(image, str) else hashlib.blake2b(image, digest_size=16).digest()
-        number = self._numbers.setdefault(key, len(self.sources))
-        if number == len(self.sources):
-            self.sources.append(image if isinstance(image, str) else self._stored(image))
-            self.sizes.append(size)
-        return number
-
-    def _stored(self, image: bytes) -> Stored:
-        if self._aside is None:
-            self._aside = Aside(self._scratch)
-        return Stored(self._aside, self._aside.add(image))
 
 
 class Pictures:
@@ -103,11 +56,15 @@ class Pictures:
     each draw is another part (`crop_seed`), are decoded by threads, a batch ahead and
     never more of them than fit into `AHEAD_SHARE` of the memory. `bad` maps numbers to
     why they cannot be read: complete from the start for a kept set, and growing for a
-    large one, whose unreadable pictures come back black.
+    large one, whose unreadable pictures come back black. `waited_s` are the seconds
+    that `take` had to wait for pictures.
 
     Args:
         sizes: width and height of each, where they are cut into tiles.
         crop_seed: a random part of the picture for each draw; None is the whole.
+        decode: in threads of this process, or each thread in a helper process; auto
+            is processes where pictures are many and costly. The bytes are the same.
+        known_bad: what an earlier run found unreadable: headers are not looked at again.
     """
 
     def __init__(
@@ -116,35 +73,60 @@ class Pictures:
         processor: ImageProcessor,
         threads: int = 1,
         *,
-        sizes: Sequence[Size] = (),
+        sizes: Sequence[Size] | np.ndarray = (),
         crop_seed: int | None = None,
+        decode: Literal["auto", "threads", "processes"] = "threads",
+        known_bad: Mapping[int, str] | None = None,
     ):
-        self.sources = list(sources)
+        self.sources = sources
         self.processor = processor
-        self.sizes = list(sizes)
-        self.bad: dict[int, str] = {}
-        self._cropping = None if crop_seed is None else Cropping.of(processor, crop_seed)
-        tiles = [self.tiles(number) for number in range(len(self.sources))]
-        self._starts = np.cumsum([0, *tiles])
+        self._sizes = np.asarray(sizes, dtype=np.int32).reshape(-1, 2)
+        self.bad: dict[int, str] = dict(known_bad or {})
+        self.waited_s = 0.0
+        self._is_cropped = crop_seed is not None
+        self._starts = self._tile_starts()
         self._kept: Tensor | None = None
         self._ahead: dict[Draw, tuple[int, Future[np.ndarray]]] = {}
         self._waiting: deque[Draw] = deque()
         self._turn = 0
         threads = max(1, threads)
         self._pool = ThreadPoolExecutor(max_workers=threads)
+        self._decode_one: Decode = Decoder(processor, crop_seed)
         each = 3 * processor.size**2
-        most = max([1, *tiles])
+        most = int(np.diff(self._starts).max(initial=1))
         self._most_ahead = max(2 * threads, int(AHEAD_SHARE * machine_memory() / (most * each)))
         keeps = int(self._starts[-1]) * each <= MEMORY_SHARE * machine_memory()
-        if keeps and self._cropping is None:
+        if decode == "processes" or (decode == "auto" and self._is_costly(threads)):
+            processes = ProcessDecoder(Decoder(processor, crop_seed), most)
+            self._decode_one = processes
+            weakref.finalize(self, processes.close)
+        if keeps and not self._is_cropped:
             self._kept = self._decode_all()
-        else:
+        elif known_bad is None:
             self._look_at_headers()
 
     @property
     def all_in_memory(self) -> bool:
         """Whether every file was decoded at the start."""
         return self._kept is not None
+
+    def size(self, number: int) -> Size:
+        """Width and height, where they were said."""
+        if not len(self._sizes):
+            return BLANK
+        width, height = self._sizes[number].tolist()
+        return width, height
+
+    def _is_costly(self, threads: int) -> bool:
+        """Whether helper processes would earn what their start takes."""
+        some = range(min(PROBES, len(self.sources)))
+        if threads < 2 or not some:
+            return False
+        started = time.monotonic()
+        for number in some:
+            self._decode(number, note=False)
+        each_s = (time.monotonic() - started) / len(some)
+        return each_s >= COSTLY_S and each_s * len(self.sources) >= WORTH_S
 
     def take(
         self, numbers: Sequence[int], draws: Sequence[int] | np.ndarray | None = None
@@ -161,7 +143,9 @@ class Pictures:
         for draw in dict.fromkeys(asked):
             if draw not in self._ahead:
                 self._submit(draw)
+        started = time.monotonic()
         found = {draw: self._ahead.pop(draw)[1].result() for draw in dict.fromkeys(asked)}
+        self.waited_s += time.monotonic() - started
         self._submit_waiting()
         return torch.from_numpy(np.concatenate([found[draw] for draw in asked]))
 
@@ -181,7 +165,7 @@ class Pictures:
     def _draws(
         self, numbers: Sequence[int], draws: Sequence[int] | np.ndarray | None
     ) -> list[Draw]:
-        if self._cropping is None or draws is None:
+        if not self._is_cropped or draws is None:
             return [(int(number), 0) for number in numbers]
         return [(int(n), int(draw)) for n, draw in zip(numbers, draws, strict=True)]
 
@@ -196,60 +180,53 @@ class Pictures:
 
     def tiles(self, number: int) -> int:
         """How many squares the encoder sees of a picture."""
+        return int(self._starts[number + 1] - self._starts[number])
+
+    def _tile_starts(self) -> np.ndarray:
+        """Number of each picture's first square, and of all."""
         if self.processor.fit_mode != "anyres":
-            return 1
-        width, height = best_resolution(self.sizes[number], self.processor.pinpoints)
-        return 1 + (width // self.processor.size) * (height // self.processor.size)
+            return np.arange(len(self.sources) + 1)
+        side, tiles = self.processor.size, [0]
+        for width, height in self._sizes.tolist():
+            across, down = best_resolution((width, height), self.processor.pinpoints)
+            tiles.append(1 + (across // side) * (down // side))
+        return np.cumsum(tiles)
 
     def _decode_all(self) -> Tensor:
         size = self.processor.size
         kept = torch.zeros(int(self._starts[-1]), size, size, 3, dtype=torch.uint8)
-        for number, picture in enumerate(self._pool.map(self._decode, range(len(self.sources)))):
+        for number, picture in self._over_all(self._decode):
             kept[self._starts[number] : self._starts[number + 1]] = torch.from_numpy(picture)
         return kept
 
     def _look_at_headers(self) -> None:
-        for number in range(len(self.sources)):
-            try:
-                header_size(self._content(number))
-            except DataError as error:
-                self.bad[number] = str(error)
+        for number, why in self._over_all(self._fault):
+            if why is not None:
+                self.bad[number] = why
 
-    def _content(self, number: int) -> str | bytes:
-        source = self.sources[number]
-        return source.read() if isinstance(source, Stored) else source
+    def _over_all(self, work: Callable[[int], Each]) -> Iterator[tuple[int, Each]]:
+        """What the threads make of every picture, a few at a time: a million tasks weigh much."""
+        for start in range(0, len(self.sources), AT_ONCE):
+            some = range(start, min(start + AT_ONCE, len(self.sources)))
+            yield from zip(some, self._pool.map(work, some), strict=True)
 
-    def _decode(self, number: int, draw: int = 0) -> np.ndarray:
-        """uint8 [tiles, S, S, 3]; black where it cannot be read."""
-        side = self.processor.size
-        shape = (int(self._starts[number + 1] - self._starts[number]), side, side, 3)
+    def _fault(self, number: int) -> str | None:
+        """Why a picture's header cannot be read."""
         try:
-            image = load_rgb(self._content(number))
-            fitted = self._cropping(image, draw) if self._cropping else self.processor.fit(image)
-            return np.array(fitted).reshape(shape)
+            header_size(content_of(self.sources[number]))
         except DataError as error:
-            self.bad[number] = str(error)
-            return np.zeros(shape, dtype=np.uint8)
+            return str(error)
+        return None
 
-
-@dataclass(frozen=True)
-class Cropping:
-    """Cuts a random part, the same for the same seed and draw."""
-
-    processor: CroppingProcessor
-    seed: int
-
-    @classmethod
-    def of(cls, processor: ImageProcessor, seed: int) -> Cropping:
-        """For pictures of the processor's size, normalised as it does."""
-        fields = {name: getattr(processor, name) for name in vars(processor)}
-        return cls(CroppingProcessor(**fields), seed)
-
-    def __call__(self, image: Image.Image, draw: int) -> np.ndarray:
-        """uint8 [S, S, 3]."""
-        state = np.random.SeedSequence([self.seed % 2**63, draw]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
-        return self.processor.fit_random(image, generator)
+    def _decode(self, number: int, draw: int = 0, *, note: bool = True) -> np.ndarray:
+        """uint8 [tiles, S, S, 3]; black where it cannot be read."""
+        try:
+            return self._decode_one(self.sources[number], draw, self.tiles(number))
+        except DataError as error:
+            if note:
+                self.bad[number] = str(error)
+            side = self.processor.size
+            return np.zeros((self.tiles(number), side, side, 3), dtype=np.uint8)
 
 
 def machine_memory() -> int:

@@ -37,7 +37,8 @@ from vlforge.training.fit import FitPlan, FitResult, drop_checkpoints, fit
 from vlforge.training.identity import facts_of
 from vlforge.training.loop import write_timing
 from vlforge.training.mixture import check_mixing, draw_order, mixtures, samples_of
-from vlforge.training.pictures import Found, Pictures, Stored
+from vlforge.training.picture_sources import Found, Stored
+from vlforge.training.pictures import Pictures
 from vlforge.training.rows import Dropped
 from vlforge.training.stopping import never
 from vlforge.training.texts import encode_texts, read_marked_texts

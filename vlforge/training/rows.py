@@ -119,6 +119,21 @@ class Sieve:
                 f"{remedy}"
             )
 
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, as JSON."""
+        return {
+            "rows": self.rows,
+            "cut": [self.cut_rows, self.cut_tokens],
+            "dropped": [self.dropped.counts, self.dropped.shown],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Have counted what another sieve had when it gave its `state`."""
+        self.rows, (self.cut_rows, self.cut_tokens) = state["rows"], state["cut"]
+        counts, shown = state["dropped"]
+        self.dropped.counts |= counts
+        self.dropped.shown += shown
+
     def told(self) -> list[str]:
         """What the user should know of rows that were cut or left out, a line each."""
         lines = []
