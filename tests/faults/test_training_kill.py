@@ -66,7 +66,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_of_its_last_step(tmp_path, number)
     assert run.end() == 130, run.text
     step = newest_step(runs)
     assert 0 < step < STEPS
-    assert f"stopped: of {STEPS} steps, {step} are kept" in run.text
+    assert f"goes on after step {step} of {STEPS}" in run.text
     assert "Continue with the same command" in run.text
     run = start(recipe, runs, seldom)
     assert run.end() == 0, run.text

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -80,7 +81,26 @@ class Keeper:
         self.best: Best | None = None
 
     def latest(self) -> Progress | None:
-        """How far the newest checkpoint is that is whole and of this run."""
+        """How far the newest checkpoint is that is whole and of this run, to the main process.
+
+        Raises:
+            ModelError: another process does not see it.
+        """
+        devices = self.devices
+        found = self._latest_here() if devices.is_main else None
+        if devices.count == 1:
+            return found
+        told = torch.tensor(found.step + 1.0 if found else 0.0, device=devices.device)
+        step = int(devices.total(told)) - 1
+        if step < 0 or found:
+            return found
+        place = self._place(step)
+        if not (place / STATE).is_file():
+            raise ModelError(f"{place} is not on this machine; all machines need one shared folder")
+        self.best = self._find_best(step)
+        return Progress(**json.loads((place / STATE).read_text())["progress"])
+
+    def _latest_here(self) -> Progress | None:
         others = []
         for place in _newest_first(self.folder, "step-"):
             state = self._state_of(place)
@@ -95,14 +115,8 @@ class Keeper:
         return None
 
     def load(self, progress: Progress) -> None:
-        """Put weights and moments back where `save` took them.
-
-        Raises:
-            ModelError: it is not here, which it may be where machines share no folder.
-        """
+        """Put weights and moments back where `save` took them."""
         place = self._place(progress.step)
-        if not (place / STATE).is_file():
-            raise ModelError(f"{place} is not on this machine; all machines need one shared folder")
         self.devices.put_weights(self.module, open_file(place / WEIGHTS))
         self.devices.put_moments(self.module, self.optimiser, open_file(place / MOMENTS))
 
@@ -111,7 +125,9 @@ class Keeper:
         found = _newest_first(self.folder, "step-")
         if found:
             self._say(f"begins anew (resume: false); step {_number(found[0])} is given up")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.devices.is_main:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.devices.wait()
 
     def save(self, progress: Progress) -> bool:
         """Write `step-N` and remove what is older than the last `keep_last`.
@@ -134,7 +150,9 @@ class Keeper:
 
     def offer(self, score: float, progress: Progress) -> bool:
         """Keep the present weights where `score` is the least so far; whether it was."""
-        if not self.keep_best or (self.best is not None and score >= self.best.score):
+        if not self.keep_best or math.isnan(score):
+            return False
+        if self.best is not None and score >= self.best.score:
             return False
         best = Best(progress.step, score)
         weights = self.devices.weights(self.module)

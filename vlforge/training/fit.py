@@ -240,8 +240,8 @@ class _Loop:
             return
         if done > self.saved:
             self._save()
-        where = f"of {self.plan.steps} steps, {self.saved} are kept"
-        raise StageStopped(f"stopped: {where}; the same command goes on from there")
+        where = f"step {self.saved} of {self.plan.steps}"
+        raise StageStopped(f"stopped; the same command goes on after {where}")
 
     def run(self, step: int) -> None:
         """One optimiser step, its record, and a checkpoint where one is due."""
