@@ -12,6 +12,7 @@ from vlforge.checkpoints.mgm import MgmLayout, MgmProjectorLayout, their_name
 from vlforge.checkpoints.weights import Lazy, open_weights, write_weights
 from vlforge.models.mgm import our_name
 from vlforge.models.parts.image_processor import ImageProcessor
+from vlforge.text.templates import find_template
 from vlforge.types import ModelError
 
 KINDS = ["llama", "gemma", "mistral", "mixtral"]
@@ -113,6 +114,26 @@ def test_the_configuration_is_one_that_transformers_4_reads(tmp_path):
     assert (fields["image_grid"], fields["image_global"]) == (2, True)
     assert fields["image_size_aux"] == 64
     assert fields["optimize_vision_tower_aux"]  # or MGM would not read ConvNeXt from it
+
+
+@pytest.mark.parametrize("layout", [MgmLayout, MgmProjectorLayout])
+@pytest.mark.parametrize(
+    ("kind", "template"), [("llama", "vicuna_v1"), ("gemma", "gemma")], ids=["llama", "gemma"]
+)
+def test_pictures_between_tokens_are_told_by_the_template(tmp_path, layout, kind, template):
+    source = checkpoint(tmp_path, kind)
+    parts = Parts(base=write(MgmLayout, source, tmp_path / "mgm"))
+    out = write(layout, source, tmp_path / "out")
+    fields = json.loads((out / "config.json").read_text())
+    assert fields["mm_use_im_start_end"] is False
+    (out / "config.json").write_text(json.dumps(fields | {"mm_use_im_start_end": True}))
+    (out / "vlforge.json").unlink()
+    found = read_checkpoint(out, parts)
+    assert found.template == f"{template}+im_start_end"
+    assert find_template(found.template).new_tokens == ("<im_start>", "<im_end>")
+    again = write(layout, found, tmp_path / "again")
+    assert json.loads((again / "config.json").read_text())["mm_use_im_start_end"] is True
+    assert read_checkpoint(again, parts).template == found.template
 
 
 def test_a_single_file_has_an_index_for_mgms_loader(tmp_path):

@@ -158,3 +158,20 @@ def test_of_qwens_connector_the_pool_alone_can_learn():
     names = freeze(qwen_vl(), ("attn_pool",), PARTS)
     assert names
     assert all(name.startswith("connector.attn_pool.") for name in names)
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_what_ends_a_line_of_tiles_learns_with_the_connector(stage):
+    tiles = {
+        "image_aspect_ratio": "anyres",
+        "patch_merge": "spatial_unpad",
+        "image_grid_pinpoints": [[8, 16], [16, 8]],
+    }
+    model = llava("clip", **tiles)
+    names = freeze(model, resolve(stage, selections(model)), PARTS, model.unused_parameters)
+    assert "image_newline" in names
+    assert "connector.0.weight" in names
+    assert ("language.lm_head.weight" in names) == (stage == "instruct")
+    plain = llava("clip")
+    assert "image_newline" not in freeze(plain, resolve(stage, selections(plain)), PARTS)
+    assert "image_newline" not in freeze(model, ["connector"], PARTS)

@@ -48,6 +48,7 @@ from vlforge.models.parts.image_processor import FILE_NAME as PROCESSOR_NAME
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.vision import vision_config
 from vlforge.models.reading import read_config, read_processor, write_json
+from vlforge.text.templates import IM_START_END
 from vlforge.types import ModelError
 
 ADAPTER_NAME = "mm_projector.bin"
@@ -67,7 +68,7 @@ LLAMA_3_VOCABULARY, YI_VOCABULARY = 128_256, 64_000
 LOW, HIGH = "vision.low.tower.", "vision.high.tower."
 _KEPT = (
     "mm_vision_tower", "mm_vision_tower_aux", "tokenizer_padding_side",
-    "tokenizer_model_max_length", "mm_use_im_start_end", "mm_use_im_patch_token",
+    "tokenizer_model_max_length", "mm_use_im_patch_token",
     "image_grid_pinpoints",
 )  # fmt: skip
 """Fields that mean nothing here but go back into a folder that is written again."""
@@ -232,10 +233,6 @@ def _finish(work: _Reading, language: Language, layout: str) -> Checkpoint:
         raise ModelError(
             f"{work.path}: mining takes patches; cls_patch has a token without a place"
         )
-    if fields.get("mm_use_im_start_end"):
-        work.notes.append(
-            "pictures stood between <im_start> and <im_end>; write them around <image>"
-        )
     ratio = "pad" if fields.get("image_aspect_ratio") == "pad" else "square"
     tower, high = _low_encoder(work, ratio), _high_encoder(work)
     weights, left = without_stale(work.weights, text)
@@ -259,7 +256,7 @@ def _finish(work: _Reading, language: Language, layout: str) -> Checkpoint:
         weights=weights,
         tokenizer=language.tokenizer,
         processor=replace(processor, size=size, edge=size),
-        template=read_hint(work.path) or _template(text),
+        template=read_hint(work.path) or _template(text, fields),
         unused=(*work.unused, *(f"{where} ({reason})" for where, reason in left)),
         notes=tuple(work.notes),
         extra={"mgm": {key: fields[key] for key in _KEPT if key in fields}},
@@ -274,12 +271,12 @@ def _connector_kind(work: _Reading) -> str:
     return "linear" if names == ["weight"] else f"mlp{len(names)}x_gelu"
 
 
-def _template(text: PreTrainedConfig) -> str:
-    if text.vocab_size >= LLAMA_3_VOCABULARY and text.model_type == "llama":
-        return "llama_3"
-    if text.vocab_size == YI_VOCABULARY and text.model_type == "llama":
-        return "chatml_direct"
-    return TEMPLATES.get(text.model_type, "vicuna_v1")
+def _template(text: PreTrainedConfig, fields: Mapping[str, Any]) -> str:
+    name = TEMPLATES.get(text.model_type, "vicuna_v1")
+    if text.model_type == "llama":
+        name = "llama_3" if text.vocab_size >= LLAMA_3_VOCABULARY else name
+        name = "chatml_direct" if text.vocab_size == YI_VOCABULARY else name
+    return f"{name}+{IM_START_END}" if fields.get("mm_use_im_start_end") else name
 
 
 def _low_encoder(work: _Reading, ratio: str) -> Tower:
@@ -396,7 +393,6 @@ def write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
         ),
         "tokenizer_padding_side": "right",
         "tokenizer_model_max_length": text.max_position_embeddings,
-        "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
         "image_grid_pinpoints": None,
         "optimize_vision_tower": False,
@@ -410,6 +406,7 @@ def write_beside(checkpoint: Checkpoint, out: Path, weights: Weights) -> None:
         "architectures": [CLASSES[kind]],
         "model_type": f"mgm{suffix}",
         "use_mm_proj": True,
+        "mm_use_im_start_end": checkpoint.template.endswith(f"+{IM_START_END}"),
         "mm_projector_type": config.connector,
         "mm_hidden_size": config.vision_config.hidden_size,
         "mm_hidden_size_aux": sum(config.vision_high_config.hidden_sizes),

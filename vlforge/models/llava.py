@@ -27,6 +27,7 @@ from vlforge.models.parts.tags import HEAD_NAME, Tagger
 from vlforge.models.parts.vision import VisionTower
 from vlforge.models.parts.word_connector import word_connector
 from vlforge.models.reading import read_tensors, read_vision
+from vlforge.models.stages import USUAL, Stages
 from vlforge.types import ModelError
 
 TILE_FIELDS = {
@@ -111,6 +112,13 @@ class LlavaModel(VisionLanguageModel):
         super()._init_weights(module)
         if module is self and self.image_newline is not None:
             init.normal_(self.image_newline, std=self.image_newline.shape[0] ** -0.5)
+
+    @property
+    def stages(self) -> Stages:
+        """What LLaVA 1.6 learns between lines of tiles is learned with its connector."""
+        if self.image_newline is None:
+            return USUAL
+        return {name: (*parts, "image_newline") for name, parts in USUAL.items()}
 
     def adapt_processor(self, processor: ImageProcessor) -> ImageProcessor:
         """The encoder's own, which learns here into which tiles to cut."""
