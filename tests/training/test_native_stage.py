@@ -13,16 +13,18 @@ from transformers import AutoModelForImageTextToText
 from tests.models.test_native import MAKERS, picture
 from vlforge.data.images import load_rgb
 from vlforge.inference.load import load_model
+from vlforge.models.lean import apply_lean
 from vlforge.models.native import NativeModel
 from vlforge.models.native_parts import NativeParts
 from vlforge.models.parts.native_processor import open_processor
+from vlforge.training import fit
 from vlforge.training.batching import Batching
-from vlforge.training.config import Optimiser, TrainConfig
+from vlforge.training.config import HeldOut, Lean, LoraSpec, Optimiser, TrainConfig
 from vlforge.training.loop import train
 from vlforge.training.native_rows import lengthen, read_native, shorten
 from vlforge.training.native_task import NativeTask
 from vlforge.training.rows import Sieve
-from vlforge.types import Sample, Turn
+from vlforge.types import RecipeError, Sample, Turn
 
 SIZES = ((90, 50), (40, 120), (60, 60))
 
@@ -58,8 +60,18 @@ def write_data(folder: Path) -> Path:
 @pytest.fixture(params=MAKERS, scope="module")
 def made(request, tmp_path_factory):
     """A model's folder and a configuration over data beside it."""
-    home = tmp_path_factory.mktemp(request.param)
-    folder = MAKERS[request.param](home / "model")
+    return configured(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def one_made(tmp_path_factory):
+    """The same of Qwen2.5-VL alone."""
+    return configured("qwen2.5-vl", tmp_path_factory.mktemp("one"))
+
+
+def configured(name: str, home: Path) -> TrainConfig:
+    """A stage over a tiny model and data beside it."""
+    folder = MAKERS[name](home / "model")
     return TrainConfig(
         model=str(folder),
         data=str(write_data(home)),
@@ -132,6 +144,138 @@ def test_loss_and_gradients_are_transformers_own(made):
         torch.testing.assert_close(got[name] / scale, value / scale, atol=1e-5, rtol=1e-4)
     without = {name for name, _ in task.model.named_parameters()} - theirs.keys()
     assert without == task.model.unused_parameters
+
+
+def test_what_is_left_out_and_made_twice_changes_no_number(made):
+    task = task_of(made)
+    rows = np.arange(6)
+    batch = task.batch(rows, rows, torch.device("cpu"))
+
+    def measured():
+        loss = task.module(**batch)
+        loss.backward()
+        return {"loss": loss.detach()} | gradients(task.model)
+
+    whole = Lean(supervised_head=False, last_layer_rows=False)
+    apply_lean(task.model, whole)
+    wanted = measured()
+    for lean, twice in ((Lean(), ()), (Lean(), ("vision", "language")), (whole, ("language",))):
+        counts = apply_lean(task.model, lean, twice)
+        assert set(counts) == set(twice)
+        assert all(counts.values())
+        found = measured()
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            scale = max(1.0, float(value.abs().max()))
+            torch.testing.assert_close(found[name] / scale, value / scale, atol=1e-5, rtol=1e-4)
+
+
+def interrupted(config, out, monkeypatch, at):
+    """Train until the given step, then begin again; gives the steps of the second time."""
+    run = fit._Loop.run
+
+    def dies(self, step):
+        if step == at:
+            raise KeyboardInterrupt
+        run(self, step)
+
+    monkeypatch.setattr(fit._Loop, "run", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, device="cpu")
+    ran = []
+    monkeypatch.setattr(fit._Loop, "run", lambda self, step: ran.append(step) or run(self, step))
+    train(config, out, device="cpu")
+    return ran
+
+
+@pytest.mark.parametrize("pack", ["off", "isolated"])
+def test_an_interrupted_run_ends_with_the_same_bytes(one_made, tmp_path, monkeypatch, pack):
+    adapted = {"lora": LoraSpec(rank=2, alpha=4)} if pack == "off" else {}
+    config = replace(one_made, pack=pack, save_every_samples=3, **adapted)
+    train(config, tmp_path / "whole", device="cpu")
+    assert interrupted(config, tmp_path / "cut", monkeypatch, 2) == [2, 3]
+    for file in sorted((tmp_path / "whole").rglob("*")):
+        if file.is_file() and file.name not in ("timing.json", "log.jsonl", "adapted.json"):
+            other = tmp_path / "cut" / file.relative_to(tmp_path / "whole")
+            assert file.read_bytes() == other.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("group", ["length", "llava", "balanced"])
+def test_rows_are_grouped_and_shared_out(one_made, tmp_path, group):
+    config = replace(one_made, group=group, micro_batch=1)
+    summary = train(config, tmp_path, device="cpu")
+    assert summary["samples"] == 12
+
+
+def test_a_stage_is_looked_at_while_it_trains(one_made, tmp_path):
+    held = HeldOut(data=one_made.data, rows=4, every_samples=6)
+    train(replace(one_made, evaluate=held), tmp_path, device="cpu")
+    looks = [json.loads(line) for line in (tmp_path / "eval.jsonl").read_text().splitlines()]
+    assert [look["eval_rows"] for look in looks] == [4, 4]
+    assert looks[0]["eval_loss"] > looks[1]["eval_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "frozen"),
+    [(("connector",), {"vision", "language"}), (("vision_last_half",), {"connector", "language"})],
+)
+def test_what_does_not_train_stays_to_the_bit(one_made, tmp_path, parts, frozen):
+    train(replace(one_made, train=parts), tmp_path, device="cpu")
+    before = opened(one_made)
+    after = dict(opened(replace(one_made, model=str(tmp_path))).named_parameters())
+    moved = {n for n, p in before.named_parameters() if not torch.equal(p, after[n])}
+    assert moved
+    assert not {name.partition(".")[0] for name in moved} & frozen
+    if parts == ("vision_last_half",):
+        assert {name.split(".blocks.")[1].split(".")[0] for name in moved} == {"1"}
+
+
+def test_a_picture_that_is_lost_meanwhile_teaches_nothing(one_made):
+    task = task_of(one_made)
+    rows, lost = np.asarray([3]), Path(one_made.data).parent / "2.png"
+    content = lost.read_bytes()
+    try:
+        lost.write_bytes(b"no picture")
+        batch = task.batch(rows, rows, torch.device("cpu"))
+    finally:
+        lost.write_bytes(content)
+    assert not (batch["labels"] != -100).any()
+    task.data.count_late_drops()
+    assert task.data.dropped.counts == {"unreadable picture": 2}
+    assert torch.isfinite(task.module(**batch))
+
+
+def test_a_row_whose_pictures_do_not_fit_is_left_out_and_a_long_one_cut(one_made):
+    model = opened(one_made)
+    sieve = Sieve(14)
+    data = read_native(one_made, model, None, sieve)
+    assert set(sieve.dropped.counts) <= {sieve.LOST, sieve.EMPTY}
+    assert sieve.dropped.counts[sieve.LOST] == 1
+    assert data.rows.lengths.max() <= 14
+    assert sieve.cut_rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"compat": "llava"}, "compat llava is for our own families"),
+        ({"tokenizer": "slow"}, "tokenizer slow is for our own families"),
+        ({"export": "connector"}, "export connector is for our own families"),
+        ({"template": "v1+im_start_end"}, r"template v1\+im_start_end is for our own"),
+        ({"augment": True}, "augment is for our own families"),
+        ({"cache": "on"}, "cache: on is not there for transformers' own models"),
+        ({"train": ("visoin",)}, "matches no parameter"),
+    ],
+)
+def test_what_a_native_model_cannot_is_said_in_one_line(one_made, tmp_path, changes, words):
+    with pytest.raises(RecipeError, match=words) as caught:
+        train(replace(one_made, **changes), tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_of_ours_is_remembered(one_made, tmp_path):
+    train(replace(one_made, template="vicuna"), tmp_path, device="cpu")
+    assert load_model(tmp_path, "cpu").template.name == "vicuna"
 
 
 def test_a_batch_of_texts_runs_the_encoder_and_learns_nothing_of_it(made):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlforge.kernels.lean_loss import supervised_places
 from vlforge.models.base import PARTS
 from vlforge.models.native import PER_TOKEN, NativeEncoded
 from vlforge.models.native_outline import blank
 from vlforge.models.native_parts import NativeParts
+from vlforge.models.parts.last_rows import Asked
 from vlforge.models.parts.packs import ATTENDING, segment_mask, wants_one_row
 from vlforge.training.averaging import Cut
 from vlforge.training.balance import Shares
@@ -43,8 +46,13 @@ class NativeLoss(nn.Module):
         segments = inputs.pop("segments", None)
         if segments is not None:
             inputs["attention_mask"] = self._apart(segments)
-        lean = self.model.lean
-        return self.model.whole.loss_sum(inputs, lean=lean is None or lean.supervised_head)
+        lean, rows, labels = self.model.lean, self.model.last_rows, inputs["labels"]
+        with (
+            nullcontext()
+            if rows is None
+            else rows.only(Asked(supervised_places(labels), labels.numel()))
+        ):
+            return self.model.whole.loss_sum(inputs, lean=lean is None or lean.supervised_head)
 
     def _apart(self, segments: Tensor) -> Tensor | None:
         """A mask in which samples are blind to each other; none where positions tell it."""
