@@ -8,10 +8,16 @@ import shutil
 
 import pytest
 
+from tests.tiny_model import write_data, write_parts
+from vlforge.models.config import ModelSpec
 from vlforge.models.reading import read_tokenizer
+from vlforge.runs.row_lengths import stage_rows
+from vlforge.text.encode import encode_turns
+from vlforge.text.templates import find_template
 from vlforge.text.tokenizers import DIALECT_NAME, adapt, load_tokenizer
 from vlforge.text.two_tokenizers import TwoTokenizers
-from vlforge.types import ModelError
+from vlforge.training.config import TrainConfig
+from vlforge.types import ModelError, Sample, Turn
 
 TRICKY = (" a red car", "<image>\n a", "a </s> b", "car", "", "  ", "\n\nred")
 
@@ -90,3 +96,23 @@ def test_special_tokens_may_swallow_the_space_beside_them(folder):
         assert tokenizer.ids("a<|end|> \n car") == tokenizer.ids("a<|end|>car")
         assert tokenizer.ids("a \n<eoa>car") == tokenizer.ids("a<eoa>car")
         assert tokenizer.ids("a <|end|>car") != tokenizer.ids("a<|end|>car")
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_a_check_encodes_with_the_stages_tokenizer(folder, tmp_path, has_model):
+    vision, language = write_parts(tmp_path / "parts", write_data(tmp_path))
+    vision = vision if has_model else tmp_path / "gone"
+    spec = ModelSpec(vision=str(vision), language=str(language), tokenizer=str(folder))
+    turns = (Turn("user", "<image> a red car"), Turn("assistant", "a </s> b"))
+    sample = Sample("a", ("a.jpg",), turns)
+    template = find_template("vicuna")
+    found = []
+    for dialect in ("slow", "fast"):
+        config = TrainConfig(model=spec, data="", template="vicuna", tokenizer=dialect)
+        rows = stage_rows(config)
+        assert bool(rows.doubt) != has_model
+        found.append(adapt(rows.tokenizer).ids(" a red car"))
+        wanted = load_tokenizer(folder, dialect=dialect)
+        alone = encode_turns(template, wanted, turns, max_length=None, images=1)
+        assert rows.encode(sample, None).ids == alone.ids
+    assert found[0] != found[1]

@@ -161,36 +161,41 @@ def _check_training(node: Node, config: Any) -> Iterator[Finding]:
 
 
 def _check_labels(node: Node, config: Any) -> Iterator[Finding]:
+    """What the stage makes of its rows: lengths with pictures, those cut, those left out."""
+    from vlforge.data.images import ImageError
+    from vlforge.runs.row_lengths import stage_rows
     from vlforge.text.doubts import template_doubts
-    from vlforge.text.encode import encode_turns
-    from vlforge.text.templates import find_template
-    from vlforge.text.tokenizers import load_tokenizer
     from vlforge.training.mixture import mixtures, samples_of
+    from vlforge.training.rows import Sieve
 
-    model = config.model
-    folder = model if isinstance(model, str) else (model.tokenizer or model.language)
-    tokenizer = load_tokenizer(folder)
-    template = find_template(config.template)
-    for doubt in template_doubts(template, tokenizer, *_language(model)):
-        yield Finding("warning", node.name, doubt)
-    longest = cut = rows = 0
+    stage = stage_rows(config)
+    if stage.doubt:
+        yield Finding("note", node.name, stage.doubt)
+    if stage.template is not None:
+        for doubt in template_doubts(stage.template, stage.tokenizer, *_language(config.model)):
+            yield Finding("warning", node.name, doubt)
+    sieve = Sieve(config.max_length, config.on_too_long, config.on_no_labels)
+    longest = 0
     lost: list[str] = []
     for part in mixtures(config.data):
         for sample in samples_of(part, config.image_root, _skip):
             try:
-                text = encode_turns(template, tokenizer, sample.turns, max_length=config.max_length)
+                row = stage.encode(sample, config.max_length)
+            except ImageError:
+                continue  # told of where the pictures were looked at
             except VLForgeError as error:
                 lost.append(f"row {sample.id}: {error}")
                 continue
-            rows += 1
-            longest = max(longest, text.length)
-            cut += text.length > config.max_length
-            if text.loss_problem:
-                lost.append(f"row {sample.id} teaches nothing: {text.loss_problem}")
-    yield Finding("ok", node.name, f"{rows:,} rows, the longest has {longest} tokens of text")
-    if cut:
-        more = f"{cut:,} rows are longer than max_length {config.max_length} and will be cut"
-        yield Finding("warning", node.name, more)
+            longest = max(longest, row.whole)
+            sieve.keeps(row, f"row {sample.id}")
+    told = f"{sieve.rows:,} rows, the longest has {longest} tokens, pictures included"
+    yield Finding("ok", node.name, told)
+    for line in sieve.told():
+        yield Finding("warning", node.name, line)
+    try:
+        sieve.check()
+    except VLForgeError as error:
+        yield Finding("error", node.name, str(error))
     yield from _bad_rows(node, lost)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -15,7 +15,15 @@ from vlforge.data.checking.pictures import Hash, Looking
 from vlforge.data.checking.texts import Guess
 from vlforge.data.records import Fault, Format, Picture, Record, as_turns, with_marks
 from vlforge.runs.prepare import Choice, prepare
-from vlforge.types import IGNORE_INDEX, IMAGE_INDEX, DataError, RecipeError, Turn
+from vlforge.types import IGNORE_INDEX, IMAGE_INDEX, DataError, RecipeError, Sample, Turn
+
+if TYPE_CHECKING:
+    from vlforge.runs.row_lengths import StageRows
+
+_DECIDES = (
+    "model", "template", "tokenizer", "compat", "image_aspect_ratio", "max_length", "on_too_long",
+)  # fmt: skip
+"""Settings of a stage that decide what its rows become."""
 
 
 def read_records(
@@ -51,36 +59,49 @@ def guesser() -> Guess | None:
 
 
 def training(name: str, folder: str, template: str, max_length: int) -> Training:
-    """A use with the tokenizer in `folder`.
+    """A use with the tokenizer in `folder`, whose pictures are one token each.
 
     Raises:
         ModelError: no tokenizer there.
         RecipeError: no such template.
     """
+    from vlforge.runs.row_lengths import text_rows
     from vlforge.text.templates import find_template
     from vlforge.text.tokenizers import load_tokenizer
 
-    encode = _encoder(find_template(template), load_tokenizer(folder), max_length)
-    return Training(name, max_length, encode)
+    rows = text_rows(find_template(template), load_tokenizer(folder))
+    return Training(name, max_length, _encoder(rows, max_length))
 
 
-def _encoder(template: Any, tokenizer: Any, max_length: int) -> Encode:
-    from vlforge.text.encode import encode_turns
+def _encoder(rows: StageRows, max_length: int) -> Encode:
+    from vlforge.data.images import ImageError
 
-    def encode(record: Record) -> Labels:
+    def encode(record: Record) -> Labels | None:
         marked = with_marks(replace(record, turns=as_turns(record), chunks=()))
-        count = len(marked.pictures)
-        text = encode_turns(template, tokenizer, marked.turns, max_length=None, images=count)
-        kept = text.labels[:max_length]
+        pictures = tuple([_source(one) for one in marked.pictures])
+        sample = Sample(str(record.id), pictures, marked.turns)
+        try:
+            whole = rows.encode(sample, None)
+            fits = whole.whole <= max_length
+            kept = whole if fits else rows.encode(sample, max_length)
+        except ImageError:
+            return None
         return Labels(
-            text.length,
-            text.supervised,
-            sum(label not in (IGNORE_INDEX, IMAGE_INDEX) for label in kept),
-            text.images,
-            text.ids[:max_length].count(IMAGE_INDEX),
-        )
+            whole.whole, _learned(whole), _learned(kept),
+            len(pictures), len(pictures) - kept.lost_images,
+        )  # fmt: skip
 
     return encode
+
+
+def _source(picture: Picture) -> str | bytes:
+    if picture.content is not None:
+        return picture.content
+    return picture.path if "://" in picture.path else picture.place
+
+
+def _learned(row: Any) -> int:
+    return sum(label not in (IGNORE_INDEX, IMAGE_INDEX) for label in row.labels)
 
 
 class Trainings(NamedTuple):
@@ -100,9 +121,10 @@ def trainings_of(recipe: Path, choice: Choice = Choice()) -> Trainings:
     """
     from vlforge.recipe.kinds import find_kind
     from vlforge.recipe.typed import build
+    from vlforge.runs.row_lengths import stage_rows
 
     prepared = prepare(recipe, choice)
-    found: dict[tuple[str, str, int], Training] = {}
+    found: dict[str, Training] = {}
     notes, roots = [], []
     stages = [node for node in prepared.nodes if node.kind == "train"]
     if not stages:
@@ -117,9 +139,14 @@ def trainings_of(recipe: Path, choice: Choice = Choice()) -> Trainings:
         if not folder or not Path(folder).exists():
             notes.append(f"stage {node.name}: its tokenizer is made by the run; labels not counted")
             continue
-        key = (str(folder), config.template, config.max_length)
-        if key not in found:
-            found[key] = training(node.name, *key)
+        key = repr([getattr(config, name) for name in _DECIDES])
+        if key in found:
+            continue
+        rows = stage_rows(config)
+        notes += [f"stage {node.name}: {rows.doubt}"] if rows.doubt else []
+        found[key] = Training(
+            node.name, config.max_length, _encoder(rows, config.max_length), config.on_too_long
+        )
     return Trainings(list(found.values()), notes, Path(roots[0]) if roots else None)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from vlforge.data.checking.findings import Findings
 from vlforge.data.checking.overlap import Known, NearHashes
@@ -34,7 +34,8 @@ class Labels(NamedTuple):
     images_kept: int
 
 
-Encode = Callable[[Record], Labels]
+Encode = Callable[[Record], Labels | None]
+"""None for a record whose pictures cannot be read."""
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Training:
     """Whose tokenizer, template and length: a stage, or the words of the command."""
     max_length: int
     encode: Encode
+    on_too_long: Literal["cut", "drop", "refuse"] = "cut"
     rows: int = 0
     tokens: int = 0
     longest: int = 0
@@ -290,12 +292,18 @@ class _Check:
         except DataError as error:
             self._tell("not_encoded", record, f"{training.name}: {error}")
             return
+        if found is None:
+            return
         training.rows += 1
         training.tokens += found.length
         training.longest = max(training.longest, found.length)
         training.labels += found.labels
         training.kept += found.kept
         training.cut += found.length > training.max_length
+        if found.length > training.max_length and training.on_too_long != "cut":
+            kind = "left_out" if training.on_too_long == "drop" else "refused"
+            self._tell(kind, record, f"{training.name}: {found.length} tokens")
+            return
         what = f"{training.name}: {found.length} tokens cut to {training.max_length}"
         if found.labels and not found.kept:
             self._tell("labels_lost", record, f"{what}, none of {found.labels} labels left")
