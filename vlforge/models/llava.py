@@ -115,10 +115,10 @@ class LlavaModel(VisionLanguageModel):
 
     @property
     def stages(self) -> Stages:
-        """What LLaVA 1.6 learns between lines of tiles is learned with its connector."""
+        """LLaVA's; its first stage trains `mm_projector` alone, also where tiles have a newline."""
         if self.image_newline is None:
             return USUAL
-        return {name: (*parts, "image_newline") for name, parts in USUAL.items()}
+        return {**USUAL, "instruct": (*USUAL["instruct"], "image_newline")}
 
     def adapt_processor(self, processor: ImageProcessor) -> ImageProcessor:
         """The encoder's own, which learns here into which tiles to cut."""
