@@ -18,18 +18,22 @@ from vlforge.evaluation.tables import read_table
 from vlforge.types import DataError, VLForgeError
 
 IDS = ("id", "question_id", "questionId", "index", "pid", "qid", "image_id", "doc_id")
-TEXTS = ("text", "prediction", "response", "answer", "caption", "filtered_resps", "resps", "output")
+TEXTS = ("text", "prediction", "response", "caption", "filtered_resps", "resps", "output")
 """Names under which tools keep a question's id and what the model said, in this order."""
+_UPLOADED = 3
+"""Fields of an upload's row at most: in longer ones `answer` is the right answer."""
 
 
 @dataclass
 class Answers:
     """Texts by question id.
 
-    duplicate: answers beyond the first to a question. unknown: answers to no question.
+    verdicts: what a judge said of them, where the file has that too. duplicate: answers
+    beyond the first to a question. unknown: answers to no question.
     """
 
     said: dict[str, str] = field(default_factory=dict)
+    verdicts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     duplicate: int = 0
     unknown: int = 0
 
@@ -47,6 +51,7 @@ def read_answers(path: Path, questions: Sequence[Question], module: Any = None) 
     known = {question.id for question in questions}
     matcher = getattr(module, "matcher", None)
     match = matcher(questions) if matcher else None
+    verdict_of = getattr(module, "verdict_of", None)
     found = Answers()
     rows = 0
     for number, row in _rows(path):
@@ -54,13 +59,15 @@ def read_answers(path: Path, questions: Sequence[Question], module: Any = None) 
         key = match(row) if match else None
         if key is None:
             key = _find(row, IDS, path, number, known)
-        text = text_of(row, path, number)
+        verdict = verdict_of(row) if verdict_of else None
+        text = text_of(row, path, number, default="" if verdict else None)
         if key not in known:
             found.unknown += 1
         elif key in found.said:
             found.duplicate += 1
         else:
             found.said[key] = text
+            found.verdicts |= {key: verdict} if verdict else {}
     if rows and questions and not found.said:
         raise DataError(
             f"{path}: none of its {rows} answers is to a question here; the first question "
@@ -69,8 +76,8 @@ def read_answers(path: Path, questions: Sequence[Question], module: Any = None) 
     return found
 
 
-def text_of(row: Mapping[str, Any], path: Path, number: int) -> str:
-    """What the model said in a row.
+def text_of(row: Mapping[str, Any], path: Path, number: int, default: str | None = None) -> str:
+    """What the model said in a row; `default` where it may be absent.
 
     Raises:
         DataError: under none of the known names.
@@ -82,6 +89,10 @@ def text_of(row: Mapping[str, Any], path: Path, number: int) -> str:
             while isinstance(value, list) and value:
                 value = value[0]
             return "" if value is None or value == [] else str(value)
+    if default is not None:
+        return default
+    if "answer" in row and len(row) <= _UPLOADED:
+        return str(row["answer"])
     raise DataError(f"{path}:{number}: no answer; it has: {', '.join(map(str, row))}")
 
 

@@ -80,7 +80,8 @@ def score_answers(
     module = benchmark(spec.name)
     questions = module.read(spec)
     found = read_answers(answers, questions, module)
-    score = module.score(questions, found.said, spec.protocol, _verdicts(judged))
+    verdicts = {**found.verdicts, **_verdicts(judged)}
+    score = module.score(questions, found.said, spec.protocol, verdicts)
     if strict:
         refuse_gaps(spec, questions, found.said, score)
     source: dict[str, Any] = {"model": str(answers), "generation": None, "versions": {}}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from vlforge.types import DataError
+from vlforge.types import DataError, VLForgeError
 
 _WIDEST_CELL = 256 << 20
 
@@ -33,3 +34,30 @@ def read_table(
         if column not in columns:
             raise DataError(f"{path}: no column {column!r}; it has: {', '.join(columns)}")
     return rows
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a parquet file, or of all that a folder holds, and where each stands.
+
+    Raises:
+        DataError: no such file, none in the folder, or one that cannot be read.
+        VLForgeError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise VLForgeError(
+            f"{path}: parquet needs pyarrow; pip install 'vlforge[tables]'"
+        ) from None
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: holds no parquet file")
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file}: no such file")
+        try:
+            rows = parquet.read_table(file).to_pylist()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read as parquet ({error})") from None
+        for number, row in enumerate(rows):
+            yield f"{file}: row {number}", row
