@@ -36,6 +36,12 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Stages side by side.", show_default="the recipe's jobs")
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes that train a stage together.", show_default="one for each GPU"
+    ),
+]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Do all stages anew, also finished and stopped ones.")
 ]

@@ -12,6 +12,7 @@ from vlforge.cli.options import (
     Jobs,
     Maps,
     Overrides,
+    Processes,
     RecipeFile,
     RunFolder,
     Seeds,
@@ -47,6 +48,7 @@ def run(
     jobs: Jobs = None,
     maps: Maps = None,
     fresh: Fresh = False,
+    processes: Processes = None,
 ) -> None:
     """Run a recipe, or what is left of it.
 
@@ -55,7 +57,7 @@ def run(
     """
     choice = choose(
         overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=until, jobs=jobs,
-        fresh=fresh,
+        fresh=fresh, processes=processes,
     )  # fmt: skip
     run_and_say(find_recipe(recipe), choice)
 

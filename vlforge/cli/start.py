@@ -42,9 +42,13 @@ from vlforge.cli import (
     why,
 )
 from vlforge.cli.show import error_line, plain_line
+from vlforge.runs.launch import Launch, find_launch, without_local_rank
 from vlforge.types import VLForgeError
 
 DEBUG = "VLFORGE_DEBUG"
+LEADING = {"run", "train", "quickstart"}
+"""Verbs whose stages processes of several machines train together."""
+ENDS = {"done": 0, "failed": 2, "stopped": 130}
 CONTINUABLE = {"download", "fetch", "run", "process", "train", "eval", "quickstart"}
 
 PLACES = {
@@ -130,6 +134,55 @@ def build_app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        launch = find_launch()
+    except VLForgeError as error:
+        error_line(str(error))
+        return 2
+    if launch is None:
+        return _obey(given)
+    given = without_local_rank(given)
+    if launch.rank:
+        return _take_part(launch, given)
+    return _lead(launch, given)
+
+
+def _lead(launch: Launch, given: Sequence[str]) -> int:
+    """As the first of several processes, with which the others end."""
+    if not LEADING.intersection(given[:1]):
+        return _obey(given)
+    from vlforge.runs.control import leading
+
+    try:
+        with leading(launch):
+            code = _obey(given)
+            if code:
+                sys.exit(code)
+    except SystemExit as error:
+        return int(error.code or 0)
+    except VLForgeError as error:
+        error_line(str(error))
+        return 2
+    return 0
+
+
+def _take_part(launch: Launch, given: Sequence[str]) -> int:
+    """As another of several processes; verbs that train nothing are the first one's alone."""
+    if not LEADING.intersection(given[:1]):
+        return 0
+    from vlforge.runs.follow import follow
+
+    try:
+        return ENDS[follow(launch)]
+    except VLForgeError as error:
+        error_line(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _obey(given: Sequence[str]) -> int:
+    """One command line in this process."""
     command = typer.main.get_command(build_app())
     try:
         code = command.main(given, prog_name="vlforge", standalone_mode=False)

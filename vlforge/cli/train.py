@@ -8,6 +8,7 @@ from vlforge.cli.options import (
     Jobs,
     Maps,
     Overrides,
+    Processes,
     RecipeFile,
     RunFolder,
     Seeds,
@@ -22,6 +23,8 @@ EXAMPLES = """\b
 Examples:
   vlforge train recipes/photos.yaml       up to and with its last training stage
   vlforge train align.yaml lr=5e-4        a file with `kind: train` at the top
+  vlforge train align.yaml --processes 2  on two of the GPUs; all of them by default
+  torchrun --nproc_per_node 8 -m vlforge train align.yaml
 """
 
 
@@ -35,6 +38,7 @@ def train(
     jobs: Jobs = None,
     maps: Maps = None,
     fresh: Fresh = False,
+    processes: Processes = None,
 ) -> None:
     """Run a recipe up to its last training stage."""
     from vlforge.recipe.graph import expand
@@ -47,6 +51,6 @@ def train(
         raise RecipeError(f"{path}: no stage of kind train or pretrain; try `vlforge run {path}`")
     choice = choose(
         overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=last[-1], jobs=jobs,
-        fresh=fresh,
+        fresh=fresh, processes=processes,
     )  # fmt: skip
     run_and_say(path, choice)

@@ -47,6 +47,15 @@ def accelerators() -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
+def gpu_count() -> int:
+    """NVIDIA GPUs that processes of this one may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = len(accelerators())
+    if visible is None:
+        return found
+    return min(found, len([one for one in visible.split(",") if one.strip() not in ("", "-1")]))
+
+
 def choose_device(wanted: str) -> str:
     """`auto` is cuda where there is a GPU; asking for an absent one is an error."""
     found = accelerators()

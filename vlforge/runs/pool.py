@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from vlforge.runs.memory import resident_mb
-from vlforge.runs.worker import STOP, Order, serve
+from vlforge.runs.worker import STOP, Order, say_exit, serve
 
 Event = tuple[str, Any]
 """(node, message) as a worker sends it."""
@@ -62,7 +62,7 @@ class Pool:
                 message = pipe.recv()
             except (EOFError, OSError):
                 code = self._bury(pipe)
-                yield node, ("failed", f"its process died ({_say_exit(code)})", "")
+                yield node, ("failed", f"its process died ({say_exit(code)})", "")
                 continue
             if message[0] in ("done", "failed", "stopped"):
                 del self._busy[pipe]
@@ -137,9 +137,3 @@ def longest_first(
         return memo[node]
 
     return sorted(ready, key=lambda node: (-way(node), node))
-
-
-def _say_exit(code: int | None) -> str:
-    if code == -9:
-        return "killed: out of memory, or by hand"
-    return f"exit code {code}"

@@ -14,8 +14,9 @@ from vlforge.recipe.load import load_recipe
 from vlforge.recipe.references import replace_strings, split_reference
 from vlforge.recipe.schema import Recipe
 from vlforge.recipe.source import Source
-from vlforge.runs.environment import choose_device, cores
+from vlforge.runs.environment import choose_device, cores, gpu_count
 from vlforge.runs.keys import node_key
+from vlforge.runs.launch import Launch, find_launch
 from vlforge.runs.store import Store
 from vlforge.types import RecipeError
 
@@ -39,6 +40,7 @@ class Choice:
     jobs: int | None = None
     maps: Mapping[str, str] | None = None
     fresh: bool = False
+    processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Prepared:
     moved: Mapping[str, str]
     is_whole: bool = True
     fresh: bool = False
+    processes: int = 1
+    launch: Launch | None = None
 
     def folder(self, node: str) -> Path:
         """Where the node's finished stage lies, or will lie."""
@@ -88,7 +92,9 @@ def prepare(path: Path | Source, choice: Choice) -> Prepared:
     )
     nodes = [_with_paths(node, recipe, choice.maps or {}) for node in nodes]
     run_dir = (choice.run_dir or Path("runs") / recipe.name).absolute()
-    jobs = choice.jobs or recipe.jobs
+    launch, device = find_launch(), choose_device(recipe.device)
+    # Processes that a launcher started have one line to the first of them.
+    jobs = 1 if launch else choice.jobs or recipe.jobs
     keys: dict[str, str] = {}
     for node in nodes:
         keys[node.name] = node_key(node, keys)
@@ -98,13 +104,40 @@ def prepare(path: Path | Source, choice: Choice) -> Prepared:
         keys=keys,
         run_dir=run_dir,
         store=Store(run_dir.parent / ".store"),
-        device=choose_device(recipe.device),
+        device=device,
         jobs=jobs,
         threads=recipe.threads or max(1, cores() // jobs),
         moved=dict(choice.maps or {}),
         is_whole=choice.until is None,
         fresh=choice.fresh,
+        processes=_processes(choice.processes, launch, device, jobs),
+        launch=launch,
     )
+
+
+def _processes(wanted: int | None, launch: Launch | None, device: str, jobs: int) -> int:
+    """How many processes train a stage: as many as a launcher started, as asked, or as GPUs.
+
+    Raises:
+        RecipeError: another number than the launcher's, or more than there are GPUs.
+    """
+    if launch is not None:
+        if wanted not in (None, launch.count):
+            raise RecipeError(
+                f"--processes {wanted}: a launcher started {launch.count}; leave --processes out"
+            )
+        return launch.count
+    gpus = gpu_count() if device == "cuda" else 0
+    if wanted is None:
+        return gpus if gpus and jobs == 1 else 1
+    if gpus and wanted > gpus:
+        raise RecipeError(f"--processes {wanted}: this machine has {gpus} GPUs; one process each")
+    if gpus and wanted > 1 and jobs > 1:
+        raise RecipeError(
+            f"--processes {wanted} and {jobs} jobs: stages side by side would share GPUs; "
+            "take --jobs 1"
+        )
+    return wanted
 
 
 def _arms(recipe: Recipe, wanted: str | None) -> Iterable[str] | None:

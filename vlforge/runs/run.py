@@ -17,8 +17,11 @@ import msgspec
 
 from vlforge.recipe.graph import Node
 from vlforge.recipe.source import Source
+from vlforge.runs.control import leading
 from vlforge.runs.display import Display
 from vlforge.runs.environment import describe_environment
+from vlforge.runs.follow import follow
+from vlforge.runs.launch import Launch, find_launch
 from vlforge.runs.plan import plan_nodes
 from vlforge.runs.pool import Pool, longest_first
 from vlforge.runs.prepare import Choice, Prepared, prepare
@@ -58,6 +61,28 @@ def run_recipe(path: Path | Source, choice: Choice = Choice(), *, quiet: bool = 
         StageFailed: a stage failed; the same command goes on from there.
         Stopped: Ctrl-C, or a signal of a scheduler that is about to take the machine.
     """
+    launch = find_launch()
+    if launch is not None and launch.rank:
+        return _beside(launch, path, choice)
+    with leading(launch):
+        return _run_alone(path, choice, quiet)
+
+
+def _beside(launch: Launch, path: Path | Source, choice: Choice) -> RunResult:
+    """The result of the run that the first of several processes leads."""
+    start = time.monotonic()
+    said = follow(launch)
+    if said == "stopped":
+        raise Stopped("stopped; the same command goes on")
+    if said != "done":
+        raise StageFailed("the first process says what failed")
+    run_dir = prepare(path, choice).run_dir
+    report = run_dir / "report.html"
+    seconds = time.monotonic() - start
+    return RunResult(run_dir, report if report.exists() else None, 0, 0, seconds)
+
+
+def _run_alone(path: Path | Source, choice: Choice, quiet: bool) -> RunResult:
     prepared = prepare(path, choice)
     with _stoppable(), _RunFolder(prepared) as folder:
         run = _Run(prepared, folder)
@@ -263,6 +288,8 @@ class _Run:
             threads=prepared.threads,
             moved=prepared.moved,
             fresh_since=self.fresh_since,
+            processes=prepared.processes,
+            launch=prepared.launch,
         )
 
     def _finished(self, name: str, seconds: float, reused: bool, display: Display) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from vlforge.data.roots import set_moved
 from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.typed import build
 from vlforge.runs.job import Job
+from vlforge.runs.launch import Launch, forget_launch
 from vlforge.runs.memory import peak_mb, reset_peak
 from vlforge.runs.store import Store, done_since
 from vlforge.runs.tries import say_unused
-from vlforge.types import StageStopped, VLForgeError
+from vlforge.types import StageStopped, VLForgeError, no_log, no_progress
 
 _SHOW_EVERY_S = 0.2
 STOP = "stop"
@@ -34,6 +35,8 @@ class Order:
     """One node to run. `settings` hold real paths in place of `$stage` references.
 
     What was finished before `fresh_since` is made again, and unfinished work given up.
+    Kinds that several processes run together get `processes`, which `launch` started where
+    it is given.
     """
 
     node: str
@@ -48,26 +51,41 @@ class Order:
     threads: int
     moved: Mapping[str, str] = field(default_factory=dict)
     fresh_since: float = 0.0
+    processes: int = 1
+    launch: Launch | None = None
 
 
 def serve(pipe: Connection, lifeline: Connection) -> None:
     """Run orders from `pipe` until None comes; die with the parent (`lifeline` closes)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    forget_launch(os.environ)
+    threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
     while (order := pipe.recv()) is not None:
         if order == STOP:
             continue  # It came when the stage had just ended.
         try:
             pipe.send(("done", *run_order(order, pipe)))
-        except StageStopped as error:
-            pipe.send(("stopped", str(error)))
-        except VLForgeError as error:
-            pipe.send(("failed", str(error), ""))
-        except OSError as error:
-            pipe.send(("failed", _say_os_error(error, order), traceback.format_exc()))
         except Exception as error:
-            line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            pipe.send(("failed", line, traceback.format_exc()))
+            pipe.send(report_of(error, order))
+
+
+def report_of(error: BaseException, order: Order) -> tuple[Any, ...]:
+    """What a stage's end by an error is told as; where it happened, unless it is the user's."""
+    if isinstance(error, StageStopped):
+        return "stopped", str(error)
+    if isinstance(error, VLForgeError):
+        return "failed", str(error), getattr(error, "trace", "")
+    if isinstance(error, OSError):
+        return "failed", _say_os_error(error, order), traceback.format_exc()
+    line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return "failed", line, traceback.format_exc()
+
+
+def say_exit(code: int | None) -> str:
+    """How a process ended."""
+    if code == -signal.SIGKILL:
+        return "killed: out of memory, or by hand"
+    return f"exit code {code}"
 
 
 def run_order(order: Order, pipe: Connection | None = None) -> tuple[float, float, bool]:
@@ -81,14 +99,17 @@ def run_order(order: Order, pipe: Connection | None = None) -> tuple[float, floa
             shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         set_moved(order.moved)
-        kind = find_kind(order.kind)
-        config = build(kind.config_class(), order.settings, lambda *keys: order.node)
         reset_peak()
         start = time.perf_counter()
-        job = _job(order, out, pipe)
-        say_unused(store, order, job.log)
-        kind.module().run(config, job)
-        seconds, peak = round(time.perf_counter() - start, 2), round(peak_mb(), 1)
+        say_unused(store, order, _job(order, out, pipe).log)
+        if order.processes > 1 and getattr(find_kind(order.kind).module(), "TOGETHER", False):
+            from vlforge.runs.team import run_together
+
+            peak = run_together(order, out, pipe)
+        else:
+            run_stage(order, out, pipe)
+            peak = round(peak_mb(), 1)
+        seconds = round(time.perf_counter() - start, 2)
         record = {
             "node": order.node,
             "kind": order.kind,
@@ -99,6 +120,16 @@ def run_order(order: Order, pipe: Connection | None = None) -> tuple[float, floa
         }
         store.finish(order.key, record)
     return seconds, peak, False
+
+
+def run_stage(order: Order, out: Path, pipe: Connection | None, *, is_quiet: bool = False) -> None:
+    """Run one node into a folder, in this process."""
+    kind = find_kind(order.kind)
+    config = build(kind.config_class(), order.settings, lambda *keys: order.node)
+    job = _job(order, out, pipe)
+    if is_quiet:
+        job = replace(job, progress=no_progress, log=no_log)
+    kind.module().run(config, job)
 
 
 def _job(order: Order, out: Path, pipe: Connection | None) -> Job:
@@ -139,7 +170,8 @@ def _asked(pipe: Connection | None) -> Callable[[], bool]:
     return stop
 
 
-def _die_with_parent(lifeline: Connection) -> None:
+def die_with_parent(lifeline: Connection) -> None:
+    """End this process where the one that holds the other end is gone."""
     try:
         lifeline.recv()
     except EOFError:

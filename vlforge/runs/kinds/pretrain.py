@@ -11,6 +11,8 @@ from vlforge.runs.kinds.flops import small_language_config, small_vision_config
 from vlforge.training.config import PretrainConfig
 
 _TOKENS_A_TEXT = 45
+TOGETHER = True
+"""Several processes run a stage together."""
 UNKEYED = frozenset(("save_every_samples",))
 """Settings with which a stage leaves the same files."""
 

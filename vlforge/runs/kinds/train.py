@@ -26,6 +26,8 @@ _FROZEN_ON_GPU, _LEARNING = 2, 16
 """Bytes of a weight: bf16; fp32 with its gradient and AdamW's moments."""
 _QUANTISED = {"8bit": 1.0, "4bit": 0.55}
 PARTS = ("vision", "connector", "language")
+TOGETHER = True
+"""Several processes run a stage together."""
 UNKEYED = WITHOUT_EFFECT - {"export", "evaluate", "keep_best"}
 """Settings with which a stage leaves the same files."""
 
