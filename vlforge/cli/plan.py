@@ -83,6 +83,9 @@ def plan(
     ]
     table(("stage", "kind", "device", "time", "disk GiB", "memory GiB"), rows, right=(3, 4, 5))
     left = [row for row in planned.rows if not row.cached]
+    for row in left:
+        for line in row.advice:
+            plain_line(f"{row.node}: {line}")
     sizes = f"{figures(planned.disk_gib, 2)} GiB disk, {figures(planned.memory_gib, 2)} GiB memory"
     plain_line(
         f"{len(left)} of {len(rows)} stages to run: {seconds(60 * planned.minutes)}, {sizes}"

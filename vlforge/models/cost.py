@@ -205,6 +205,7 @@ def _mgm(config: Mapping[str, Any], language: LanguageCost) -> ModelCost:
         inputs=low.inputs * views + high.inputs,
         largest=max(low.largest * views, high.largest),
         unused_flops=low.unused_flops * views,
+        gives=high.gives,
     )
     return ModelCost(vision, mining_cost(low, high, views, kind, language.width), language)
 

@@ -23,7 +23,8 @@ class VisionCost:
 
     tokens of `width` come out; `saved` elements are kept where it trains, of which
     `largest` are of the largest layer; `inputs` elements go into all layers.
-    unused_flops: of layers behind the one that features are taken from.
+    unused_flops: of layers behind the one that features are taken from. gives: elements
+    that come out besides the tokens.
     """
 
     parameters: int
@@ -34,6 +35,7 @@ class VisionCost:
     inputs: float = 0.0
     largest: float = 0.0
     unused_flops: float = 0.0
+    gives: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def convnext_cost(config: Config, image_size: int) -> VisionCost:
     side = image_size // patch
     parameters = (3 * patch * patch + 1) * widths[0] + 2 * widths[0]
     flops = 2.0 * side * side * 3 * patch * patch * widths[0]
-    saved, inputs, kept, tokens, before = 0.0, 0.0, 0.0, side * side, widths[0]
+    saved, inputs, kept, gives, tokens, before = 0.0, 0.0, 0.0, 0.0, side * side, widths[0]
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         if stage:
             side //= 2
@@ -239,9 +241,10 @@ def convnext_cost(config: Config, image_size: int) -> VisionCost:
         flops += 2.0 * depth * block * side * side
         saved += depth * side * side * width * (5.0 + 8.0)
         inputs += depth * side * side * width
+        gives += side * side * width
         kept = max(kept, side * side * width * (5.0 + 8.0))
         before = width
-    return VisionCost(parameters, tokens, sum(widths), flops, saved, inputs, kept)
+    return VisionCost(parameters, tokens, sum(widths), flops, saved, inputs, kept, gives=gives)
 
 
 def qformer_cost(config: Config, seen: int) -> VisionCost:

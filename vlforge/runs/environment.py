@@ -37,14 +37,24 @@ def cores() -> int:
 
 def accelerators() -> list[str]:
     """Names of the NVIDIA GPUs, without loading torch."""
+    return _ask_gpus("name")
+
+
+def _ask_gpus(what: str) -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def gpu_memory() -> float:
+    """Bytes of the smallest NVIDIA GPU here, without loading torch; 0 where there is none."""
+    told = [float(line.split()[0]) for line in _ask_gpus("memory.total") if line[:1].isdigit()]
+    return min(told, default=0.0) * 2**20
 
 
 def gpu_count() -> int:

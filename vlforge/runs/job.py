@@ -47,7 +47,7 @@ class Cost:
     """What a stage will take. `flops` and `cpu_s` are for the whole stage.
 
     `gpu` says whether an accelerator shortens it ("yes"), is of no use ("no"),
-    or is all but needed ("needed").
+    or is all but needed ("needed"). `advice` are lines for whoever plans.
     """
 
     gpu: str = "no"
@@ -56,3 +56,4 @@ class Cost:
     disk_mb: float = 1.0
     memory_mb: float = 100.0
     note: str = ""
+    advice: tuple[str, ...] = ()

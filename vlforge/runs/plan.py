@@ -15,13 +15,12 @@ from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.source import Source
 from vlforge.recipe.typed import build
 from vlforge.runs.job import Cost, Upstream
+from vlforge.runs.kinds.advice import GPU_FLOPS
 from vlforge.runs.prepare import Choice, Prepared, prepare
 from vlforge.runs.store import read_done
 
 CPU_FLOPS_A_THREAD = 4e10
 """What one thread reaches on small fp32 models; an assumption, stated in the plan."""
-GPU_FLOPS = 2e14
-"""A quarter of what a current data-centre GPU reaches in bf16; an assumption."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class PlanRow:
     memory_gib: float
     cached: bool
     note: str
+    advice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def _row(node: Node, cost: Cost, cached: bool, prepared: Prepared) -> PlanRow:
         memory_gib=cost.memory_mb / 1024,
         cached=cached,
         note=cost.note,
+        advice=cost.advice,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlforge.training.disk_lists import cannot_write
 from vlforge.training.picture_sources import Placed, Source, content_of
 from vlforge.types import DataError
 
@@ -40,26 +41,29 @@ class Contents:
         """One for each, in order; a picture that cannot be read has that of its place.
 
         Raises:
-            OSError: what was learned cannot be written down.
+            WriteError: the disk is full.
         """
-        found, learned = [], bytearray()
+        found: list[bytes] = []
         with ThreadPoolExecutor(self._threads) as pool:
             for start in range(0, len(sources), AT_ONCE):
-                some = sources[start : start + AT_ONCE]
-                for told, key in pool.map(self._key, some):
-                    found.append(key)
-                    if told and told not in self._known:
-                        self._known[told] = key
-                        learned += told + key
-        if learned:
-            self._remember(bytes(learned))
+                told = list(pool.map(self._key, sources[start : start + AT_ONCE]))
+                found += [key for _, key in told]
+                self._remember({name: key for name, key in told if name not in self._known})
         return found
 
-    def _remember(self, learned: bytes) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            # A row that was cut short before would put all others out of step.
-            file.write(b"\0" * (-file.tell() % (2 * KEY)) + learned)
+    def _remember(self, learned: dict[bytes, bytes]) -> None:
+        learned.pop(b"", None)  # of what is in no file
+        if not learned:
+            return
+        self._known |= learned
+        rows = b"".join(name + key for name, key in learned.items())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                # A row that was cut short before would put all others out of step.
+                file.write(b"\0" * (-file.tell() % (2 * KEY)) + rows)
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
 
     def _key(self, source: Source) -> tuple[bytes, bytes]:
         """What a file is known by, empty where nothing is, and its content's key."""

@@ -61,10 +61,12 @@ class Room:
         gib = f"{self.memory / GIB:,.0f} GiB"
         if not self.twice:
             return f"nothing is computed twice: {self.without / GIB:,.1f} of {gib} are needed"
-        return (
+        told = (
             f"layers of {' and '.join(self.twice)} are computed twice: {self.needed / GIB:,.1f} "
             f"instead of {self.without / GIB:,.1f} GiB of {gib}"
         )
+        fits = self.needed <= SHARE * self.memory
+        return told if fits else f"{told}, still too many: lower micro_batch or set parallel: zero3"
 
 
 def choose_twice(
@@ -81,7 +83,7 @@ def choose_twice(
     needs = {choice: largest.needs(cost, choice, lean) for choice in CHOICES}
     if asked == "auto":
         fitting = [choice for choice in CHOICES if needs[choice] <= SHARE * memory]
-        twice = fitting[0] if fitting else CHOICES[-1]
+        twice = fitting[0] if fitting else min(CHOICES, key=needs.__getitem__)
     else:
         twice = tuple(part for part in ("vision", "language") if part in asked)
     return Room(twice, needs[()], largest.needs(cost, twice, lean), memory)
