@@ -21,6 +21,7 @@ from vlforge.models.folder import (
     with_stage,
     write_folder,
 )
+from vlforge.models.native_folder import NativeFolder
 from vlforge.models.new_tokens import add_new_tokens
 from vlforge.models.reading import write_json
 from vlforge.models.stages import resolve
@@ -53,19 +54,30 @@ from vlforge.training.conversations import (
     read_conversations,
 )
 from vlforge.training.devices import Devices, open_devices
+from vlforge.training.encoded_rows import drop_encoded
+from vlforge.training.feature_cache import HOME, DiskFeatures, keep_features
 from vlforge.training.fit import (
     FitPlan,
     FitResult,
     drop_checkpoints,
     fit,
-    peak_memory_mb,
 )
 from vlforge.training.freezing import freeze
 from vlforge.training.handover import with_aspect_ratio, write_connector
 from vlforge.training.identity import facts_of
+from vlforge.training.lean import make_lean
 from vlforge.training.mixture import check_mixing, draw_order, mixtures
+from vlforge.training.native_rows import read_native
+from vlforge.training.native_stage import (
+    check_native,
+    is_native_stage,
+    native_doubts,
+    open_native_base,
+    template_of,
+    write_native_stage,
+)
+from vlforge.training.native_task import NativeTask, native_batching
 from vlforge.training.optimiser_groups import optimiser_groups
-from vlforge.training.pictures import cache_features, features_fit
 from vlforge.training.precision import (
     Lightened,
     allow_tf32,
@@ -74,9 +86,11 @@ from vlforge.training.precision import (
     settle_precision,
 )
 from vlforge.training.quantised import open_base, quantised_parts
+from vlforge.training.rates import peak_memory_mb
 from vlforge.training.rows import Sieve, say
 from vlforge.training.schedules import Schedule
 from vlforge.training.selection import selections
+from vlforge.training.sights import Ask, Stage, check_sight, sight_of
 from vlforge.training.stopping import never
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
 
@@ -94,6 +108,8 @@ def train(
     device: str = "auto",
     threads: int = 1,
     stop: Callable[[], bool] = never,
+    name: str = "train",
+    ask: Ask | None = None,
     progress: ProgressFn = no_progress,
     log: LogFn = no_log,
 ) -> dict[str, Any]:
@@ -110,6 +126,8 @@ def train(
             accelerate's or torch's launcher.
         threads: CPU threads of this process.
         stop: asked between steps whether to end early.
+        name: what trackers call it; `PROJECT/RUN`.
+        ask: asks the benchmarks of `evaluate`.
 
     Returns:
         The summary.
@@ -131,19 +149,23 @@ def train(
     adapters = attach(folder.model, config, seed)
     names = choose(config, folder.model, adapters)
     optimiser_groups(folder.model, config.optimiser, PARTS)
-    data = _read(config, folder, threads, out, seed)
+    data = _read(config, folder, threads, out, seed, progress, log)
     say(data.sieve, log)
     plan = make_plan(config, data, seed)
     frozen = frozen_dtype(config, devices.device)
     lightened = Lightened(folder.model, PARTS, frozen)
     lighten(adapters, frozen, devices.device)
-    features = _features(config, folder.model, data, plan, devices.device, names)
+    features = _spare(config, folder.model, data, plan, devices, names, out, log)
     augment = Augment.of(config.augment, seed)
-    batching = Batching.of(config, folder.model, data, names)
-    task = ConversationTask(folder.model, data, augment, features, batching)
+    task = _task(config, folder, data, augment, features, names)
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
+    stage = Stage(
+        config, folder, data, plan.order, names, features is not None, out, seed, threads, name
+    )
+    sight = sight_of(stage, ask, devices, log)
     content = facts_of(config) | {"data": data.fingerprint(), "adapters": digest(adapters)}
-    result = fit(task, plan, out, devices, content=content, stop=stop, progress=progress, log=log)
+    told = {"progress": progress, "log": log}
+    result = fit(task, plan, out, devices, content=content, stop=stop, sight=sight, **told)
     devices.make_whole(task.module)
     lightened.restore()
     return _store(config, folder, data, result, names, out, devices, adapters)
@@ -162,6 +184,8 @@ def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, De
 
 def _open(config: TrainConfig, device: torch.device) -> ModelFolder:
     """The model that the stage goes on with."""
+    if is_native_stage(config):
+        return open_native_base(config, device)  # type: ignore[return-value]
     if isinstance(config.model, str):
         folder = open_base(config, Path(config.model), device)
     else:
@@ -183,6 +207,8 @@ def choose(config: TrainConfig, model: Any, adapters: Sequence[Attached] = ()) -
 
 def _doubts(config: TrainConfig, folder: ModelFolder) -> list[str]:
     """Why the template may not fit the language model."""
+    if isinstance(folder, NativeFolder):
+        return native_doubts(config, folder)
     name = Path(config.model.language).name if isinstance(config.model, ModelSpec) else ""
     language = folder.model.language.config.to_dict()
     return template_doubts(find_template(config.template), folder.tokenizer, language, name)
@@ -197,12 +223,16 @@ def _with_dialect(spec: ModelSpec, config: TrainConfig) -> ModelSpec:
 
 def _check_settings(config: TrainConfig) -> None:
     """Raise for what can be known without reading anything."""
-    check_compat(find_template(config.template), config.compat)
+    if is_native_stage(config):
+        check_native(config)
+    else:
+        check_compat(template_of(config), config.compat)  # type: ignore[arg-type]
     check_budget(config)
     Schedule(config.optimiser, 1)
     parts = mixtures(config.data)
     check_mixing(parts, config.mixing, config.group_by_length)
     check_batching(config)
+    check_sight(config)
     for name in _POSITIVE:
         value = getattr(config, name)
         if isinstance(value, int | float) and value <= 0:
@@ -210,23 +240,54 @@ def _check_settings(config: TrainConfig) -> None:
 
 
 def _read(
-    config: TrainConfig, folder: ModelFolder, threads: int, out: Path, seed: int
+    config: TrainConfig,
+    folder: ModelFolder,
+    threads: int,
+    out: Path,
+    seed: int,
+    progress: ProgressFn = no_progress,
+    log: LogFn = no_log,
 ) -> ConversationData:
+    sieve = Sieve(config.max_length, config.on_too_long, config.on_no_labels)
+    if isinstance(folder, NativeFolder):
+        own = {"threads": threads, "scratch": out, "progress": progress, "log": log}
+        data = read_native(config, folder.model, template_of(config), sieve, **own)
+        _check_positions(folder.model, data, config)
+        return data
     data = read_conversations(
         config.data,
         folder.model,
         find_template(config.template),
         folder.tokenizer,
         processor=folder.processor,
-        sieve=Sieve(config.max_length, config.on_too_long, config.on_no_labels),
+        sieve=sieve,
         image_root=config.image_root,
         threads=threads,
         scratch=out,
         compat=config.compat,
         crop_seed=crop_seed(config, folder.model, seed),
+        decode=config.decode,
+        progress=progress,
+        log=log,
     )
     _check_positions(folder.model, data, config)
     return data
+
+
+def _task(
+    config: TrainConfig,
+    folder: ModelFolder,
+    data: ConversationData,
+    augment: Augment | None,
+    features: torch.Tensor | DiskFeatures | None,
+    names: list[str],
+) -> ConversationTask | NativeTask:
+    """The stage's batches and their loss, by what its model is."""
+    if isinstance(folder, NativeFolder):
+        batching = native_batching(config, folder.model, data, names)
+        return NativeTask(folder.model, data, batching)
+    batching = Batching.of(config, folder.model, data, names)
+    return ConversationTask(folder.model, data, augment, features, batching)
 
 
 def make_plan(config: TrainConfig, data: ConversationData, seed: int) -> FitPlan:
@@ -266,25 +327,21 @@ def _check_positions(model: Any, data: ConversationData, config: TrainConfig) ->
         )
 
 
-def _features(
+def _spare(
     config: TrainConfig,
     model: Any,
     data: ConversationData,
     plan: FitPlan,
-    device: torch.device,
-    trainable: list[str],
-) -> torch.Tensor | None:
-    """The frozen encoder's features of every picture that will be drawn, where they fit."""
-    frozen = not any(name.startswith("vision.") for name in trainable)
-    frozen = frozen and model.features_are_tensors and not model.needs_sizes
-    drawn = {image for row in set(plan.order.tolist()) for image in data.rows.images[row]}
-    width = model.config.vision_config.hidden_size
-    if not frozen or config.augment is not False or not drawn or not data.pictures.all_in_memory:
-        return None
-    if not features_fit(len(data.pictures.sources), model.image_tokens, width):
-        return None
-    model.vision.to(device)
-    return cache_features(model.vision, data.pictures, sorted(drawn), device)
+    devices: Devices,
+    names: list[str],
+    out: Path,
+    log: LogFn,
+) -> torch.Tensor | DiskFeatures | None:
+    """Leave out what no number depends on; features of pictures that were made before."""
+    drawn, home = set(plan.order.tolist()), out.parent / HOME
+    features = keep_features(config, model, data, drawn, devices, names, home, log)
+    log({"event": "lean"} | make_lean(config, model, data, names, devices))
+    return features
 
 
 def _store(
@@ -312,7 +369,8 @@ def _store(
         "rows_read": data.rows_read,
         "dropped": data.dropped.counts,
         "dropped_rows": data.dropped.shown,
-    } | data.sieve.summary()
+    }
+    summary |= data.sieve.summary() | result.seen
     if result.best:
         summary["best"] = dict(zip(("step", "eval_loss"), result.best, strict=True))
     if adapters:
@@ -326,7 +384,9 @@ def _store(
             "final_loss": result.final_loss,
         }
         whole = with_stage(folder, config.template, stage | _adapted(config, adapters))
-        if config.export != "connector" and adapters:
+        if isinstance(whole, NativeFolder):
+            write_native_stage(whole, adapters, config, names, out)
+        elif config.export != "connector" and adapters:
             has_new = bool(find_template(config.template).new_tokens)
             write_adapted(whole, adapters, config.model, names, out, has_new_tokens=has_new)
         elif config.export != "connector":
@@ -336,6 +396,7 @@ def _store(
         write_json(out / "summary.json", summary)
         write_timing(out, result)
         drop_checkpoints(out)
+        drop_encoded(out)
     devices.wait()
     return summary
 
@@ -355,5 +416,5 @@ def write_timing(out: Path, result: FitResult) -> None:
         "seconds": round(result.seconds, 3),
         "samples_per_second": round(rate, 1),
         "peak_mb": round(peak_memory_mb(), 1),
-    }
+    } | result.timing
     write_json(out / "timing.json", fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from vlforge.models.cost import ModelCost
 from vlforge.models.stages import STAGES, USUAL, resolve
 from vlforge.runs.job import Cost, Job, Upstream
+from vlforge.runs.kinds.advice import advise
 from vlforge.runs.kinds.flops import cost_of, family_of
 from vlforge.runs.kinds.sizes import count_rows
 from vlforge.training.budget import accumulation_of, samples_to_see, settle_batch
@@ -28,6 +30,7 @@ _QUANTISED = {"8bit": 1.0, "4bit": 0.55}
 PARTS = ("vision", "connector", "language")
 TOGETHER = True
 """Several processes run a stage together."""
+_MEANWHILE = "vlforge.runs.meanwhile"
 UNKEYED = WITHOUT_EFFECT - {"export", "evaluate", "keep_best"}
 """Settings with which a stage leaves the same files."""
 
@@ -43,16 +46,31 @@ def run(config: TrainConfig, job: Job) -> None:
         device=job.device,
         threads=job.threads,
         stop=job.stop,
+        name=f"{job.run_dir.name}/{job.node}",
+        ask=_asker(config),
         progress=job.progress,
         log=job.log,
     )
 
 
+def _asker(config: TrainConfig) -> Any:
+    """Asks the benchmarks that the stage is looked at with."""
+    if not config.evaluate or not config.evaluate.benchmarks:
+        return None
+    asking = importlib.import_module(_MEANWHILE)
+    return asking.Meanwhile(config.evaluate.benchmarks, config.evaluate.benchmark_rows)
+
+
 def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
-    """The modules that read the stage's datasets, for its key."""
+    """The modules that read the stage's datasets, and that ask benchmarks, for its key."""
     from vlforge.training.mixture import readers_of
 
-    return readers_of(settings)
+    yield from readers_of(settings)
+    evaluate = settings.get("evaluate") or {}
+    if evaluate.get("data"):
+        yield from readers_of(evaluate)
+    if evaluate.get("benchmarks"):
+        yield _MEANWHILE
 
 
 def estimate(config: TrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
@@ -67,16 +85,37 @@ def estimate(config: TrainConfig, inputs: Mapping[str, Upstream]) -> Cost:
     weights_mb = cost.parameters * 4 / 1e6
     is_large = weights_mb > _SMALL_MB
     # Adapters learn beside frozen products: those only pass gradients through.
-    flops = cost.sample_flops(_TEXT_TOKENS, _SUPERVISED, 1.0, parts or {"connector"})
+    flops = cost.sample_flops(_TEXT_TOKENS, _SUPERVISED, 1.0, parts or {"connector"}, config.lean)
+    memory_mb = _memory_mb(config, cost, parts, is_large)
     is_whole = config.export != "connector" and not _adapted(config)
     return Cost(
         gpu="needed" if is_large else "yes",
         flops=samples * flops,
         cpu_s=5.0,
         disk_mb=weights_mb if is_whole else 4 * cost.connector.parameters / 1e6,
-        memory_mb=500.0 + _memory_mb(config, cost, parts, is_large),
+        memory_mb=500.0 + memory_mb,
         note=f"{note}, {cost.parameters / 1e6:,.1f} M weights",
+        advice=_advice(config, inputs, cost, parts, memory_mb, samples) if is_large else (),
     )
+
+
+def _advice(
+    config: TrainConfig,
+    inputs: Mapping[str, Upstream],
+    cost: ModelCost,
+    parts: set[str],
+    memory_mb: float,
+    samples: int,
+) -> tuple[str, ...]:
+    """What to compute twice and whether to keep features, on one device."""
+    rows = sum(max(1, count_rows(part.path, inputs)) for part in mixtures(config.data))
+    learns = [part for part in PARTS if part in parts | _adapted(config)]
+    batch = config.batch if isinstance(config.batch, int) else 1
+    share = config.micro_batch if isinstance(config.micro_batch, int) else batch
+    crops = config.random_crop
+    if crops == "auto":
+        crops = family_of(config.model, inputs) == "minigpt4" and config.augment is False
+    return advise(config, cost, learns, memory_mb * 1e6, share, rows, samples / rows, bool(crops))
 
 
 def _memory_mb(config: TrainConfig, cost: ModelCost, parts: set[str], is_large: bool) -> float:
