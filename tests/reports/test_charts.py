@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from vlforge.reports import charts
-from vlforge.reports.charts import Curve
+from vlforge.reports.curves import LOSS_HEIGHT, Curve, loss_chart
 
 
 def parse(markup):
@@ -93,14 +93,14 @@ def test_difference_track_puts_zero_in_the_middle():
 
 def test_loss_labels_do_not_overlap():
     curves = [Curve(name, k, [(0, 3.0), (100, 1.0 + k / 1000)]) for k, name in enumerate("abcd")]
-    ends = shapes(charts.loss_chart(curves, "loss"), "text", "end")
+    ends = shapes(loss_chart(curves, "loss"), "text", "end")
     ys = sorted(float(e.get("y")) for e in ends)
     assert all(b - a >= 15.9 for a, b in pairwise(ys))
-    assert max(ys) <= charts.LOSS_HEIGHT
+    assert max(ys) <= LOSS_HEIGHT
 
 
 def test_loss_axis_starts_at_zero():
-    chart = charts.loss_chart([Curve("raw", 0, [(0, 4.0), (100, 2.0)])], "loss")
+    chart = loss_chart([Curve("raw", 0, [(0, 4.0), (100, 2.0)])], "loss")
     points = re.search(r'points="([^"]+)"', chart).group(1).split()
     assert points == ["0,0", "1000,500"]
 
@@ -109,7 +109,7 @@ def test_loss_axis_starts_at_zero():
 def test_names_from_data_are_escaped(hostile):
     for chart in (
         charts.score_track(0.5, None, {hostile: 0.5, "b": 0.4}, 0, hostile),
-        charts.loss_chart([Curve(hostile, 0, [(1, 1)])], hostile),
+        loss_chart([Curve(hostile, 0, [(1, 1)])], hostile),
         charts.share_bars([(hostile, 0.5, hostile)], "fill-kept"),
         charts.histogram([0, 1], [1], None, (None, None), hostile),
     ):

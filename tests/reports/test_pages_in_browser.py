@@ -8,6 +8,7 @@ import pytest
 
 from tests.browser import heard
 from tests.reports.made_run import make_filter_stage, make_run, make_world
+from tests.reports.watched_run import make_watched
 from vlforge.reports.data_report import write_data_report
 from vlforge.reports.run_report import write_run_report
 
@@ -24,6 +25,7 @@ def pages(tmp_path_factory):
         "small": make_run(folder / "small", rows=5, note="memorised"),
         "much": make_run(folder / "much", rows=45_000, hostile=True, evaluated=False),
     }
+    runs["watched"] = make_watched(folder / "watched", arms=ARMS[:2], hostile=True)
     for name, run in runs.items():
         write_run_report(run, folder / f"{name}.html")
     rng = random.Random(1)
@@ -33,7 +35,7 @@ def pages(tmp_path_factory):
     return {name: folder / f"{name}.html" for name in (*runs, "data")}
 
 
-@pytest.fixture(params=["full", "small", "much", "data"])
+@pytest.fixture(params=["full", "small", "much", "watched", "data"])
 def page(request, pages):
     """One page after the other."""
     return pages[request.param]

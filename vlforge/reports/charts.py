@@ -9,9 +9,7 @@ All functions return Markup; everything that came from data is escaped here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -19,18 +17,7 @@ from markupsafe import Markup, escape
 from vlforge.reports import numbers
 
 HISTOGRAM_HEIGHT = 104
-LOSS_HEIGHT = 232
 _TRACK = 28
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One arm's loss: points (x, y) of the mean over seeds, and of each seed."""
-
-    label: str
-    tone: int
-    mean: Sequence[tuple[float, float]]
-    seeds: Sequence[Sequence[tuple[float, float]]] = ()
 
 
 def element(name: str, *children: str, **attributes: Any) -> Markup:
@@ -106,7 +93,7 @@ def share_axis() -> Markup:
     """The axis under score tracks: 0 to 1."""
     places = ((0, "0", "start"), (25, ".25", "middle"), (50, ".5", "middle"))
     places += ((75, ".75", "middle"), (100, "1", "end"))
-    marks = [_text(f"{x}%", 12, words, anchor) for x, words, anchor in places]
+    marks = [text(f"{x}%", 12, words, anchor) for x, words, anchor in places]
     return element("svg", *marks, class_="chart track", width="100%", height=16, aria_hidden="true")
 
 
@@ -157,8 +144,8 @@ def histogram(
             marks.append(_bar(x, w, floor - tall, tall - lower, "fill-dropped", title))
     marks.append(element("line", class_="axis", x1=0, x2="100%", y1=floor, y2=floor))
     marks += _bound_lines(bounds, low, high, place, floor)
-    marks.append(_text("0%", HISTOGRAM_HEIGHT - 6, numbers.figures(low), "start"))
-    marks.append(_text("100%", HISTOGRAM_HEIGHT - 6, numbers.figures(high), "end"))
+    marks.append(text("0%", HISTOGRAM_HEIGHT - 6, numbers.figures(low), "start"))
+    marks.append(text("100%", HISTOGRAM_HEIGHT - 6, numbers.figures(high), "end"))
     return drawing(HISTOGRAM_HEIGHT, label or "histogram", marks)
 
 
@@ -175,52 +162,6 @@ def bound_words(bounds: Sequence[float | None], is_reversed: bool = False) -> st
     if low is None:
         return f"keeps ≤ {numbers.figures(high)}"
     return f"keeps {numbers.figures(low)} to {numbers.figures(high)}"
-
-
-def loss_chart(curves: Sequence[Curve], label: str) -> Markup:
-    """Loss against samples seen, all arms on one axis that starts at zero.
-
-    Thick lines are means over seeds, thin ones single seeds; labels stand at the line's end.
-    """
-    points = [p for c in curves for line in (c.mean, *c.seeds) for p in line]
-    if not points:
-        return Markup("")
-    right, top = max(p[0] for p in points) or 1, _nice(max(p[1] for p in points))
-    floor = LOSS_HEIGHT - 24
-    lines = [_path(s, right, top, f"tone-{c.tone} thin") for c in curves for s in c.seeds]
-    lines += [_path(c.mean, right, top, f"tone-{c.tone} curve", c.label) for c in curves]
-    ticks = [top * k / 4 for k in range(5)]
-    grid = [
-        element("line", class_="axis" if k == 0 else "grid", x1=0, x2="100%", y1=y, y2=y)
-        for k, y in enumerate(_down(t, top, floor) for t in ticks)
-    ]
-    inner = element(
-        "svg",
-        *lines,
-        y=8,
-        width="100%",
-        height=floor - 8,
-        viewBox="0 0 1000 1000",
-        preserveAspectRatio="none",
-    )
-    feet = [
-        _text("0%", LOSS_HEIGHT - 6, "0", "start"),
-        _text("100%", LOSS_HEIGHT - 6, f"{numbers.count(right)} samples", "end"),
-    ]
-    left = [_text("100%", _down(t, top, floor) + 4, numbers.figures(t), "end") for t in ticks]
-    ends = _spread([(_down(c.mean[-1][1], top, floor), c) for c in curves if c.mean], floor)
-    names = [
-        _text(
-            0, y + 4, f"{c.label} {numbers.figures(c.mean[-1][1])}", "start", f"tone-{c.tone} end"
-        )
-        for y, c in ends
-    ]
-    side = {"height": LOSS_HEIGHT, "width": "100%", "aria_hidden": "true"}
-    return Markup('<div class="loss">{}{}{}</div>').format(
-        element("svg", *left, class_="chart", **side),
-        drawing(LOSS_HEIGHT, label, [*grid, inner, *feet]),
-        element("svg", *names, class_="chart", **side),
-    )
 
 
 def share_bars(values: Sequence[tuple[str, float, str]], style: str) -> Markup:
@@ -272,7 +213,7 @@ def _dot(share: float, y: float, radius: int, style: str, title: str) -> Markup:
     )
 
 
-def _text(x: Any, y: float, words: str, anchor: str, style: str = "") -> Markup:
+def text(x: Any, y: float, words: str, anchor: str, style: str = "") -> Markup:
     return element(
         "text", escape(words), class_=style or None, x=x, y=f"{y:.4g}", text_anchor=anchor
     )
@@ -345,39 +286,3 @@ def _bound_lines(bounds: Any, low: float, high: float, place: Any, floor: float)
 def _height(rows: int, top: int, tall: float) -> float:
     """Pixels of a bar; one row among thousands still shows."""
     return max(1.5, tall * rows / top) if rows else 0.0
-
-
-def _nice(value: float) -> float:
-    """The next round number at or above `value`, so that quarters of it read well."""
-    if value <= 0 or not math.isfinite(value):
-        return 1.0
-    unit = 10 ** math.floor(math.log10(value))
-    return next(
-        unit * step for step in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10) if value <= unit * step
-    )
-
-
-def _down(value: float, top: float, floor: float) -> float:
-    return 8 + (floor - 8) * (1 - min(value, top) / top)
-
-
-def _path(
-    points: Sequence[tuple[float, float]], right: float, top: float, style: str, title: str = ""
-) -> Markup:
-    steps = " ".join(f"{1000 * x / right:.0f},{1000 * (1 - y / top):.0f}" for x, y in points)
-    return element(
-        "polyline", element("title", escape(title)) if title else "", class_=style, points=steps
-    )
-
-
-def _spread(ends: list[tuple[float, Curve]], floor: float) -> list[tuple[float, Curve]]:
-    """Labels at line ends, pushed apart to 16 pixels and kept inside the chart."""
-    ends = sorted(ends, key=lambda end: end[0])
-    ys: list[float] = []
-    for y, _ in ends:
-        ys.append(max(y, ys[-1] + 16) if ys else y)
-    limit = floor
-    for k in reversed(range(len(ys))):
-        ys[k] = min(ys[k], limit)
-        limit = ys[k] - 16
-    return [(y, curve) for y, (_, curve) in zip(ys, ends, strict=True)]

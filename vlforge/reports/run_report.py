@@ -32,7 +32,8 @@ from vlforge.reports.scores import (
     summarise,
     summarise_stage,
 )
-from vlforge.reports.training_view import budgets, distinct, view_costs, view_losses
+from vlforge.reports.training_curves import distinct, view_losses
+from vlforge.reports.training_view import budgets, view_costs
 from vlforge.reports.truth_view import TruthView, view_truth
 
 _PICTURE_BYTES = 1_150_000

@@ -1,30 +1,15 @@
-"""What a page shows of training: loss curves per stage, and what every stage cost."""
+"""What every stage of a run cost."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from vlforge.reports.run_files import Run, RunNode, number, read_mapping
 
-from vlforge.reports import charts, numbers
-from vlforge.reports.run_files import Run, RunNode, number, read_lines, read_mapping
-
-CURVE_POINTS = 80
 TRAINING = ("train", "pretrain")
-
-
-@dataclass(frozen=True)
-class LossView:
-    """One stage's curves; `steps_per_point` steps were averaged into each point."""
-
-    stage: str
-    chart: Markup
-    steps_per_point: int
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -43,20 +28,6 @@ class CostRow:
     seconds: float
     peak_mb: float
     is_reused: bool
-
-
-def view_losses(run: Run, tones: Mapping[str | None, int]) -> list[LossView]:
-    """Curves of every training stage, one chart per stage with all arms on one axis."""
-    views = []
-    nodes = run.of_kind(*TRAINING)
-    for stage in dict.fromkeys(n.stage for n in nodes):
-        of_stage = distinct([n for n in nodes if n.stage == stage])
-        curves, step = _curves(of_stage, tones)
-        if curves:
-            said = ", ".join(f"{c.label} ends at {numbers.figures(c.mean[-1][1])}" for c in curves)
-            chart = charts.loss_chart(curves, f"loss of {stage}: {said}")
-            views.append(LossView(stage, chart, step, len(of_stage)))
-    return views
 
 
 def view_costs(run: Run) -> list[CostRow]:
@@ -79,56 +50,6 @@ def budgets(run: Run) -> dict[str, float]:
             per_seed = totals.setdefault(arm, {})
             per_seed[node.seed or 0] = per_seed.get(node.seed or 0, 0.0) + samples
     return {arm: max(per_seed.values()) for arm, per_seed in totals.items()}
-
-
-def distinct(nodes: Sequence[RunNode]) -> list[RunNode]:
-    """Nodes without those whose folder is another's: equal work is stored once."""
-    seen: dict[Path, RunNode] = {}
-    for node in nodes:
-        seen.setdefault(node.folder.resolve(), node)
-    return list(seen.values())
-
-
-def _curves(
-    nodes: Sequence[RunNode], tones: Mapping[str | None, int]
-) -> tuple[list[charts.Curve], int]:
-    curves, largest = [], 1
-    for arm in dict.fromkeys(n.arm for n in nodes):
-        lines = []
-        for node in (n for n in nodes if n.arm == arm):
-            points, step = _read_curve(node.folder / "metrics.jsonl")
-            largest = max(largest, step)
-            if points:
-                lines.append(points)
-        if lines:
-            label = _curve_label(nodes, arm)
-            shown = lines if len(lines) > 1 else []
-            curves.append(charts.Curve(label, tones.get(arm, 1), _mean_curve(lines), shown))
-    return curves, largest
-
-
-def _curve_label(nodes: Sequence[RunNode], arm: str | None) -> str:
-    """The arms that share the curve, or plain `loss` where arms make no difference."""
-    shared = dict.fromkeys(a for n in nodes if n.arm == arm for a in n.arms)
-    return " = ".join(shared) or "loss"
-
-
-def _read_curve(path: Path) -> tuple[list[tuple[float, float]], int]:
-    """(samples, loss) in at most `CURVE_POINTS` points, each the mean of a run of steps."""
-    raw = []
-    for line in read_lines(path):
-        loss, at = number(line.get("loss")), number(line.get("samples", line.get("step")))
-        if loss is not None and at is not None:
-            raw.append((at, loss))
-    step = max(1, math.ceil(len(raw) / CURVE_POINTS))
-    pieces = [raw[k : k + step] for k in range(0, len(raw), step)]
-    return [(p[-1][0], math.fsum(y for _, y in p) / len(p)) for p in pieces], step
-
-
-def _mean_curve(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Point by point over seeds; runs of unequal length count where they have points."""
-    columns = [[line[k] for line in lines if k < len(line)] for k in range(max(map(len, lines)))]
-    return [(column[0][0], math.fsum(y for _, y in column) / len(column)) for column in columns]
 
 
 def _cost_row(stage: str, arm: str | None, nodes: Sequence[RunNode]) -> CostRow:
