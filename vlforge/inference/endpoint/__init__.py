@@ -1,0 +1,1 @@
+"""OpenAI-compatible endpoints: one client for judging, for synthesis and for evaluation."""

@@ -1,0 +1,108 @@
+"""A model behind an endpoint as everything here knows a model: it answers samples."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlforge.inference.endpoint.client import Endpoint, EndpointError
+from vlforge.inference.endpoint.config import ChatRequest, Reply
+from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, DataError, Sample, Turn
+
+_KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}
+LARGEST_SENT = 8 << 20
+"""Bytes of a picture that is sent as it is; larger ones become JPEGs of `LONGEST_SIDE`."""
+LONGEST_SIDE = 2048
+
+
+class EndpointChat:
+    """Answers with a model behind an endpoint; a `Chat`.
+
+    Nothing is known of probabilities there: every confidence is 0.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, endpoint: Endpoint, *, temperature: float = 0.0, seed: int | None = None):
+        self.endpoint = endpoint
+        self.how: dict[str, Any] = {"temperature": temperature, "seed": seed}
+
+    def answer(self, samples: Sequence[Sample], max_new_tokens: int) -> list[Caption]:
+        """One answer per sample, in order.
+
+        Raises:
+            EndpointError: a sample got none; those that did are in the cache.
+        """
+        requests = [request_of(sample, max_new_tokens, **self.how) for sample in samples]
+        found = self.endpoint.ask_all(requests)
+        answers = []
+        for sample, reply in zip(samples, found, strict=True):
+            if not isinstance(reply, Reply):
+                raise EndpointError(f"{sample.id}: {reply}")
+            answers.append(Caption(reply.text.strip(), 0.0))
+        return answers
+
+    def stream(self, sample: Sample, max_new_tokens: int) -> Iterator[str]:
+        """Pieces of the answer as they come."""
+        yield from self.endpoint.stream(request_of(sample, max_new_tokens, **self.how))
+
+
+def request_of(sample: Sample, max_tokens: int, **settings: Any) -> ChatRequest:
+    """A sample's turns as the API's messages, each picture where its mark stands.
+
+    Raises:
+        DataError: another number of marks than of pictures, or one that cannot be read.
+    """
+    pictures = iter(sample.images)
+    messages = []
+    try:
+        for turn in sample.turns:
+            messages.append({"role": turn.role, "content": _content(turn, pictures)})
+    except StopIteration:
+        raise DataError(f"{sample.id}: more <image> than pictures") from None
+    if next(pictures, None) is not None:
+        raise DataError(f"{sample.id}: more pictures than <image>")
+    return ChatRequest(tuple(messages), max_tokens, **settings)
+
+
+def _content(turn: Turn, pictures: Iterator[str | bytes]) -> Any:
+    texts = turn.text.split(LLAVA_IMAGE_TOKEN)
+    if len(texts) == 1:
+        return turn.text
+    parts: list[dict[str, Any]] = []
+    for place, text in enumerate(texts):
+        if place:
+            picture = next(pictures)
+            parts.append({"type": "image_url", "image_url": {"url": data_address(picture)}})
+        if text.strip():
+            parts.append({"type": "text", "text": text.strip("\n")})
+    return parts
+
+
+def data_address(picture: str | bytes) -> str:
+    """A picture as a `data:` address: its own bytes where servers take them, else a JPEG.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        data = Path(picture).read_bytes() if isinstance(picture, str) else picture
+    except OSError as error:
+        raise DataError(f"{picture!r}: {error.strerror or error}") from None
+    kind = next((kind for head, kind in _KINDS.items() if data.startswith(head)), None)
+    if kind is None or len(data) > LARGEST_SENT:
+        kind, data = "jpeg", _as_jpeg(data)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _as_jpeg(data: bytes) -> bytes:
+    from vlforge.data.images import load_rgb
+
+    image = load_rgb(data)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()

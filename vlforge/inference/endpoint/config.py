@@ -1,0 +1,113 @@
+"""What is asked of an endpoint, and how. No third-party imports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EndpointSpec:
+    """An OpenAI-compatible server and what may be spent on it.
+
+    `url` is the address up to `/v1`; the key comes from the environment variable `key_env`
+    and is never written anywhere (a server without keys needs none). At most `concurrency`
+    requests are under way, `requests_per_minute` and `tokens_per_minute` above 0 slow them
+    down. What may pass (429, 5xx, a lost connection, a reply that is none) is tried
+    `retries` times more, each wait twice as long, or as long as the server says. Prices are
+    for a million tokens; asking ends when `max_cost` is spent (0: no limit).
+    """
+
+    model: str
+    url: str = "https://api.openai.com/v1"
+    key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    retries: int = 6
+    timeout_s: float = 120.0
+    price_in: float = 0.0
+    price_out: float = 0.0
+    max_cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One request; `messages` as the API takes them, `seed` None where it is left out."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of_text(cls, text: str, system: str = "", **settings: Any) -> ChatRequest:
+        """One user turn, after a system text where there is one."""
+        told = [{"role": "system", "content": system}] if system else []
+        return cls((*told, {"role": "user", "content": text}), **settings)
+
+    def body(self, model: str) -> dict[str, Any]:
+        """The request's JSON."""
+        found: dict[str, Any] = {
+            "model": model,
+            "messages": list(self.messages),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+        if self.top_p != 1.0:
+            found["top_p"] = self.top_p
+        if self.seed is not None:
+            found["seed"] = self.seed
+        return found | ({"stop": list(self.stop)} if self.stop else {})
+
+    def key(self, model: str) -> str:
+        """Equal for requests that ask the same of the same model."""
+        text = json.dumps(self.body(model), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. `is_cached`: without asking again."""
+
+    text: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+    is_cached: bool = False
+    finish: str = ""
+
+
+@dataclass
+class Usage:
+    """What asking took so far."""
+
+    requests: int = 0
+    cached: int = 0
+    retried: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+
+    def line(self) -> str:
+        """One line for people: `412 replies (80 cached), 3 failed, 120,000 + 9,000 tokens`."""
+        parts = [f"{self.requests + self.cached:,} replies ({self.cached:,} cached)"]
+        parts += [f"{self.failed:,} failed"] if self.failed else []
+        parts += [f"{self.retried:,} retries"] if self.retried else []
+        parts.append(f"{self.tokens_in:,} + {self.tokens_out:,} tokens")
+        parts += [f"cost {self.cost:.2f}"] if self.cost else []
+        return ", ".join(parts)
+
+
+def text_of_content(content: Any) -> str:
+    """A message's content as text: plain, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return ""
