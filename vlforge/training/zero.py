@@ -1,0 +1,255 @@
+"""A model shared out by DeepSpeed's ZeRO.
+
+The loop's optimiser and schedule stay its own; the engine shares moments (ZeRO-1),
+gradients (2) and weights (3) out, bounds gradients and steps. Checkpoints are those of
+any other stage: whole tensors, asked for one by one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlforge.checkpoints.weights import Lazy
+from vlforge.training.config import TrainConfig
+from vlforge.training.deepspeed_json import deepspeed_settings
+from vlforge.training.devices import Devices, Name, by_parameter, one_by_one, running
+from vlforge.training.parallel import Parallel
+from vlforge.types import ModelError, RecipeError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ZeroDevices(Devices):
+    """Every process holds a share of moments, gradients or weights: DeepSpeed's ZeRO."""
+
+    def __init__(self, accelerator: Any, parallel: Parallel, precision: str):
+        super().__init__(accelerator)
+        if self.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        try:
+            import deepspeed
+        except ImportError:
+            raise RecipeError(
+                "parallel by DeepSpeed needs it: pip install 'vlforge[deepspeed]', or take fsdp2"
+            ) from None
+        self._deepspeed, self._parallel, self._precision = deepspeed, parallel, precision
+        self._config: TrainConfig | None = None
+        self._engine: Any = None
+
+    def settle(self, config: TrainConfig) -> None:
+        if config.optimiser.type != "adamw":
+            raise RecipeError("parallel by DeepSpeed takes optimiser.type adamw")
+        deepspeed_settings(self._parallel, config, self.count, 1)
+        self._config = config
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        self._module = module
+        return _Engine(self)
+
+    def prepare_optimiser(self, optimiser: torch.optim.Optimizer) -> Any:
+        assert self._config is not None
+        self._meet()
+        settings = deepspeed_settings(
+            self._parallel, self._config, self.count, _width_of(self._module)
+        )
+        engine, *_ = self._deepspeed.initialize(
+            model=self._module, optimizer=optimiser, config=settings
+        )
+        self._engine = engine
+        return _Steps(engine)
+
+    def _meet(self) -> None:
+        """The engine asks for a group of processes, also where there is one alone."""
+        backend = "gloo" if self.device.type == "cpu" else "nccl"
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(
+                backend, store=torch.distributed.HashStore(), rank=0, world_size=1
+            )
+        os.environ.setdefault("LOCAL_RANK", "0")
+        self._deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
+
+    def passing(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
+        """The engine bounds gradients within its step; gives the norm of the step before."""
+        before = self._engine.get_global_grad_norm()
+        return torch.as_tensor(0.0 if before is None else float(before))
+
+    def weights(self, module: nn.Module) -> dict[str, Lazy]:
+        learning = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        found = {name: self._weight(name, p) for name, p in learning.items()}
+        return found | {name: self._lazy(name, one) for name, one in running(module).items()}
+
+    def moments(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Lazy]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        steps = [state["step"] for state in _base(self._engine).state.values() if "step" in state]
+        if not steps:
+            return {}
+        found: dict[str, Lazy] = {}
+        step = torch.as_tensor(steps[0], dtype=torch.float32).detach().cpu().reshape(())
+        for name, p in module.named_parameters():
+            if not p.requires_grad:
+                continue
+            for what in _MOMENTS:
+
+                def read(p: nn.Parameter = p, what: str = what) -> Tensor:
+                    return safe_get_full_optimizer_state(p, what).detach().float().cpu()
+
+                found[f"{name}/{what}"] = Lazy(_shape(p), torch.float32, read, name)
+            found[f"{name}/step"] = Lazy.of(step, name)
+        return found
+
+    @contextmanager
+    def gathering(self, lazies: Mapping[Name, Lazy]) -> Iterator[Mapping[Name, Lazy]]:
+        with one_by_one(lazies, self.is_main, self._told) as read:
+            yield read
+
+    def put_weights(self, module: nn.Module, whole: Mapping[str, Lazy]) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, p in module.named_parameters():
+            if p.requires_grad:
+                safe_set_full_fp32_param(p, whole[name].read().to(self.device))
+        for name, tensor in running(module).items():
+            tensor.copy_(whole[name].read())
+        self._refresh()
+
+    def put_moments(
+        self, module: nn.Module, optimiser: torch.optim.Optimizer, whole: Mapping[str, Lazy]
+    ) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        found = by_parameter(whole)
+        if not found:
+            return
+        self._begin_moments()
+        for name, p in module.named_parameters():
+            for what in _MOMENTS if name in found else ():
+                safe_set_full_optimizer_state(p, found[name][what].read().to(self.device), what)
+        step = next(iter(found.values()))["step"].read()
+        for state in _base(self._engine).state.values():
+            if "step" in state:
+                state["step"] = step.clone().to(torch.as_tensor(state["step"]).device)
+
+    @torch.no_grad()
+    def make_whole(self, module: nn.Module) -> None:
+        for name, p in list(module.named_parameters()):
+            whole = self._weight(name, p).read()
+            kept = whole if self.is_main else torch.empty_like(whole, device="meta")
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, nn.Parameter(kept, p.requires_grad))
+        self._engine.destroy()
+        self.wait()
+
+    def _weight(self, name: str, p: nn.Parameter) -> Lazy:
+        """A weight, whole; the fp32 one where a rounded copy computes."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        def read() -> Tensor:
+            found = safe_get_full_fp32_param(p) if p.requires_grad else None
+            if found is not None:
+                return found.detach().float().cpu()
+            with self._deepspeed.zero.GatheredParameters([p], enabled=hasattr(p, "ds_id")):
+                return p.detach().cpu().clone()
+
+        dtype = torch.float32 if p.requires_grad else p.dtype
+        return Lazy(_shape(p), dtype, read, name)
+
+    def _refresh(self) -> None:
+        """Let what computes be what was put into the fp32 weights."""
+        optimiser = self._engine.optimizer
+        for name in ("update_lp_params", "_update_lp_params"):
+            if hasattr(optimiser, name):
+                getattr(optimiser, name)()
+
+    def _begin_moments(self) -> None:
+        """Moments exist from the first step on: one that changes nothing makes them."""
+        base, shared = _base(self._engine), self._engine.optimizer
+        if not base.state:
+            rates = [group["lr"] for group in base.param_groups]
+            for group in base.param_groups:
+                group["lr"] = 0.0
+                for p in group["params"]:
+                    p.grad = torch.zeros_like(p)
+            base.step()
+            for group, rate in zip(base.param_groups, rates, strict=True):
+                group["lr"] = rate
+                for p in group["params"]:
+                    p.grad = None
+        if hasattr(shared, "_lazy_init_hp_params_optimizer_state"):
+            shared._lazy_init_hp_params_optimizer_state()
+
+    def _told(self, number: int) -> int:
+        told = torch.tensor([number], device=self.device)
+        torch.distributed.broadcast(told, 0)
+        return int(told.item())
+
+
+class _Engine(nn.Module):
+    """The engine as the loop calls it, made when the optimiser is there."""
+
+    def __init__(self, devices: ZeroDevices):
+        super().__init__()
+        self._devices = [devices]
+
+    def forward(self, **batch: Any) -> Tensor:
+        devices = self._devices[0]
+        with devices._accelerator.autocast():
+            return devices._engine(**batch)
+
+
+class _Steps:
+    """The engine as an optimiser."""
+
+    def __init__(self, engine: Any):
+        self.engine = engine
+        self.optimizer = _base(engine)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of the optimiser that the engine steps."""
+        return list(self.optimizer.param_groups)
+
+    def step(self) -> None:
+        """One update, gradients bounded."""
+        self.engine.step()
+
+    def zero_grad(self) -> None:
+        """The engine lets go of gradients in its step; of a step left out, here."""
+        self.engine.optimizer.zero_grad()
+
+
+def _base(engine: Any) -> Any:
+    """The plain optimiser inside of an engine."""
+    found = engine.optimizer
+    while hasattr(found, "optimizer") and found.optimizer is not found:
+        found = found.optimizer
+    return found
+
+
+def _shape(p: nn.Parameter) -> tuple[int, ...]:
+    """The whole shape; a parameter that is shared out has none of its own."""
+    return tuple(getattr(p, "ds_shape", p.shape))
+
+
+def _width_of(module: nn.Module) -> int:
+    model: Any = getattr(module, "model", module)
+    config = getattr(model, "config", None) or getattr(
+        getattr(model, "model", None), "config", None
+    )
+    if config is None:
+        raise ModelError("parallel by DeepSpeed: the model has no configuration to size buckets by")
+    text = getattr(config, "text_config", None) or config
+    return int(text.hidden_size)
