@@ -214,6 +214,7 @@ def _dot(share: float, y: float, radius: int, style: str, title: str) -> Markup:
 
 
 def text(x: Any, y: float, words: str, anchor: str, style: str = "") -> Markup:
+    """Words at a place; `anchor` is start, middle or end."""
     return element(
         "text", escape(words), class_=style or None, x=x, y=f"{y:.4g}", text_anchor=anchor
     )
