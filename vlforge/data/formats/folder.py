@@ -164,15 +164,8 @@ class _Found(NamedTuple):
 
 def _pictures(folder: Path, below: str) -> Iterator[_Found]:
     """The pictures, sorted, the files of a folder before its folders."""
-    files: dict[str, bool] = {}
-    folders = []
     try:
-        with os.scandir(folder / below) as entries:
-            for one in entries:
-                if one.is_dir(follow_symlinks=False):
-                    folders.append(one.name)
-                else:
-                    files[one.name] = one.is_file(follow_symlinks=False)
+        files, folders = _listed(folder / below)
     except OSError:
         return
     for name in sorted(files):
@@ -182,6 +175,19 @@ def _pictures(folder: Path, below: str) -> Iterator[_Found]:
     for name in sorted(folders):
         if name[0] != ".":
             yield from _pictures(folder, f"{below}{name}/")
+
+
+def _listed(folder: Path) -> tuple[dict[str, bool], list[str]]:
+    """The files, as `_Found` has them, and the folders."""
+    files: dict[str, bool] = {}
+    folders = []
+    with os.scandir(folder) as entries:
+        for one in entries:
+            if one.is_dir(follow_symlinks=False):
+                folders.append(one.name)
+            else:
+                files[one.name] = one.is_file(follow_symlinks=False)
+    return files, folders
 
 
 def _record(root: str, found: _Found, line: int) -> Record:

@@ -76,12 +76,9 @@ class TsvBase64Format:
         with open_data(path) as file:
             try:
                 for first, text in _blocks(file):
-                    if records := _at_once(text, first):
-                        number = records[-1].line
-                        yield from records
-                        continue
-                    for number, line in _lines(text, first):
-                        yield _found(line, number)
+                    found = _at_once(text, first) or _one_by_one(text, first)
+                    yield from found
+                    number = found[-1].line if found else number
             except READ_FAULTS as error:
                 yield Fault(number + 1, "the file cannot be read on", str(error))
 
@@ -173,7 +170,7 @@ def _lines(text: bytes | None, number: int) -> Iterator[tuple[int, bytes]]:
             yield at, line
 
 
-def _at_once(text: bytes | None, number: int) -> list[Record]:
+def _at_once(text: bytes | None, number: int) -> list[Record | Fault]:
     """The records of lines that all are three whole columns, decoded as JSON; else none.
 
     Base64 is a string of JSON to msgspec, so that a block of rows is one call,
@@ -198,6 +195,11 @@ def _at_once(text: bytes | None, number: int) -> list[Record]:
     chunks = zip([f"{MARK}\n{caption}" for caption in captions])
     extras: list[dict[str, Any]] = [{} for _ in names]
     return list(map(Record, names, pictures, repeat(()), chunks, extras, count(number)))
+
+
+def _one_by_one(text: bytes | None, number: int) -> list[Record | Fault]:
+    """What `_at_once` gives, and what is wrong with the other lines."""
+    return [_found(line, at) for at, line in _lines(text, number)]
 
 
 def _found(line: bytes, number: int) -> Record | Fault:
