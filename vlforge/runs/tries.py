@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlforge.recipe.kinds import find_kind
 from vlforge.runs.store import Store
 from vlforge.training.identity import difference, flat
 from vlforge.types import LogFn
@@ -19,10 +20,12 @@ def say_unused(store: Store, order: Order, log: LogFn) -> None:
 
     A stage with other settings is another stage: it has a place of its own, and begins anew.
     """
+    unkeyed = getattr(find_kind(order.kind).module(), "UNKEYED", ())
+    settings = {name: value for name, value in order.settings.items() if name not in unkeyed}
     note = {
         "node": order.node,
         "run_dir": str(order.run_dir),
-        "settings": _told(order.settings, store.root),
+        "settings": _told(settings, store.root),
         "inputs": dict(order.inputs),
     }
     earlier = [] if _step(store.partial(order.key)) else store.unfinished(order.node, order.run_dir)
