@@ -31,6 +31,12 @@ Examples:
   vlforge eval score --benchmark pope --answers answers.jsonl \\
       --questions llava_pope_test.jsonl --annotations coco --json
 """
+JUDGE_EXAMPLES = """\b
+Examples:
+  vlforge eval judge scores --model gpt-4-0613 --dry-run     how many, what it may cost
+  vlforge eval judge scores --model qwen --url http://127.0.0.1:8000/v1
+The key is read from the environment (OPENAI_API_KEY, or --key-env) and written nowhere.
+"""
 EXPORT_EXAMPLES = """\b
 Examples:
   vlforge eval export scores mmbench upload.xlsx    MMBench's upload sheet
@@ -39,10 +45,11 @@ Examples:
 
 
 def build_app() -> typer.Typer:
-    """`eval run`, `eval score` and `eval export`."""
+    """`eval run`, `eval score`, `eval judge` and `eval export`."""
     app = typer.Typer(help="Ask benchmarks and score the answers.", no_args_is_help=True)
     app.command("run", epilog=RUN_EXAMPLES)(run)
     app.command("score", epilog=SCORE_EXAMPLES)(score)
+    app.command("judge", epilog=JUDGE_EXAMPLES)(judge)
     app.command("export", epilog=EXPORT_EXAMPLES)(export)
     return app
 
@@ -195,6 +202,45 @@ def _score_answers(
     if not spec.questions and not spec.annotation:
         raise DataError("give --questions or --annotations: the files of the benchmark")
     return {spec.key: score_answers(spec, answers, strict=strict, judged=judged)}
+
+
+def judge(
+    folder: Annotated[Path, typer.Argument(help="A folder `eval run` wrote.", show_default=False)],
+    model: Annotated[str, typer.Option(help="The judge.", show_default=False)],
+    url: Annotated[str, typer.Option(help="Its address, up to /v1.")] = "https://api.openai.com/v1",
+    benchmark: Annotated[str, typer.Option(help="Whose answers; default: all it can judge.")] = "",
+    protocol: Annotated[str, typer.Option(help="How answers are read and scored.")] = "auto",
+    key_env: Annotated[str, typer.Option(help="Variable that holds the key.")] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 8,
+    price_in: Annotated[float, typer.Option(help="Of a million tokens asked.")] = 0.0,
+    price_out: Annotated[float, typer.Option(help="Of a million tokens replied.")] = 0.0,
+    max_cost: Annotated[float, typer.Option(help="Stop when so much is spent; 0: never.")] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask nobody, tell the cost.")] = False,
+) -> None:
+    """Ask a judge about answers that rules cannot read, then score them.
+
+    What it says is kept: the same command goes on where it was stopped and pays nothing twice.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
+    from vlforge.evaluation.scoring import judge_folder, score_folder
+    from vlforge.inference.endpoint.client import Endpoint
+    from vlforge.inference.endpoint.config import EndpointSpec
+
+    spec = EndpointSpec(
+        model, url, key_env, concurrency=concurrency, price_in=price_in, price_out=price_out,
+        max_cost=max_cost,
+    )  # fmt: skip
+    endpoint = Endpoint(spec, folder / "replies.jsonl")
+    with progress("judge") as shown:
+        lines = judge_folder(
+            folder, endpoint, only=benchmark, protocol=protocol, dry_run=dry_run, progress=shown
+        )
+    for line in lines:
+        plain_line(line)
+    if not dry_run:
+        plain_line(f"Judge   {endpoint.usage.line()}")
+        show_scores(score_folder(folder, protocol=protocol))
 
 
 def export(

@@ -7,10 +7,12 @@ Source: open-compass/VLMEvalKit@e8e78f0, extract_answer_from_item.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vlforge.evaluation.metrics.choices import vlmevalkit
+from vlforge.inference.endpoint.config import ChatRequest
 
 TRIES = 3
 _CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -57,14 +59,27 @@ def judge_choice(
     letter = vlmevalkit(answer, options)
     if letter is not None:
         return Verdict(letter, answer, 0)
+    asked = judged_choice(question, options, answer)
+    request = next(asked)
+    while True:
+        try:
+            request = asked.send(ask(str(request.messages[-1]["content"])))
+        except StopIteration as done:
+            return Verdict(**done.value)
+
+
+def judged_choice(
+    question: str, options: Mapping[str, str], answer: str
+) -> Generator[ChatRequest, str, Mapping[str, Any]]:
+    """The same as requests and replies; three tries, each a request of its own."""
     prompt = judge_prompt(question, options, answer)
     reply = ""
     for attempt in range(TRIES):
-        reply = ask(prompt)
+        reply = yield ChatRequest.of_text(prompt, seed=attempt or None)
         letter = vlmevalkit(reply, options)
         if letter is not None:
-            return Verdict(letter, reply, attempt + 1)
-    return Verdict(None, reply, TRIES)
+            return {"letter": letter, "reply": reply, "tries": attempt + 1}
+    return {"letter": None, "reply": reply, "tries": TRIES}
 
 
 def judge_prompt(question: str, options: Mapping[str, str], answer: str) -> str:

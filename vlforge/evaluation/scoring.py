@@ -13,9 +13,17 @@ from vlforge.evaluation.asking import answers_kept, picture_name
 from vlforge.evaluation.benchmarks import benchmark
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import digest_of, read_json, write_json, write_lines
+from vlforge.evaluation.judging import (
+    Judge,
+    judge_answers,
+    judge_fields,
+    outlook,
+    to_judge,
+    verdicts_for,
+)
 from vlforge.evaluation.metrics.intervals import interval
 from vlforge.evaluation.questions import Question, Score
-from vlforge.types import DataError, RecipeError
+from vlforge.types import DataError, ProgressFn, RecipeError, no_progress
 
 EXAMPLES = 40
 """Questions per benchmark that `examples.jsonl` shows."""
@@ -51,13 +59,13 @@ def score_folder(
         questions = module.read(spec)
         kept = answers_kept(out / f"predictions.{spec.key}.jsonl", questions)
         said = {key: row["text"] for key, row in kept.items()}
-        verdicts = _verdicts(out / f"judged.{spec.key}.jsonl")
+        verdicts = verdicts_for(out / f"judged.{spec.key}.jsonl", said)
         score = module.score(questions, said, spec.protocol, verdicts)
         if strict:
             refuse_gaps(spec, questions, said, score)
         rows = ({"id": q.id, "extracted": score.extracted.get(q.id)} for q in questions)
         write_lines(out / f"extracted.{spec.key}.jsonl", rows)
-        metrics[spec.key] = _fields(spec, questions, score, settings)
+        metrics[spec.key] = _fields(spec, questions, score, settings) | judge_fields(verdicts)
         examples += _examples(spec.key, questions, said, score)
     write_lines(out / "examples.jsonl", examples)
     write_json(out / "metrics.json", metrics)
@@ -80,13 +88,58 @@ def score_answers(
     module = benchmark(spec.name)
     questions = module.read(spec)
     found = read_answers(answers, questions, module)
-    verdicts = {**found.verdicts, **_verdicts(judged)}
+    verdicts = {**found.verdicts, **verdicts_for(judged, found.said)}
     score = module.score(questions, found.said, spec.protocol, verdicts)
     if strict:
         refuse_gaps(spec, questions, found.said, score)
     source: dict[str, Any] = {"model": str(answers), "generation": None, "versions": {}}
     counted = {"duplicate": found.duplicate, "unknown": found.unknown}
-    return _fields(spec, questions, score, source) | counted
+    return _fields(spec, questions, score, source) | counted | judge_fields(verdicts)
+
+
+def judge_folder(
+    out: Path,
+    judge: Judge,
+    *,
+    only: str = "",
+    protocol: str = "auto",
+    dry_run: bool = False,
+    progress: ProgressFn = no_progress,
+) -> list[str]:
+    """Ask a judge about the answers in `out` that rules cannot read; gives lines for people.
+
+    Args:
+        only: one benchmark's key; else every benchmark that a judge can score.
+        dry_run: ask nobody, tell what it would take.
+
+    Raises:
+        DataError: no such benchmark in the folder, or none that a judge can score.
+        VLForgeError: what would fail for every answer.
+    """
+    settings = read_json(out / "settings.json")
+    specs = [BenchmarkSpec(**spec) for spec in settings["benchmarks"]]
+    chosen = [spec for spec in specs if not only or spec.key == only]
+    chosen = [spec for spec in chosen if only or hasattr(benchmark(spec.name), "judging")]
+    if not chosen:
+        known = ", ".join(spec.key for spec in specs)
+        raise DataError(f"{out}: nothing for a judge in {only or 'it'}; it holds: {known}")
+    lines = []
+    for spec in chosen:
+        module = benchmark(spec.name)
+        rule = protocol if protocol != "auto" and module.knows(protocol) else spec.protocol
+        questions = module.read(spec)
+        kept = answers_kept(out / f"predictions.{spec.key}.jsonl", questions)
+        said = {key: row["text"] for key, row in kept.items()}
+        if dry_run:
+            told = outlook(to_judge(module, questions, said, rule), judge.spec).line()
+        else:
+            path = out / f"judged.{spec.key}.jsonl"
+            found = judge_answers(module, questions, said, rule, judge, path, progress=progress)
+            told = f"{found.verdicts:,} verdicts, {found.new:,} of them new"
+            if found.failed:
+                told += f"; {found.failed:,} answers got none, the first: {found.first_failure}"
+        lines.append(f"{spec.key}: {told}")
+    return lines
 
 
 def check_specs(specs: Sequence[BenchmarkSpec], protocol: str = "auto") -> None:
@@ -123,15 +176,6 @@ def refuse_gaps(
         )
     if score.problem:
         raise DataError(f"{spec.key}: {spec.file}: {score.problem}; score without strict")
-
-
-def _verdicts(path: Path | None) -> dict[str, dict[str, Any]]:
-    """What a judge said, by question id; nothing where it was not asked."""
-    from vlforge.evaluation.files import read_lines
-
-    if path is None or not path.is_file():
-        return {}
-    return {row["id"]: row for row in read_lines(path)}
 
 
 def _fields(

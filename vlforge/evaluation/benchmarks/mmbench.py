@@ -13,9 +13,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts
+from vlforge.evaluation.benchmarks import UNJUDGED, Judging, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
-from vlforge.evaluation.metrics.choices import EXTRACTORS
+from vlforge.evaluation.judge import judged_choice
+from vlforge.evaluation.metrics.choices import EXTRACTORS, vlmevalkit
 from vlforge.evaluation.metrics.intervals import interval
 from vlforge.evaluation.questions import Question, Score
 from vlforge.evaluation.sheets import write_xlsx
@@ -136,6 +137,11 @@ def score(
     mode, extractor = _rule(rule, questions)
     extract = EXTRACTORS[extractor]
     letters = {q.id: extract(said[q.id], q.options) if q.id in said else None for q in questions}
+    for key, verdict in verdicts.items():
+        if key in letters and letters[key] is None:
+            letters[key] = verdict.get("letter")
+    judges = {str(verdict.get("judge", "?")) for verdict in verdicts.values()}
+    judged = f"/judge={','.join(sorted(judges))}" if judges else ""
     hits = {q.id: letters[q.id] is not None and letters[q.id] == q.answers[0] for q in questions}
     groups: dict[str, list[Question]] = {}
     for question in questions:
@@ -151,7 +157,7 @@ def score(
         "n": len(groups),
         "missing": sum(q.id not in said for q in questions),
         "unparsed": sum(q.id in said and letters[q.id] is None for q in questions),
-        "protocol": f"mmbench@{mode}/{extractor}",
+        "protocol": f"mmbench@{mode}/{extractor}{judged}",
         "interval": None,
         "rows": len(questions),
         "incomplete": len(short),
@@ -169,6 +175,13 @@ def score(
     }
     problem = f"{len(short)} questions lack rotations, first {short[0]}" if short else None
     return Score(fields, credits, letters, problem)
+
+
+def judging(question: Question, answer: str, rule: str) -> Judging | None:
+    """Asks which option an answer means that exact matching cannot read."""
+    if vlmevalkit(answer, question.options) is not None:
+        return None
+    return judged_choice(question.asked, question.options, answer)
 
 
 def upload(questions: Sequence[Question], said: Mapping[str, str], target: Path) -> None:
