@@ -141,7 +141,7 @@ def score(
     """The model's mean over GPT-4's, as a share; 10 times both means beside it.
 
     A review that gives no two numbers is left out and counted as unparsed; `llava` lets
-    its -1 into the means, as the original does.
+    its -1 into the means and rounds these to three decimals, as the original does.
     """
     name = protocol_name(questions, rule)
     keeps_failed = name.endswith("@llava")
@@ -159,7 +159,7 @@ def score(
     for question in questions:
         if question.id in used:
             kinds.setdefault(question.labels_of("category")[0], []).append(question.id)
-    whole = _summary(list(used.values()))
+    whole = _summary(list(used.values()), keeps_failed)
     pictures = {question.id: question.picture_key() for question in questions}
     rows = [list(pair) for pair in used.values()]
     low, high = interval_of(
@@ -168,15 +168,20 @@ def score(
     fields = {
         **whole,
         "interval": [low, high],
-        "groups": {kind: _summary([used[key] for key in keys]) for kind, keys in kinds.items()},
+        "groups": {
+            kind: _summary([used[key] for key in keys], keeps_failed)
+            for kind, keys in kinds.items()
+        },
     }
     credits = {key: max(0.0, ours) / 10 for key, (_, ours) in used.items()}
     return result(name, questions, said, extracted, credits, fields=fields)
 
 
-def _summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def _summary(pairs: Sequence[tuple[float, float]], is_rounded: bool) -> dict[str, Any]:
     theirs = sum(pair[0] for pair in pairs) / len(pairs)
     ours = sum(pair[1] for pair in pairs) / len(pairs)
+    if is_rounded:
+        theirs, ours = round(theirs, 3), round(ours, 3)
     return {
         "score": ours / theirs if theirs else 0.0,
         "n": len(pairs),
