@@ -17,7 +17,7 @@ from vlforge.evaluation.questions import Question
 from vlforge.evaluation.tables import read_table
 from vlforge.types import DataError, VLForgeError
 
-IDS = ("id", "question_id", "questionId", "index", "pid", "qid", "image_id", "doc_id")
+IDS = ("question_id", "questionId", "index", "pid", "qid", "id", "image_id", "doc_id")
 TEXTS = ("text", "prediction", "response", "caption", "filtered_resps", "resps", "output")
 """Names under which tools keep a question's id and what the model said, in this order."""
 _UPLOADED = 3
