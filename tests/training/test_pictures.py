@@ -1,8 +1,12 @@
+import threading
+import time
+
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from vlforge.data import images
 from vlforge.models.parts.image_processor import small_processor
 from vlforge.training import pictures as module
 from vlforge.training.pictures import Pictures, cache_features, features_fit, machine_memory
@@ -54,6 +58,39 @@ def test_of_a_large_set_headers_are_known_at_once_and_the_rest_when_decoded(path
     assert set(made.bad) == {2}
     assert made.take([4]).sum() == 0
     assert set(made.bad) == {2, 4}
+
+
+def test_a_cut_off_picture_is_one_whatever_other_threads_read(paths):
+    # Pillow's tolerance is one switch for all threads.
+    tolerates, ends = threading.Event(), threading.Event()
+
+    def read_something_odd() -> None:
+        with images._tolerance():
+            tolerates.set()
+            ends.wait(30)
+
+    other = threading.Thread(target=read_something_odd)
+    other.start()
+    tolerates.wait(30)
+    threading.Timer(0.2, ends.set).start()
+    with pytest.raises(images.ImageError, match="cut off"):
+        images.load_rgb(paths[4])
+    other.join()
+
+
+def test_seconds_that_a_batch_waits_are_counted(paths, monkeypatch):
+    late(monkeypatch)
+    made = Pictures(paths, small_processor(8))
+    decode = made._decode_one
+    monkeypatch.setattr(made, "_decode_one", lambda *a: time.sleep(0.05) or decode(*a))
+    made.take([0, 1])
+    waited = made.waited_s
+    assert waited >= 0.1
+    made.prefetch([3])
+    made.prefetch([])
+    time.sleep(0.3)
+    made.take([3])
+    assert made.waited_s - waited < 0.05
 
 
 def test_cached_features_are_the_encoders(paths, monkeypatch):

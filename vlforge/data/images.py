@@ -27,6 +27,8 @@ _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TO_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _tolerating = threading.Lock()
+_turns = [0]
+"""How often Pillow's tolerance was turned on or off: odd while it is on."""
 
 
 class ImageError(DataError):
@@ -276,7 +278,7 @@ def _picture(content: bytes, name: str, *, fills: bool) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decode(content, name, is_truncated=False)
+            return _decode_strictly(content, name)
         except ImageError:
             raise
         except Exception as error:  # whatever a parser stumbles over, the file is at fault
@@ -290,6 +292,16 @@ def _picture(content: bytes, name: str, *, fills: bool) -> Picture:
                 raise
             except Exception:
                 raise _no_picture(name, content) from None
+
+
+def _decode_strictly(content: bytes, name: str) -> Picture:
+    """Decode a whole file; another thread's tolerance meanwhile would let a cut one pass."""
+    before = _turns[0]
+    picture = _decode(content, name, is_truncated=False)
+    if before % 2 == 0 and before == _turns[0]:
+        return picture
+    with _tolerating:
+        return _decode(content, name, is_truncated=False)
 
 
 def _decode(content: bytes, name: str, *, is_truncated: bool) -> Picture:
@@ -311,11 +323,13 @@ def _tolerance() -> Iterator[None]:
     settings: Any = PillowFiles
     with _tolerating:
         before = settings.LOAD_TRUNCATED_IMAGES
+        _turns[0] += 1
         settings.LOAD_TRUNCATED_IMAGES = True
         try:
             yield
         finally:
             settings.LOAD_TRUNCATED_IMAGES = before
+            _turns[0] += 1
 
 
 def _unreadable(name: str, error: Exception) -> ImageError:

@@ -33,7 +33,7 @@ from vlforge.types import DataError
 IN_MEMORY = 256 << 20
 """Bytes of ids and labels up to which they are held in memory."""
 PREFIX = ".rows-"
-_TOKENS, _PLACES, _INDEX, _FACTS = "tokens.bin", "places.words", "index.npz", "facts.json"
+_TOKENS, _PLACES, _INDEX, _FACTS = "tokens.bin", "places.words", "index.npz", "facts"
 _BAD, _LATE = "bad.json", "late.jsonl"
 _UNCHECKED = (SourceWriter.HELD,)
 """Files of which only the size is held against what was written: pictures, checked when read."""
@@ -110,7 +110,8 @@ class RowsWriter:
             whole = f"{self._digest.hexdigest()} {pictures} {images}"
             told = {"ends": [*self._ends[1:], len(self._places)], "digest": whole, **facts}
             told["files"] = {path.name: _seal(path) for path in sorted(self.folder.iterdir())}
-            (self.folder / _FACTS).write_text(json.dumps(told))
+            text = json.dumps(told)
+            (self.folder / _FACTS).write_text(f"{text}\n{zlib.crc32(text.encode())}")
         except OSError as error:
             raise cannot_write(self.folder / _INDEX, error) from None
 
@@ -143,7 +144,10 @@ class WrittenRows:
             DataError: it is not whole.
         """
         try:
-            facts = json.loads((folder / _FACTS).read_text())
+            text, _, checksum = (folder / _FACTS).read_text().rpartition("\n")
+            if zlib.crc32(text.encode()) != int(checksum):
+                raise DataError(f"{folder / _FACTS} is damaged")
+            facts = json.loads(text)
             for name, seal in facts["files"].items():
                 if _seal(folder / name) != seal:
                     raise DataError(f"{folder / name} is damaged")

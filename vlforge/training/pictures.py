@@ -83,7 +83,7 @@ class Pictures:
         self._sizes = np.asarray(sizes, dtype=np.int32).reshape(-1, 2)
         self.bad: dict[int, str] = dict(known_bad or {})
         self.waited_s = 0.0
-        self._is_cropped = crop_seed is not None
+        self.crop_seed, self._is_cropped = crop_seed, crop_seed is not None
         self._starts = self._tile_starts()
         self._kept: Tensor | None = None
         self._ahead: dict[Draw, tuple[int, Future[np.ndarray]]] = {}
