@@ -41,29 +41,40 @@ def recipe(folder: Path, samples: int = 12) -> Path:
     return path
 
 
-def start(folder: Path, *words: str, **told: str) -> subprocess.Popen:
-    """A command in the folder, in a session of its own."""
-    known = os.environ | {"OMP_NUM_THREADS": "1"} | told
-    return subprocess.Popen(
-        words,
-        cwd=folder,
-        env=known,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+@pytest.fixture
+def start(tmp_path):
+    """Starts commands in the test's folder; none of them outlives the test."""
+    started = []
+
+    def begin(*words: str, **told: str) -> subprocess.Popen:
+        command = subprocess.Popen(
+            words,
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | told,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        started.append(command)
+        return command
+
+    yield begin
+    for command in started:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
 
 
-def member(command: subprocess.Popen, rank: int) -> psutil.Process:
-    """The process that trains as `rank`, once it has written a checkpoint's worth of steps."""
-    for child in psutil.Process(command.pid).children(recursive=True):
-        try:
-            if child.environ().get("RANK") == str(rank):
-                return child
-        except psutil.Error:
-            continue
-    raise AssertionError(f"no process {rank}")
+def spawned(parent: psutil.Process) -> list[psutil.Process]:
+    """What a process has spawned, oldest first."""
+    found = [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+    return sorted(found, key=psutil.Process.create_time)
+
+
+def members(command: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that train together, by rank."""
+    (worker,) = spawned(psutil.Process(command.pid))
+    return spawned(worker)
 
 
 def wait_for_steps(folder: Path, command: subprocess.Popen) -> None:
@@ -75,12 +86,12 @@ def wait_for_steps(folder: Path, command: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-def test_a_killed_process_ends_all_with_a_line_and_the_command_goes_on(tmp_path):
+def test_a_killed_process_ends_all_with_a_line_and_the_command_goes_on(tmp_path, start):
     path = recipe(tmp_path, samples=40_000)
-    command = start(tmp_path, *VLFORGE, "train", str(path), "--processes", "2")
+    command = start(*VLFORGE, "train", str(path), "--processes", "2")
     wait_for_steps(tmp_path, command)
     others = psutil.Process(command.pid).children(recursive=True)
-    member(command, 1).send_signal(signal.SIGKILL)
+    members(command)[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     said, _ = command.communicate(timeout=60)
     assert time.monotonic() - killed < 60
@@ -90,19 +101,19 @@ def test_a_killed_process_ends_all_with_a_line_and_the_command_goes_on(tmp_path)
     assert not psutil.wait_procs(others, timeout=20)[1]
 
 
-def test_processes_die_with_their_command(tmp_path):
+def test_processes_die_with_their_command(tmp_path, start):
     path = recipe(tmp_path, samples=40_000)
-    command = start(tmp_path, *VLFORGE, "train", str(path), "--processes", "2")
+    command = start(*VLFORGE, "train", str(path), "--processes", "2")
     wait_for_steps(tmp_path, command)
     children = psutil.Process(command.pid).children(recursive=True)
-    assert len([child for child in children if "RANK" in child.environ()]) == 2
+    assert len(members(command)) == 2
     command.kill()
     assert not psutil.wait_procs(children, timeout=30)[1]
 
 
-def test_ctrl_c_leaves_a_checkpoint_of_all(tmp_path):
+def test_ctrl_c_leaves_a_checkpoint_of_all(tmp_path, start):
     path = recipe(tmp_path, samples=40_000)
-    command = start(tmp_path, *VLFORGE, "train", str(path), "--processes", "2",
+    command = start(*VLFORGE, "train", str(path), "--processes", "2",
                     "stages.one.parallel=fsdp2")  # fmt: skip
     wait_for_steps(tmp_path, command)
     command.send_signal(signal.SIGINT)
@@ -111,13 +122,13 @@ def test_ctrl_c_leaves_a_checkpoint_of_all(tmp_path):
     assert "are kept; the same command goes on from there" in said
 
 
-def test_torchrun_works_as_it_is(tmp_path):
+def test_torchrun_works_as_it_is(tmp_path, start):
     path = recipe(tmp_path)
-    alone = start(tmp_path, *VLFORGE, "train", str(path), "--out", "runs/alone/r")
+    alone = start(*VLFORGE, "train", str(path), "--out", "runs/alone/r")
     assert alone.wait(timeout=400) == 0, alone.communicate()[0]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     torchrun += ["--master_port", str(free_port()), "-m", "vlforge"]
-    command = start(tmp_path, *torchrun, "train", str(path), "--out", "runs/both/r")
+    command = start(*torchrun, "train", str(path), "--out", "runs/both/r")
     said, _ = command.communicate(timeout=400)
     assert command.returncode == 0, said
     assert said.count("1 stages run, 0 reused") == 1
@@ -125,14 +136,14 @@ def test_torchrun_works_as_it_is(tmp_path):
     assert found[1] == pytest.approx(found[0], abs=1e-4)
 
 
-def test_srun_works_as_it_is_and_a_fault_is_told_once(tmp_path):
+def test_srun_works_as_it_is_and_a_fault_is_told_once(tmp_path, start):
     path = recipe(tmp_path)
     told = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7",
             "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2",
             "MASTER_PORT": str(free_port())}  # fmt: skip
     words = ["train", str(path), "stages.one.on_too_long=refuse", "stages.one.max_length=4"]
     commands = [
-        start(tmp_path, *VLFORGE, *words, **told, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+        start(*VLFORGE, *words, **told, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
         for rank in range(2)
     ]
     said = [command.communicate(timeout=400)[0] for command in commands]

@@ -298,17 +298,8 @@ def take_part(call: Call, launch: Launch, control: Control, number: int) -> None
     """Run this process's share of a stage that the first process leads, and tell how it went."""
     meeting = Meeting(call.address, call.port, launch.count, range(launch.rank, launch.rank + 1))
     members = Members(call.order, call.out, environments(meeting, call.order, launch))
-    ended: tuple[Any, ...] | None = None
-    looked = 0.0
     try:
-        while ended is None:
-            for _, message in members.events(_POLL_S):
-                ended = message if message[0] not in ("progress", "log") else ended
-            if time.monotonic() - looked > _SHARED_S:
-                looked = time.monotonic()
-                control.beat()
-                if control.read(f"abort/{number}"):
-                    ended = ("aborted",)
+        ended = _end_of(members, control, number)
     except BaseException:
         members.end(at_once=True)
         raise
@@ -316,3 +307,18 @@ def take_part(call: Call, launch: Launch, control: Control, number: int) -> None
         ended = ("died", f"{ended[1]}, on {socket.gethostname()}")
     control.tell(f"result/{number}/{launch.rank}", ended)
     members.end(at_once=ended[0] not in ("done", "stopped"))
+
+
+def _end_of(members: Members, control: Control, number: int) -> tuple[Any, ...]:
+    """How the share ended, or that the first process has no use for it any more."""
+    looked = 0.0
+    while True:
+        for _, message in members.events(_POLL_S):
+            if message[0] not in ("progress", "log"):
+                return message
+        if time.monotonic() - looked < _SHARED_S:
+            continue
+        looked = time.monotonic()
+        control.beat()
+        if control.read(f"abort/{number}"):
+            return ("aborted",)

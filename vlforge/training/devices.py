@@ -170,6 +170,7 @@ class ShardedDevices(Devices):
         self._dtype = _DTYPES.get(precision) if self.device.type != "cpu" else None
 
     def prepare(self, module: nn.Module) -> nn.Module:
+        """The module itself, its layers shared out."""
         from torch.distributed.device_mesh import init_device_mesh
 
         from vlforge.training.sharding import shard
@@ -180,16 +181,19 @@ class ShardedDevices(Devices):
         return made
 
     def prepare_optimiser(self, optimiser: torch.optim.Optimizer) -> Any:
+        """The optimiser steps shares by itself."""
         return Plain(optimiser)
 
     def passing(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        # Kept back, gradients would be whole on every process until the last pass.
+        """Gradients are shared after each pass: kept back they would be whole everywhere."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
+        """Gradients of one pass, each process its share."""
         loss.backward()
 
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
+        """As of one device: the norm is over all shares."""
         from torch.distributed.tensor import DTensor
 
         found = torch.nn.utils.clip_grad_norm_(parameters, norm)
@@ -197,10 +201,12 @@ class ShardedDevices(Devices):
 
     @contextmanager
     def gathering(self, lazies: Mapping[Name, Lazy]) -> Iterator[Mapping[Name, Lazy]]:
+        """The main process reads whole tensors, one at a time."""
         with one_by_one(lazies, self.is_main, self._told) as read:
             yield read
 
     def make_whole(self, module: nn.Module) -> None:
+        """A plain module, whole in the main process's memory and empty in the others'."""
         from vlforge.training.sharding import make_whole
 
         make_whole(module, keep=self.is_main)

@@ -43,16 +43,19 @@ class ZeroDevices(Devices):
         self._engine: Any = None
 
     def settle(self, config: TrainConfig) -> None:
+        """Hold a JSON against the stage before a weight is read."""
         if config.optimiser.type != "adamw":
             raise RecipeError("parallel by DeepSpeed takes optimiser.type adamw")
         deepspeed_settings(self._parallel, config, self.count, 1)
         self._config = config
 
     def prepare(self, module: nn.Module) -> nn.Module:
+        """What calls the engine, once there is one."""
         self._module = module
         return _Engine(self)
 
     def prepare_optimiser(self, optimiser: torch.optim.Optimizer) -> Any:
+        """The engine, with which module and optimiser are shared out."""
         assert self._config is not None
         self._meet()
         settings = deepspeed_settings(
@@ -75,10 +78,12 @@ class ZeroDevices(Devices):
         self._deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
 
     def passing(self, module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+        """The engine is told which pass is the last of a global batch."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
+        """Gradients of one pass; the loop has weighed the loss."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
@@ -87,11 +92,13 @@ class ZeroDevices(Devices):
         return torch.as_tensor(0.0 if before is None else float(before))
 
     def weights(self, module: nn.Module) -> dict[str, Lazy]:
+        """Whole weights in fp32, asked for one by one."""
         learning = {n: p for n, p in module.named_parameters() if p.requires_grad}
         found = {name: self._weight(name, p) for name, p in learning.items()}
         return found | {name: self._lazy(name, one) for name, one in running(module).items()}
 
     def moments(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Lazy]:
+        """Whole moments, under the names that any other stage gives them."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         steps = [state["step"] for state in _base(self._engine).state.values() if "step" in state]
@@ -113,10 +120,12 @@ class ZeroDevices(Devices):
 
     @contextmanager
     def gathering(self, lazies: Mapping[Name, Lazy]) -> Iterator[Mapping[Name, Lazy]]:
+        """The main process reads whole tensors, one at a time."""
         with one_by_one(lazies, self.is_main, self._told) as read:
             yield read
 
     def put_weights(self, module: nn.Module, whole: Mapping[str, Lazy]) -> None:
+        """Whole weights to the shares."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         for name, p in module.named_parameters():
@@ -129,6 +138,7 @@ class ZeroDevices(Devices):
     def put_moments(
         self, module: nn.Module, optimiser: torch.optim.Optimizer, whole: Mapping[str, Lazy]
     ) -> None:
+        """Whole moments to the shares."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         found = by_parameter(whole)
@@ -145,6 +155,7 @@ class ZeroDevices(Devices):
 
     @torch.no_grad()
     def make_whole(self, module: nn.Module) -> None:
+        """A plain module, whole in the main process's memory and empty in the others'."""
         for name, p in list(module.named_parameters()):
             whole = self._weight(name, p).read()
             kept = whole if self.is_main else torch.empty_like(whole, device="meta")
@@ -205,6 +216,7 @@ class _Engine(nn.Module):
         self._devices = [devices]
 
     def forward(self, **batch: Any) -> Tensor:
+        """The summed loss."""
         devices = self._devices[0]
         with devices._accelerator.autocast():
             return devices._engine(**batch)
