@@ -114,7 +114,7 @@ class RowSource(Protocol):
 
 def records_of(
     block: Block, layout: Layout | None, source: RowSource, root: str
-) -> list[Record | Fault]:
+) -> Iterable[Record | Fault]:
     """The rows of a block as records, one that is none as a `Fault`."""
     found: list[Record | Fault] = []
     add = found.append
@@ -129,7 +129,8 @@ def records_of(
     extras = layout.extras(block.values)
     at_once = source.columns(block.values, extras, root, block.line)
     if at_once is not None:
-        return list(at_once)
+        # One by one, so that nobody's memory holds, and nothing looks through, a whole block.
+        return at_once
     alike = source.alike
     for line, (row, extra) in enumerate(zip(block.values, extras, strict=True), block.line):
         try:

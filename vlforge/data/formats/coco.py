@@ -167,16 +167,17 @@ class _Join:
 
 def _told(
     keys: list[Any], extras: list[dict[str, Any]], rests: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """What records have beside captions and paths: of annotations, and of their images."""
     if all(rests) and not any(extras):
-        return [
-            {"image_id": key, PICTURE_FIELDS: [rest]} for key, rest in zip(keys, rests, strict=True)
-        ]
-    return [
-        {"image_id": key, **extra, PICTURE_FIELDS: [rest]} if rest else {"image_id": key, **extra}
-        for key, extra, rest in zip(keys, extras, rests, strict=True)
-    ]
+        for key, rest in zip(keys, rests, strict=True):
+            yield {"image_id": key, PICTURE_FIELDS: [rest]}
+        return
+    for key, extra, rest in zip(keys, extras, rests, strict=True):
+        told = {"image_id": key, **extra}
+        if rest:
+            told[PICTURE_FIELDS] = [rest]
+        yield told
 
 
 class _Images:
