@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -13,11 +14,11 @@ from pathlib import Path
 from tests.tiny_model import write_data, write_parts
 
 COMPARED = ("model.safetensors", "metrics.jsonl", "summary.json", "config.json", "vlforge.json")
-STEPS = 600
+STEPS = 200
 
 
 def write_recipe(folder: Path, **changes: object) -> Path:
-    """All of a tiny model learns for `STEPS` steps; a checkpoint every ten."""
+    """All of a tiny model learns for `STEPS` steps; a checkpoint every five."""
     data = write_data(folder)
     vision, language = write_parts(folder, data)
     stage = {
@@ -30,7 +31,7 @@ def write_recipe(folder: Path, **changes: object) -> Path:
         "steps": STEPS,
         "batch": 4,
         "lr": 1e-3,
-        "save_every_samples": 40,
+        "save_every_samples": 20,
     }
     recipe = {"name": "tiny", "device": "cpu", "threads": 1, "stages": {"align": stage | changes}}
     path = folder / "recipe.yaml"
@@ -47,6 +48,8 @@ def start(recipe: Path, runs: Path, *words: str) -> Started:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A job in the background of a shell has been told to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
     )
     return Started(process, runs)

@@ -1,5 +1,6 @@
 """A run that is stopped goes on, says when it cannot, and begins anew when it is told to."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from vlforge.recipe.source import MadeSource
 from vlforge.runs.prepare import Choice, prepare, stage_of_run
 from vlforge.runs.run import Stopped, dump_yaml, run_recipe
+from vlforge.runs.worker import Order, report_of
 from vlforge.types import RecipeError
 
 LONG = {"steps": 500, "pace_s": 0.02}
@@ -113,3 +115,18 @@ def test_a_stage_that_has_not_ended_or_is_not_one_is_refused_by_name(tmp_path):
         stage_of_run(tmp_path / "small" / "align")
     with pytest.raises(RecipeError, match="has not ended; finish its run first"):
         stage_of_run(tmp_path / "small" / "align.s0")
+
+
+def test_a_full_disk_is_told_alike_whoever_writes(tmp_path):
+    order = Order(
+        "align", "train", "0" * 16, {}, {}, 0, tmp_path / ".store", tmp_path, "cpu", 1
+    )  # fmt: skip
+    texts = (
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "[enforce fail at inline_container.cc:672] PytorchStreamWriter failed writing file data/0",
+    )
+    for error in (OSError(errno.ENOSPC, "No space left on device"), *map(RuntimeError, texts)):
+        kind, line, _ = report_of(error, order)
+        assert kind == "failed"
+        assert line.startswith(f"no space left for {tmp_path / '.store'}: free some and give")
+    assert report_of(RuntimeError("odd"), order)[1] == "RuntimeError: odd"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import threading
@@ -26,6 +27,8 @@ from vlforge.runs.tries import say_unused
 from vlforge.types import StageStopped, VLForgeError, no_log, no_progress
 
 _SHOW_EVERY_S = 0.2
+_FULL = re.compile(r"\(os error (28|122)\)|PytorchStreamWriter failed writing")
+"""How safetensors and torch say that a disk is full."""
 STOP = "stop"
 """Sent while an order runs: end it early where the stage can be gone on with."""
 
@@ -75,6 +78,8 @@ def report_of(error: BaseException, order: Order) -> tuple[Any, ...]:
         return "stopped", str(error)
     if isinstance(error, VLForgeError):
         return "failed", str(error), getattr(error, "trace", "")
+    if _FULL.search(str(error)):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(order.store))
     if isinstance(error, OSError):
         return "failed", _say_os_error(error, order), traceback.format_exc()
     line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
