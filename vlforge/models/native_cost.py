@@ -206,3 +206,11 @@ COUNTED: Mapping[str, Callable[[Config, int], tuple[VisionCost, ConnectorCost]]]
     "qwen3_vl": _qwen,
 }
 """What counts encoder and connector, by `model_type`."""
+
+
+def is_counted(fields: Config) -> bool:
+    """Whether a `config.json` is that of a native model that is counted here.
+
+    LLaVA's own, which names its encoder by a path, has the same type as transformers'.
+    """
+    return str(fields.get("model_type")) in COUNTED and "mm_vision_tower" not in fields

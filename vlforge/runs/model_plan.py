@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from vlforge.models.cost import ModelCost, model_cost
+from vlforge.models.native_cost import full_config, is_counted, native_cost
 from vlforge.models.sizes import SIZES
 from vlforge.types import ModelError
 
 if TYPE_CHECKING:
     from vlforge.models.base import VisionLanguageModel
+    from vlforge.models.native_parts import NativeParts
 
 FROZEN_BYTES, LEARNING_BYTES = 2, 16
 """Of a weight: bf16 where it is frozen; fp32 with gradient and AdamW's moments where it learns."""
@@ -96,8 +99,9 @@ def plan_model(
         ModelError: no such model, or one with a part that is not counted.
     """
     fields = _fields(given)
-    cost = model_cost(fields)
-    model = _meta(fields)
+    is_native = is_counted(fields)
+    cost = native_cost(fields) if is_native else model_cost(fields)
+    model = _bare_native(fields) if is_native else _meta(fields)
     stages = [
         _stage(model, cost, name, learns, sample or STAGE_SAMPLES.get(name, SampleShape(320, 180)))
         for name, learns in model.stages.items()
@@ -115,13 +119,15 @@ def _fields(given: Path | str) -> Mapping[str, Any]:
         near = get_close_matches(str(given), SIZES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"published ones: {', '.join(SIZES)}"
         raise ModelError(f"no model at {given}; {hint}")
+    from vlforge.checkpoints.index import match, read_checkpoint
+
     file = folder / "config.json"
     if file.is_file():
         fields = json.loads(file.read_text(encoding="utf-8"))
         if str(fields.get("model_type")).startswith("vlforge_"):
             return fields
-    from vlforge.checkpoints.index import read_checkpoint
-
+        if is_counted(fields) and match(folder) is None:
+            return full_config(fields)
     return read_checkpoint(folder).config.to_dict()
 
 
@@ -135,8 +141,24 @@ def _meta(fields: Mapping[str, Any]) -> VisionLanguageModel:
     return meta_model(find_family(family).config_class.from_dict(dict(fields)))
 
 
+def _bare_native(fields: Mapping[str, Any]) -> NativeParts:
+    """A native model without memory, under our nouns."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from vlforge.models.native import NativeModel
+    from vlforge.models.native_parts import NativeParts
+
+    named = {key: value for key, value in fields.items() if key != "model_type"}
+    with torch.device("meta"):
+        config = AutoConfig.for_model(str(fields["model_type"]), **named)
+        bare = AutoModelForImageTextToText.from_config(config)
+    # Nothing is encoded here: no processor is needed.
+    return NativeParts(NativeModel(bare, SimpleNamespace(tokenizer=None)))
+
+
 def _stage(
-    model: VisionLanguageModel,
+    model: VisionLanguageModel | NativeParts,
     cost: ModelCost,
     name: str,
     learns: Sequence[str],
@@ -152,7 +174,10 @@ def _stage(
 
 
 def _lora_stage(
-    model: VisionLanguageModel, cost: ModelCost, lora: Lora, sample: SampleShape
+    model: VisionLanguageModel | NativeParts,
+    cost: ModelCost,
+    lora: Lora,
+    sample: SampleShape,
 ) -> StagePlan:
     from torch import nn
 

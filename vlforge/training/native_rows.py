@@ -24,7 +24,7 @@ from vlforge.models.native_parts import NativeParts
 from vlforge.text.templates import Template
 from vlforge.training.config import TrainConfig
 from vlforge.training.conversations import ConversationData
-from vlforge.training.encoded_rows import Coded, RowsWriter, find_or_write
+from vlforge.training.encoded_rows import Coded, RowsWriter, WrittenRows, find_or_write
 from vlforge.training.mixture import mixtures, samples_of
 from vlforge.training.native_pictures import NativePictures
 from vlforge.training.row_coding import MISFIT, Read, encode_all, rows_key
@@ -122,37 +122,19 @@ def read_native(
     if coder.outline.is_slow(template):
         kind = type(model.whole.processor).__name__
         log({"event": "warning", "text": f"{kind} is shown a blank picture for each row's ids"})
-    parts = mixtures(config.data)
     own = None if scratch else tempfile.TemporaryDirectory(prefix="vlforge-")
     home = scratch or Path(own.name if own else "")
     rules = (sieve.on_too_long, sieve.on_no_labels, *coder.rules())
-    key = rows_key(parts, config.image_root, model, coder, rules)  # type: ignore[arg-type]
+    key = rows_key(mixtures(config.data), config.image_root, model, coder, rules)  # type: ignore[arg-type]
 
     def write(rows: RowsWriter) -> dict[str, Any]:
-        rows_read = 0
-        for part in parts:
-            rows.begin(part.path)
-            found = _read(part, config.image_root)
-            for read, coded in encode_all(coder, found, threads, progress, log):  # type: ignore[arg-type]
-                rows_read += read.sample is not None
-                if read.reason or coded is None:
-                    sieve.dropped.add(read.reason, read.detail, read.place)
-                elif sieve.keeps(coded, read.place):
-                    _add(rows, read, coded)
-        sieve.check()
-        return {"rows_read": rows_read, "sieve": sieve.state()}
+        return _write(rows, config, coder, sieve, threads, progress, log)
 
     written, was_there = find_or_write(home, key, write)
     if was_there:
         sieve.restore(written.facts["sieve"])
     log({"event": "encoded", "rows": len(written.rows), "found": was_there})
-    starts = (0, *written.ends[:-1])
-    sizes = tuple(end - start for start, end in zip(starts, written.ends, strict=True))
-    for part, size in zip(parts, sizes, strict=True):
-        if not size:
-            counts = sieve.dropped.counts
-            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-            raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
+    sizes = _sizes(config, written, sieve)
     pictures = NativePictures(model.whole, written.sources, written.picture_sizes, threads)
     pictures.bad |= written.late()
     return ConversationData(
@@ -166,6 +148,42 @@ def read_native(
         written=written,
         keeps_alive=own,
     )
+
+
+def _write(
+    rows: RowsWriter,
+    config: TrainConfig,
+    coder: NativeCoder,
+    sieve: Sieve,
+    threads: int,
+    progress: ProgressFn,
+    log: LogFn,
+) -> dict[str, Any]:
+    """Encode all rows; gives the facts that are kept beside them."""
+    rows_read = 0
+    for part in mixtures(config.data):
+        rows.begin(part.path)
+        found = _read(part, config.image_root)
+        for read, coded in encode_all(coder, found, threads, progress, log):  # type: ignore[arg-type]
+            rows_read += read.sample is not None
+            if read.reason or coded is None:
+                sieve.dropped.add(read.reason, read.detail, read.place)
+            elif sieve.keeps(coded, read.place):
+                _add(rows, read, coded)
+    sieve.check()
+    return {"rows_read": rows_read, "sieve": sieve.state()}
+
+
+def _sizes(config: TrainConfig, written: WrittenRows, sieve: Sieve) -> tuple[int, ...]:
+    """Usable rows of each dataset; every one has some."""
+    starts = (0, *written.ends[:-1])
+    sizes = tuple(end - start for start, end in zip(starts, written.ends, strict=True))
+    for part, size in zip(mixtures(config.data), sizes, strict=True):
+        if not size:
+            counts = sieve.dropped.counts
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
+    return sizes
 
 
 def _add(rows: RowsWriter, read: Read, coded: Coded) -> None:

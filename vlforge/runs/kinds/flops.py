@@ -10,7 +10,7 @@ from typing import Any
 
 from vlforge.models.config import ModelSpec, SmallLanguageSpec, SmallVisionSpec
 from vlforge.models.cost import ModelCost, model_cost
-from vlforge.models.native_cost import COUNTED, full_config, native_cost
+from vlforge.models.native_cost import full_config, is_counted, native_cost
 from vlforge.models.sizes import CONVNEXT_L, EVA_VIT_G, PARTS, QFORMER, QWEN_VIT_G
 from vlforge.recipe.references import split_reference
 from vlforge.runs.job import Upstream
@@ -145,7 +145,7 @@ def family_of(model: ModelSpec | str, inputs: Mapping[str, Upstream]) -> str | N
 
 def _known(config: Mapping[str, Any]) -> ModelCost | None:
     try:
-        if str(config.get("model_type")) in COUNTED:
+        if is_counted(config):
             return native_cost(full_config(config))
         return model_cost(config)
     except (ModelError, KeyError, TypeError):
