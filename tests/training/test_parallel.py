@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vlforge.training.config import Optimiser, TrainConfig
+from vlforge.training.config import HeldOut, Optimiser, TrainConfig
 from vlforge.training.deepspeed_json import deepspeed_settings
+from vlforge.training.devices import check_asking
 from vlforge.training.parallel import Parallel, settle_parallel
 from vlforge.types import RecipeError
 
@@ -105,9 +106,20 @@ def test_a_json_may_say_the_same(tmp_path):
     assert deepspeed_settings(written(tmp_path, **blocks), config, 1, 8)["train_batch_size"] == 16
 
 
+def test_an_engine_gets_a_product_also_of_a_batch_that_is_none():
+    made = deepspeed_settings(Parallel("zero", 2), stage(batch=5, micro_batch=2), 1, 8)
+    assert (made["train_batch_size"], made["gradient_accumulation_steps"]) == (6, 3)
+
+
 def test_offload_says_where():
     made = deepspeed_settings(Parallel("zero", 3, offload=True), stage(), 1, 8)
     zero = made["zero_optimization"]
     assert zero["offload_param"] == zero["offload_optimizer"] == {"device": "cpu"}
     made = deepspeed_settings(Parallel("zero", 2, offload=True), stage(), 1, 8)
     assert "offload_param" not in made["zero_optimization"]
+
+
+def test_benchmarks_are_not_asked_of_a_model_in_shares():
+    check_asking(stage(evaluate=HeldOut(data="held.json")), "fsdp2")
+    with pytest.raises(RecipeError, match=r"parallel: fsdp2 shares out; take evaluate\.data"):
+        check_asking(stage(evaluate=HeldOut(benchmarks=("pope",))), "fsdp2")

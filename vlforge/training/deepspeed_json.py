@@ -47,6 +47,9 @@ def deepspeed_settings(
         made[name] = {"enabled": False} if not is_on else _without_auto(block)
     _check_optimiser(parallel, made.pop("optimizer", {}), config)
     _check_scheduler(parallel, made.pop("scheduler", {}))
+    # Held against the stage; the engine itself wants a product, also of a batch that is none.
+    passes = made["train_micro_batch_size_per_gpu"] * made["gradient_accumulation_steps"]
+    made["train_batch_size"] = passes * devices
     zero = made["zero_optimization"]
     for key, times in _BUCKETS.items():
         if zero.get(key) == AUTO:
@@ -83,7 +86,7 @@ def _stage_says(config: TrainConfig, devices: int) -> Iterator[tuple[str, Any]]:
     yield "gradient_clipping", config.optimiser.max_grad_norm
     yield "train_batch_size", batch
     yield "train_micro_batch_size_per_gpu", micro
-    yield "gradient_accumulation_steps", max(1, batch // (micro * devices))
+    yield "gradient_accumulation_steps", -(-batch // (micro * devices))
 
 
 def _agreed(parallel: Parallel, key: str, told: Any, ours: Any) -> Any:

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from vlforge.checkpoints.weights import Lazy
 from vlforge.training.config import TrainConfig
 from vlforge.training.deepspeed_json import deepspeed_settings
-from vlforge.training.devices import Devices, Name, by_parameter, one_by_one, running
+from vlforge.training.devices import (
+    Devices,
+    Name,
+    by_parameter,
+    check_asking,
+    one_by_one,
+    running,
+)
 from vlforge.training.parallel import Parallel
 from vlforge.types import ModelError, RecipeError
 
@@ -46,8 +53,15 @@ class ZeroDevices(Devices):
         """Hold a JSON against the stage before a weight is read."""
         if config.optimiser.type != "adamw":
             raise RecipeError("parallel by DeepSpeed takes optimiser.type adamw")
-        deepspeed_settings(self._parallel, config, self.count, 1)
+        made = deepspeed_settings(self._parallel, config, self.count, 1)
+        if made["zero_optimization"].get("stage") == 3:
+            check_asking(config, "zero3")
         self._config = config
+
+    @property
+    def scaler(self) -> Any:
+        """The engine scales fp16 losses itself."""
+        return None
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """What calls the engine, once there is one."""
