@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -37,6 +38,7 @@ Said = tuple[int, tuple[Any, ...]]
 """(rank, message)."""
 _GRACE_S = 3.0
 """How long others may still tell what went wrong, once one has."""
+_OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 0.25
 _SHARED_S = 1.0
 """How often machines look at one another."""
@@ -127,7 +129,8 @@ class Members:
     def ask_to_stop(self) -> None:
         """Let the stage end between two steps."""
         for pipe in self._pipes:
-            pipe.send(STOP)
+            with suppress(OSError):  # It ends just now.
+                pipe.send(STOP)
 
     def end(self, *, at_once: bool) -> None:
         """Wait for their end, or kill them."""
@@ -150,6 +153,9 @@ def serve_member(
 ) -> None:
     """Run a stage as one of several; only the first process's progress is told."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _OF_SCHEDULERS:
+        # The first process is told too, and asks all of them: who dies of it writes nothing.
+        signal.signal(number, lambda *_: None)
     threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
     forget_launch(os.environ)
     os.environ.update(told)
@@ -189,7 +195,8 @@ def run_together(order: Order, out: Path, pipe: Connection | None) -> float:
     members = Members(order, out, environments(meeting, order, launch))
     team = _Team(order, members, pipe, control, number)
     try:
-        peak = team.watch()
+        with _signalled() as asked:
+            peak = team.watch(asked)
     except BaseException:
         if control is not None:
             control.tell(f"abort/{number}", True)
@@ -197,6 +204,24 @@ def run_together(order: Order, out: Path, pipe: Connection | None) -> float:
         raise
     members.end(at_once=False)
     return peak
+
+
+@contextmanager
+def _signalled() -> Iterator[list[int]]:
+    """Signals of a scheduler, remembered."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {
+        number: signal.signal(number, lambda number, frame: seen.append(number))
+        for number in _OF_SCHEDULERS
+    }
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def meeting_of(order: Order, launch: Launch | None) -> Meeting:
@@ -234,13 +259,18 @@ class _Team:
         self.ended: dict[int, tuple[Any, ...]] = {}
         self._looked = 0.0
 
-    def watch(self) -> float:
-        """Relay, and gather how it ended."""
+    def watch(self, asked: list[int]) -> float:
+        """Relay, and gather how it ended.
+
+        Args:
+            asked: holds something once a signal asked for the end.
+        """
         deadline: float | None = None
         while len(self.ended) < self.order.processes:
             for rank, message in [*self.members.events(_POLL_S), *self._of_others()]:
                 self._take(rank, message)
-            if self.pipe is not None and self.pipe.poll() and self.pipe.recv() == STOP:
+            if (self.pipe is not None and self.pipe.poll() and self.pipe.recv() == STOP) or asked:
+                asked.clear()
                 self.members.ask_to_stop()
             if any(message[0] in ("failed", "died") for message in self.ended.values()):
                 deadline = deadline or time.monotonic() + _GRACE_S

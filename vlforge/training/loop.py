@@ -167,7 +167,8 @@ def train(
     told = {"progress": progress, "log": log}
     result = fit(task, plan, out, devices, content=content, stop=stop, sight=sight, **told)
     devices.make_whole(task.module)
-    lightened.restore()
+    if devices.is_main:
+        lightened.restore()
     return _store(config, folder, data, result, names, out, devices, adapters)
 
 
