@@ -141,7 +141,6 @@ def train(
     seed = seed if config.seed == "auto" else config.seed
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    _check_settings(config)
     config, devices = _begin(config, seed, device)
     folder = _open(config, devices.device)
     for doubt in _doubts(config, folder):
@@ -173,7 +172,8 @@ def train(
 
 
 def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, Devices]:
-    """Devices, and with them precision and sizes of batches; libraries are seeded."""
+    """Checked settings, devices, and with them precision and sizes of batches; libraries are seeded."""
+    _check_settings(config)
     precision = settle_precision(config.precision, device)
     allow_tf32(config.tf32, precision)
     devices = open_devices(device, precision, config.parallel)
