@@ -172,7 +172,7 @@ def train(
 
 
 def _begin(config: TrainConfig, seed: int, device: str) -> tuple[TrainConfig, Devices]:
-    """Checked settings, devices, and with them precision and sizes of batches; libraries are seeded."""
+    """Checked settings, devices, precision and sizes of batches; libraries are seeded."""
     _check_settings(config)
     precision = settle_precision(config.precision, device)
     allow_tf32(config.tf32, precision)
