@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlforge.evaluation.asking import sample_of
 from vlforge.evaluation.benchmarks import benchmark
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.questions import Question
 from vlforge.evaluation.scoring import check_specs
-from vlforge.inference.load import Loaded
-from vlforge.inference.local import LocalChat
-from vlforge.inference.native import ready_to_answer
-from vlforge.models.folder import ModelFolder
-from vlforge.models.native_folder import OWN_TEMPLATE, NativeFolder
 from vlforge.recipe.typed import build
 from vlforge.text.templates import find_template
-from vlforge.training.devices import Devices
+
+if TYPE_CHECKING:
+    from vlforge.inference.load import Loaded
+    from vlforge.inference.local import LocalChat
+    from vlforge.models.folder import ModelFolder
+    from vlforge.models.native_folder import NativeFolder
+    from vlforge.training.devices import Devices
 
 _BATCH, _LONGEST = 32, 16
 """Questions asked at once, and tokens of an answer, as in an `evaluate` stage."""
@@ -53,8 +54,9 @@ class Meanwhile:
 
     def __call__(self, folder: ModelFolder | NativeFolder, devices: Devices) -> dict[str, float]:
         """Scores by benchmark, the same on all devices; one that has no score is left out."""
-        loaded = _loaded(folder, devices)
-        chat = LocalChat(loaded, batch=_BATCH)
+        from vlforge.inference.local import LocalChat
+
+        chat = LocalChat(_loaded(folder, devices), batch=_BATCH)
         scores = {}
         for spec, questions in self._sets:
             said = _answers(chat, questions, spec.max_new_tokens or _LONGEST, devices)
@@ -66,6 +68,10 @@ class Meanwhile:
 
 def _loaded(folder: ModelFolder | NativeFolder, devices: Devices) -> Loaded:
     """The model that trains, as one that is asked."""
+    from vlforge.inference.load import Loaded
+    from vlforge.inference.native import ready_to_answer
+    from vlforge.models.native_folder import OWN_TEMPLATE, NativeFolder
+
     how: dict[str, Any] = {"path": "the model that trains", "device": devices.device}
     if isinstance(folder, NativeFolder):
         processor = ready_to_answer(copy.deepcopy(folder.processor))

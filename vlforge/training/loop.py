@@ -113,24 +113,18 @@ def train(
     progress: ProgressFn = no_progress,
     log: LogFn = no_log,
 ) -> dict[str, Any]:
-    """Train one stage and write the model folder into `out`.
+    """Train one stage and write the model folder into `out`; give its summary.
 
-    Beside the model: `metrics.jsonl` (a line per step), `summary.json` (what was
-    seen and where the loss ended; no times) and `timing.json`. A stage that was
-    stopped, or killed with `save_every_samples` set, goes on from its last
-    checkpoint and ends with the same bytes.
+    Beside the model: `metrics.jsonl` (a line per step), `summary.json` (no times) and
+    `timing.json`. A stage that was stopped, or killed, ends with the same bytes.
 
     Args:
         seed: used where the configuration says "auto".
-        device: "auto", "cpu", "cuda" or "cuda:1"; more processes through
-            accelerate's or torch's launcher.
+        device: "auto", "cpu", "cuda" or "cuda:1"; more processes by a launcher.
         threads: CPU threads of this process.
         stop: asked between steps whether to end early.
         name: what trackers call it; `PROJECT/RUN`.
         ask: asks the benchmarks of `evaluate`.
-
-    Returns:
-        The summary.
 
     Raises:
         RecipeError: settings that cannot work.
@@ -155,16 +149,13 @@ def train(
     lightened = Lightened(folder.model, PARTS, frozen)
     lighten(adapters, frozen, devices.device)
     features = _spare(config, folder.model, data, plan, devices, names, out, log)
-    augment = Augment.of(config.augment, seed)
-    task = _task(config, folder, data, augment, features, names)
+    task = _task(config, folder, data, Augment.of(config.augment, seed), features, names)
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
-    stage = Stage(
-        config, folder, data, plan.order, names, features is not None, out, seed, threads, name
-    )
-    sight = sight_of(stage, ask, devices, log)
+    stage = (plan.order, names, features is not None, out, seed, threads, name)
+    sight = sight_of(Stage(config, folder, data, *stage), ask, devices, log)
     content = facts_of(config) | {"data": data.fingerprint(), "adapters": digest(adapters)}
-    told = {"progress": progress, "log": log}
-    result = fit(task, plan, out, devices, content=content, stop=stop, sight=sight, **told)
+    told: dict[str, Any] = {"stop": stop, "progress": progress, "log": log}
+    result = fit(task, plan, out, devices, content=content, sight=sight, **told)
     devices.make_whole(task.module)
     if devices.is_main:
         lightened.restore()
