@@ -233,8 +233,8 @@ TrackerName = Literal["tensorboard", "wandb", "mlflow", "swanlab", "trackio"]
 class TrainConfig:
     """One stage of VLM training: align, instruct, or any other.
 
-    `model` is three nouns to assemble, or the folder of a model to go on with
-    (`$align`: what an earlier stage made). `image_aspect_ratio` changes how that
+    `model` is three nouns to assemble, or the folder of a model to go on with (`$align`: what
+    an earlier stage made), ours or an image-text model of transformers. `image_aspect_ratio` changes how that
     model fits pictures.
     `train` names what learns: vision, connector, language, a stage of the family as
     published (`align`, `instruct`), regular expressions over parameter names,
@@ -256,9 +256,9 @@ class TrainConfig:
     left out where its pictures do not fit (`on_too_long: cut`); `drop` leaves it out whole,
     `refuse` stops. Rows without a label are left out, or stop the stage (`on_no_labels`);
     all are counted and the first are named. `template: v1+im_start_end` puts each picture
-    between two tokens of its own. `tokenizer: slow` gives texts the ids of transformers 4's
-    slow Llama tokenizer, with which LLaVA and MGM trained, `fast` those of its fast one
-    (XTuner). `compat: llava` (mgm, xtuner, …) gives rows that system's labels, its faults too.
+    between two tokens of its own; `template: auto` is a native model's own chat template.
+    `tokenizer: slow` gives texts the ids of transformers 4's slow Llama tokenizer, with which
+    LLaVA and MGM trained, `fast` those of its fast one (XTuner). `compat: llava` (mgm, xtuner, …) gives rows that system's labels, its faults too.
     `group` brings rows of like length together: `length` (the same as `group_by_length`)
     in windows of 50 batches; `llava`, `mgm` and `xtuner` as those systems, pictures and texts
     apart; `balanced` leaves the order and shares each batch out so that devices end together.
