@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
@@ -27,6 +29,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
@@ -258,6 +261,34 @@ def onevision(out: Path) -> Path:
     }
     kind = LlavaOnevisionForConditionalGeneration
     return _write(kind, config, words, pictures, "<image>\n", out, own)
+
+
+def gemma(out: Path) -> Path:
+    """Gemma 3: tokens of a picture see each other, windows, blank lines around pictures."""
+    words = tokenizer(
+        boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>"
+    )
+    ids = words.convert_tokens_to_ids
+    config = Gemma3Config(
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 7,
+            "vision_use_head": False,
+        },
+        text_config={"vocab_size": len(words), "head_dim": 8, "pad_token_id": 0} | TEXT,
+        mm_tokens_per_image=4,
+        boi_token_index=ids("<start_of_image>"),
+        eoi_token_index=ids("<end_of_image>"),
+        image_token_id=ids("<image_soft_token>"),
+    )
+    pictures = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+    own = {"image_seq_length": 4, "processor_class": "Gemma3Processor"}
+    kind = Gemma3ForConditionalGeneration
+    return _write(kind, config, words, pictures, "<start_of_image>", out, own)
 
 
 def idefics(out: Path) -> Path:

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from tests.models.test_native import MAKERS, picture
+from tests.models.tiny_native import gemma
 from vlforge.data.images import load_rgb
 from vlforge.inference.load import load_model
 from vlforge.models.lean import apply_lean
@@ -24,7 +25,7 @@ from vlforge.training.loop import train
 from vlforge.training.native_rows import lengthen, read_native, shorten
 from vlforge.training.native_task import NativeTask
 from vlforge.training.rows import Sieve
-from vlforge.types import RecipeError, Sample, Turn
+from vlforge.types import ModelError, RecipeError, Sample, Turn
 
 SIZES = ((90, 50), (40, 120), (60, 60))
 
@@ -71,7 +72,7 @@ def one_made(tmp_path_factory):
 
 def configured(name: str, home: Path) -> TrainConfig:
     """A stage over a tiny model and data beside it."""
-    folder = MAKERS[name](home / "model")
+    folder = (MAKERS | {"gemma3": gemma})[name](home / "model")
     return TrainConfig(
         model=str(folder),
         data=str(write_data(home)),
@@ -271,6 +272,17 @@ def test_what_a_native_model_cannot_is_said_in_one_line(one_made, tmp_path, chan
     with pytest.raises(RecipeError, match=words) as caught:
         train(replace(one_made, **changes), tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_whose_tokens_see_each_other_train_and_are_not_packed(tmp_path):
+    config = configured("gemma3", tmp_path)
+    test_rows_are_those_of_the_models_own_processor(config)
+    test_loss_and_gradients_are_transformers_own(config)
+    words = "pack: isolated: gemma3 lets tokens of a picture see each other.*set pack: off"
+    with pytest.raises(ModelError, match=words):
+        train(replace(config, pack="isolated"), tmp_path / "packed", device="cpu")
+    with pytest.raises(ModelError, match="cost of a model of type 'gemma3' is not known"):
+        train(replace(config, group="balanced"), tmp_path / "balanced", device="cpu")
 
 
 def test_a_template_of_ours_is_remembered(one_made, tmp_path):
