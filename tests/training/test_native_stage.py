@@ -246,6 +246,17 @@ def test_a_picture_that_is_lost_meanwhile_teaches_nothing(one_made):
     assert torch.isfinite(task.module(**batch))
 
 
+@pytest.mark.slow
+def test_helper_processes_make_the_same_pixels(one_made):
+    here, there = task_of(one_made), task_of(replace(one_made, decode="processes"))
+    assert there.data.pictures._workers is not None
+    rows = np.arange(6)
+    wanted, found = (task.batch(rows, rows, torch.device("cpu")) for task in (here, there))
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert torch.equal(found[key], value), key
+
+
 def test_a_row_whose_pictures_do_not_fit_is_left_out_and_a_long_one_cut(one_made):
     model = opened(one_made)
     sieve = Sieve(14)

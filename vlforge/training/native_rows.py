@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vlforge.data.images import ImageError, header_size
+from vlforge.inference.native import native_base
 from vlforge.models import native, native_outline
 from vlforge.models.native import NativeEncoded
 from vlforge.models.native_outline import Outliner, Size
@@ -135,7 +136,14 @@ def read_native(
         sieve.restore(written.facts["sieve"])
     log({"event": "encoded", "rows": len(written.rows), "found": was_there})
     sizes = _sizes(config, written, sieve)
-    pictures = NativePictures(model.whole, written.sources, written.picture_sizes, threads)
+    pictures = NativePictures(
+        model.whole,
+        written.sources,
+        written.picture_sizes,
+        threads,
+        decode=config.decode,
+        folder=native_base(Path(str(config.model))),
+    )
     pictures.bad |= written.late()
     return ConversationData(
         rows=written.rows,
