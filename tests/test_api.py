@@ -56,6 +56,7 @@ def test_settings_are_changed_by_values_or_as_they_are_typed(tmp_path):
         (lambda: Recipe(STAGES, jbos=2), "jbos: unknown key 'jbos'"),
         (lambda: Recipe.load("nowhere.yaml"), "nowhere.yaml: no such recipe"),
         (lambda: Recipe(STAGES).run(arm="x"), "'arm' is no choice of a run"),
+        (lambda: Recipe(STAGES).plan(size="tiny"), "'size' is no choice of a run"),
         (lambda: train("model", "data.json", bacth=4), r"stages\.train\.bacth: unknown key"),
     ],
 )

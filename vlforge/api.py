@@ -28,6 +28,8 @@ from vlforge.types import RecipeError
 
 Overrides = Mapping[str, Any] | Iterable[str]
 """`{"stages.align.lr": 5e-4}`, or as on the command line `["stages.align.lr=5e-4"]`."""
+_LOADED_WITH = ("overrides", "size")
+"""What `Recipe.load` is told, and a run no more."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Recipe:
         Args:
             out: the run's folder; `runs/<name>` by default.
             choice: as the options of `vlforge run`: `arms`, `seeds`, `until`, `jobs`,
-                `maps` and `fresh`.
+                `processes`, `maps` and `fresh`.
 
         Raises:
             StageFailed: a stage failed; the same call goes on from there.
@@ -135,10 +137,10 @@ class Recipe:
         return Run(done.run_dir, done.report, done.seconds)
 
     def _choice(self, wanted: Mapping[str, Any]) -> Choice:
-        unknown = set(wanted) - set(Choice.__dataclass_fields__)
+        known = [name for name in Choice.__dataclass_fields__ if name not in _LOADED_WITH]
+        unknown = set(wanted) - set(known)
         if unknown:
-            known = ", ".join(Choice.__dataclass_fields__)
-            raise RecipeError(f"{min(unknown)!r} is no choice of a run; known: {known}")
+            raise RecipeError(f"{min(unknown)!r} is no choice of a run; known: {', '.join(known)}")
         return Choice(overrides=self._overrides, size=self._size, **wanted)
 
 
@@ -150,6 +152,7 @@ def train(
     name: str = "train",
     device: str = "auto",
     threads: int = 0,
+    processes: int | None = None,
     fresh: bool = False,
     quiet: bool = False,
     **settings: Any,
@@ -163,6 +166,7 @@ def train(
             assemble, `{"vision": ..., "language": ...}`.
         data: a dataset, or several.
         out: the run's folder; `runs/<name>` by default.
+        processes: how many train it together; one for each GPU by default.
         fresh: nothing that was finished or stopped is reused.
         settings: those of a train stage, see docs/stages.md; `lr` and other settings of
             the optimiser by their own names.
@@ -173,7 +177,7 @@ def train(
     """
     stage = {"kind": "train", "model": model, "data": data, **settings}
     recipe = Recipe({"train": stage}, name, device=device, threads=threads)
-    return recipe.run(out, quiet=quiet, fresh=fresh)["train"]
+    return recipe.run(out, quiet=quiet, fresh=fresh, processes=processes)["train"]
 
 
 def _stage(folder: Path) -> Stage:
