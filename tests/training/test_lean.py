@@ -19,6 +19,7 @@ from vlforge.training import lean
 from vlforge.training.config import LoraSpec, Optimiser, TrainConfig
 from vlforge.training.lean import compile_layers, missing_compiler
 from vlforge.training.loop import train
+from vlforge.training.parallel import Parallel
 from vlforge.training.room import Pass, cache_advice, choose_twice, rows_of_pass
 from vlforge.types import RecipeError
 
@@ -132,6 +133,17 @@ def test_what_learns_needs_more_than_what_gradients_pass():
     needs += [largest(8, PARTS).needs(cost), largest(8, PARTS).needs(cost, ("vision",))]
     assert needs[0] < needs[1] < needs[2] > needs[3]
     assert largest(8, number=4, state=0).needs(cost) == 2 * largest(8, state=0).needs(cost)
+
+
+def test_what_processes_share_out_weighs_less_on_each():
+    model = family("llava").model
+    learns(model, PARTS[2:])
+    ways = (Parallel(), Parallel("zero", 2), Parallel("zero", 3), Parallel("fsdp2"))
+    found = [lean.state_bytes(model, way, 4) for way in ways]
+    weights = sum(p.numel() for p in model.parameters())
+    learned = sum(p.numel() for p in model.language.parameters())
+    wanted = [4 * weights + 12 * learned, 4 * weights + 3 * learned, weights + 3 * learned]
+    assert found == [*wanted, wanted[-1]]
 
 
 def test_a_pass_that_can_be_halved_is_asked_for_a_few_rows():

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 LAST_ROWS_WIDTH = 512
-"""Width of a decoder from which on moving rows costs less than what they would take."""
+"""Width of a decoder from which on auto takes rows out: fewer rows round otherwise, and what
+small models learn is held to the bit."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Lean:
     layers behind the one that features are taken from are not run. `frozen_graph`: parts of
     which nothing learns, with nothing that learns before them, keep no graph.
     `last_layer_rows`: the last decoder layer makes queries, their outputs and the MLP of
-    supervised rows alone; auto is from 512 wide on, below that moving rows costs as much.
+    supervised rows alone; auto is from 512 wide on: small models keep their bits.
     """
 
     supervised_head: bool = True

@@ -17,6 +17,7 @@ from vlforge.models.lean import apply_lean
 from vlforge.models.parts.recompute import layers_of
 from vlforge.training.batching import group_of
 from vlforge.training.config import TrainConfig
+from vlforge.training.parallel import Parallel, settle_parallel
 from vlforge.training.pictures import machine_memory
 from vlforge.training.room import Pass, choose_twice, rows_of_pass
 from vlforge.types import ModelError, RecipeError
@@ -70,19 +71,26 @@ def largest_pass(
     if config.pack == "isolated" and not isinstance(config.pack_length, str):
         longest = max(longest, config.pack_length)
     images = 1.0 if len(data.pictures.sources) else 0.0
-    state = 0.0
-    for parameter in model.parameters():
-        each = parameter.element_size() + (OPTIMISER_BYTES if parameter.requires_grad else 0)
-        state += parameter.numel() * each
     return Pass(
         rows=rows_of_pass(config.micro_batch, share, halves=on_gpu and devices.count == 1),
         text_tokens=max(0.0, longest - images * model.cost().image_tokens),
         supervised=int(data.rows.supervised.max()),
         images=images,
         learning=tuple(p for p in PARTS if any(n.startswith(f"{p}.") for n in learning)),
-        state=state,
+        state=state_bytes(model, settle_parallel(config.parallel), devices.count),
         number=4 if config.precision == "fp32" or not on_gpu else 2,
     )
+
+
+def state_bytes(model: nn.Module, parallel: Parallel, devices: int) -> float:
+    """Of weights, gradients and moments on one device, as processes share them out."""
+    shares_all = parallel.kind == "fsdp2" or (parallel.kind == "zero" and parallel.stage in (0, 3))
+    shares = 1 if parallel.kind == "ddp" else devices
+    found = 0.0
+    for parameter in model.parameters():
+        kept = parameter.element_size() / (shares if shares_all else 1)
+        found += parameter.numel() * (kept + parameter.requires_grad * OPTIMISER_BYTES / shares)
+    return found
 
 
 def device_memory(device: torch.device) -> int:
