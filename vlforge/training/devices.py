@@ -282,7 +282,11 @@ class Plain:
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
-        self.param_groups = optimizer.param_groups
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Its groups, which loading a state replaces."""
+        return self.optimizer.param_groups
 
     def step(self) -> None:
         """One update."""
