@@ -15,6 +15,7 @@ from vlforge.training.checkpoint import Best, Keeper, Progress
 from vlforge.training.config import HeldOut, Mixture, Optimiser, TrainConfig
 from vlforge.training.devices import open_devices
 from vlforge.training.loop import train
+from vlforge.training.metrics import Metrics
 from vlforge.types import RecipeError, StageStopped
 
 RESULT = ("model.safetensors", "metrics.jsonl", "summary.json")
@@ -307,3 +308,22 @@ def test_a_checkpoint_of_another_run_is_gone_once_this_one_has_its_own(tmp_path,
     assert said.lines == ["the checkpoint of step 9 is not used: batch was 4 and is 8"]
     other.keeper.save(Progress(2))
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_no_checkpoint_is_ahead_of_its_metrics(tmp_path, made, said, monkeypatch):
+    write = Metrics._write
+
+    def full(self):
+        if self.lines:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Metrics, "_write", full)
+    left = iter([False] * 3)
+    with pytest.raises(StageStopped, match="goes on after step 0 of 6"):
+        train(made, tmp_path / "cut", device="cpu", log=said, stop=lambda: next(left, True))
+    assert steps(tmp_path / "cut") == []
+    assert "no space for a checkpoint in" in said.text
+    monkeypatch.setattr(Metrics, "_write", write)
+    train(made, tmp_path / "cut", device="cpu")
+    train(made, tmp_path / "whole", device="cpu")
+    assert result(tmp_path / "cut") == result(tmp_path / "whole")

@@ -165,6 +165,13 @@ class Keeper:
                 shutil.rmtree(old, ignore_errors=True)
         return True
 
+    def say_full(self, place: Path, size: str = "") -> None:
+        """Tell that no checkpoint could be written, and what to do."""
+        self._say(
+            f"no space for a checkpoint in {place}{size}: free some; training goes on, the one "
+            "before stays, and the next is tried in its turn"
+        )
+
     def put_best(self) -> Best | None:
         """Give the module the best weights; None where none were kept."""
         if self.best is not None:
@@ -236,10 +243,7 @@ class Keeper:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            self._say(
-                f"no space for a checkpoint in {self.folder} ({needed / 2**20:,.1f} MiB): free "
-                "some; training goes on, the one before stays, and the next is tried in its turn"
-            )
+            self.say_full(self.folder, f" ({needed / 2**20:,.1f} MiB)")
             return False
         return True
 

@@ -33,6 +33,7 @@ from vlforge.training.balance import passes_of
 from vlforge.training.checkpoint import Keeper, Progress
 from vlforge.training.config import Optimiser
 from vlforge.training.devices import Devices
+from vlforge.training.metrics import NAME
 from vlforge.training.optimiser_groups import make_optimiser, optimiser_groups
 from vlforge.training.schedules import Schedule
 from vlforge.training.stopping import Stopping, never
@@ -353,7 +354,10 @@ class _Loop:
         self.watch.add(line)
 
     def _save(self) -> None:
-        self.watch.flush()
+        # A checkpoint whose lines are not on the disk would leave a gap after a kill.
+        if not self.devices.agreed(self.watch.flush()):
+            self.keeper.say_full(self.out / NAME)
+            return
         scaler = self.devices.scaler
         progress = replace(
             self.done,

@@ -297,11 +297,12 @@ class Watch:
         yield
         self.rates.waited(time.monotonic() - start)
 
-    def flush(self) -> None:
-        """Write all that was seen."""
+    def flush(self) -> bool:
+        """Write all that was seen; whether the disk took it."""
         self.settle()
         if self.metrics:
             self.metrics.flush()
+        return self.metrics is None or not self.metrics.lines
 
     def close(self) -> None:
         """Let trackers end."""
