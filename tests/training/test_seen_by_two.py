@@ -31,14 +31,14 @@ config = TrainConfig(
     model=ModelSpec(vision=str(made / "vision"), language=str(made / "language")),
     data=str(made / "data.json"), samples=50, batch=5, template="vicuna",
     train=("vision", "connector", "language"), optimiser=Optimiser(lr=1e-3), micro_batch=2,
-    guard=Guard(spike=3, window=4, on_spike="skip", nan_steps=1),
+    guard=Guard(spike=3, window=4, on_spike="skip", nan_steps=1), parallel=sys.argv[3],
     evaluate=HeldOut(data=str(made / "data.json"), rows=7, every_samples=20),
 )
 train(config, out, device="cpu", log=lambda event: print(json.dumps(event)))
 """
 
 
-def run(made: Path, out: Path, world: int) -> None:
+def run(made: Path, out: Path, world: int, parallel: str = "auto") -> None:
     """A stage spread over `world` processes."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -47,7 +47,7 @@ def run(made: Path, out: Path, world: int) -> None:
     for rank in range(world):
         spread = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         spread |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", STAGE, str(made), str(out)]
+        command = [sys.executable, "-c", STAGE, str(made), str(out), parallel]
         log = (out.parent / f"{out.name}-{rank}.log").open("w")
         env = os.environ | (spread if world > 1 else {})
         stages.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
@@ -60,11 +60,12 @@ def lines(path: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_two_processes_see_what_one_sees(tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_processes_see_what_one_sees(tmp_path, parallel):
     made = tmp_path / "made"
     write_parts(made, write_data(made))
-    for name, world in (("alone", 1), ("together", 2)):
-        run(made, tmp_path / name, world)
+    run(made, tmp_path / "alone", 1)
+    run(made, tmp_path / "together", 2, parallel)
     alone, together = tmp_path / "alone", tmp_path / "together"
     for file, keys in (("eval.jsonl", ("eval_loss",)), ("metrics.jsonl", ("loss",))):
         ours, theirs = lines(alone / file), lines(together / file)
