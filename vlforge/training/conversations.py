@@ -33,7 +33,7 @@ from vlforge.training.mixture import Data, mixtures, samples_of
 from vlforge.training.picture_sources import name_of
 from vlforge.training.pictures import Pictures
 from vlforge.training.row_coding import Read, RowCoder, encode_all, rows_key
-from vlforge.training.rows import Dropped, Sieve
+from vlforge.training.rows import SHOWN_DROPS, Dropped, Sieve
 from vlforge.types import DataError, LogFn, ProgressFn, Sample, no_log, no_progress
 
 
@@ -55,6 +55,7 @@ class ConversationData:
     written: WrittenRows
     noted: set[int] = field(default_factory=set)
     keeps_alive: Any = None
+    log: LogFn = no_log
 
     @property
     def dropped(self) -> Dropped:
@@ -74,7 +75,11 @@ class ConversationData:
         for image in images:
             if image in self.pictures.bad and image not in self.noted:
                 self.noted.add(image)
-                self.written.add_late(image, self.pictures.bad[image])
+                why = self.pictures.bad[image]
+                self.written.add_late(image, why)
+                if len(self.noted) <= SHOWN_DROPS:
+                    name = name_of(self.pictures.sources[image])
+                    self.log({"event": "warning", "text": f"unreadable picture {name}: {why}"})
 
     def count_late_drops(self) -> None:
         """Add rows whose picture turned out unreadable when it was decoded just in time.
@@ -148,7 +153,8 @@ def read_conversations(
     if bad is None:
         bad = written.keep_bad_at_start(dict(pictures.bad))
     pictures.bad |= written.late()
-    return _without_bad_pictures(parts, written, bad, pictures, sieve, own)
+    usable = _without_bad_pictures(parts, written, bad, pictures, sieve)
+    return replace(usable, keeps_alive=own, log=log)
 
 
 def _write(
@@ -198,7 +204,6 @@ def _without_bad_pictures(
     bad: dict[int, str],
     pictures: Pictures,
     sieve: Sieve,
-    keeps_alive: Any,
 ) -> ConversationData:
     """The rows of which every picture could be read when the stage began."""
     rows = written.rows
@@ -225,7 +230,6 @@ def _without_bad_pictures(
         words=written.words[numbers],
         numbers=numbers,
         written=written,
-        keeps_alive=keeps_alive,
     )
 
 
