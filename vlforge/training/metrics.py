@@ -60,8 +60,8 @@ class Metrics:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
     def losses(self) -> list[float]:
-        """The losses of all lines that have one, oldest first."""
-        return [line["loss"] for line in self.read() if line["loss"] is not None]
+        """The losses of all steps that were learned from, oldest first."""
+        return [line["loss"] for line in self.read() if "skipped" not in line]
 
     def _write(self) -> None:
         """All lines or none: half of one would stand before the next try's."""
