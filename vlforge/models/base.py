@@ -316,7 +316,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             mask = plan.mask if plan.padding_side == "left" else None
             positions = plan.positions if mask is not None else None
             placed = {"attention_mask": mask, "position_ids": positions}
-        places = supervised_places(plan.labels)
+        places = supervised_places(plan.labels) if plan.places is None else plan.places
         with (
             nullcontext()
             if self.last_rows is None

@@ -252,7 +252,7 @@ class _Loop:
         factor = self.schedule.factor(step)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        torch.manual_seed((plan.seed * 1_000_003 + step) * 64 + self.devices.index)
+        _seed((plan.seed * 1_000_003 + step) * 64 + self.devices.index, self.devices.device)
         loss = self._gradients(rows, start)
         norm = self._clip()
 
@@ -381,6 +381,18 @@ class _Loop:
             seen=self.watch.summary(),
             timing=self.watch.timing(),
         )
+
+
+def _seed(number: int, device: torch.device) -> None:
+    """Seed what a step draws from.
+
+    `torch.manual_seed` asks every kind of device that torch knows, and those that are not
+    there keep a traceback of each call until the process ends.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
 
 
 def drop_checkpoints(out: Path) -> None:

@@ -62,6 +62,7 @@ def pack_plan(plan: SplicePlan, packs: Sequence[Sequence[int]]) -> SplicePlan:
         lengths=made[4],
         padding_side="right",
         segments=made[5],
+        places=None,
     )
 
 

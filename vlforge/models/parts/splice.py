@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlforge.kernels.lean_loss import supervised_places
+from vlforge.kernels.moving import moved
 from vlforge.types import IGNORE_INDEX, IMAGE_INDEX, ModelError
 
 
@@ -29,6 +31,8 @@ class SplicePlan:
     `source` indexes the table of text embeddings (B * T rows), then vision
     tokens, then one zero row. `mask` is False on padding. `lengths` [B].
     `segments` numbers the samples of a row that holds several (`parts/packs.py`).
+    `places` are `supervised_places(labels)`, once the plan was moved: asking a GPU for
+    them would wait for it.
     """
 
     source: Tensor
@@ -38,13 +42,15 @@ class SplicePlan:
     lengths: Tensor
     padding_side: Literal["left", "right"]
     segments: Tensor | None = None
+    places: Tensor | None = None
 
     def to(self, device: torch.device | str) -> SplicePlan:
         """The plan with its tensors on a device."""
         tensors = (self.source, self.labels, self.mask, self.positions, self.lengths)
-        segments = None if self.segments is None else self.segments.to(device)
-        moved = (tensor.to(device) for tensor in tensors)
-        return SplicePlan(*moved, self.padding_side, segments)
+        places = supervised_places(self.labels) if self.places is None else self.places
+        segments = None if self.segments is None else moved(self.segments, device)
+        there = (moved(tensor, device) for tensor in tensors)
+        return SplicePlan(*there, self.padding_side, segments, moved(places, device))
 
 
 def plan_splice(
