@@ -123,10 +123,10 @@ def _measure_case(case: Any, options: argparse.Namespace) -> dict[str, Any]:
 def _run(
     case: Any, folder: Path, loop: str, runs: Runs, options: argparse.Namespace, kept: bool
 ) -> None:
-    """One process; those of turn 0 tell what is kept, over two steps, and are not timed."""
+    """One process; those of turn 0 tell what is kept in one step, and are not timed."""
     command = [
         sys.executable, str(HERE), "--loop", loop, "--folder", str(folder), "--only", case.name,
-        "--steps", str(2 if kept else options.steps), "--batch", str(options.batch),
+        "--steps", str(1 if kept else options.steps), "--batch", str(options.batch),
         "--threads", str(options.threads),
     ]  # fmt: skip
     command += ["--tiny"] * options.tiny + ["--kept"] * kept

@@ -11,6 +11,7 @@ from typing import Any
 
 from model_parts.cases import STAGES
 
+from vlforge.models.config import Lean
 from vlforge.training import loop, pictures
 from vlforge.training.config import Optimiser, TrainConfig
 
@@ -33,6 +34,8 @@ def config_of(case: TrainCase, folder: Path) -> TrainConfig:
         random_crop=False,
         cache="off",
         image_aspect_ratio=case.fit,
+        # As `auto` is at the real widths that a scaled-down model stands for.
+        lean=Lean(last_layer_rows=True),
         **case.lean,
     )
 
