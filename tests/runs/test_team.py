@@ -119,7 +119,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_all(tmp_path, start):
     command.send_signal(signal.SIGINT)
     said, _ = command.communicate(timeout=120)
     assert command.returncode == 130
-    assert "are kept; the same command goes on from there" in said
+    assert "stopped; the same command goes on after step" in said
 
 
 def test_torchrun_works_as_it_is(tmp_path, start):
@@ -148,5 +148,5 @@ def test_srun_works_as_it_is_and_a_fault_is_told_once(tmp_path, start):
     ]
     said = [command.communicate(timeout=400)[0] for command in commands]
     assert [command.returncode for command in commands] == [2, 2]
-    assert "max_length 4" in said[0]
+    assert said[0].count("longer than max_length") == 1
     assert said[1] == ""

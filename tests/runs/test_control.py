@@ -1,0 +1,71 @@
+"""The line between the processes of a launch, both ends in one process."""
+
+import pytest
+
+from tests.side_by_side import free_port
+from vlforge.runs import control
+from vlforge.runs.control import Control, Lost, leading
+from vlforge.runs.launch import Launch
+
+
+@pytest.fixture
+def ends():
+    """The first process's end of the line, and another's."""
+    port = free_port()
+    first, other = (Launch(rank, 2, rank, 2, "127.0.0.1", port) for rank in range(2))
+    return Control.connect(first, is_host=True), Control.connect(other, is_host=False)
+
+
+def test_calls_come_in_order_and_once(ends):
+    first, other = ends
+    assert other.called() is None
+    assert [first.call("one"), first.call("two")] == [0, 1]
+    assert [other.called(), other.called(), other.called()] == [(0, "one"), (1, "two"), None]
+
+
+def test_answers_are_read_when_they_are_there(ends):
+    first, other = ends
+    assert first.read("result/0/1") is None
+    other.tell("result/0/1", ("died", "exit code 1"))
+    assert first.read("result/0/1") == ("died", "exit code 1")
+
+
+def test_a_process_that_says_nothing_is_lost(ends, monkeypatch):
+    first, other = ends
+    monkeypatch.setattr(control, "SILENT_S", -1.0)
+    other.beat()
+    assert first.silent() is None
+    other.beat()
+    assert first.silent() is None
+    assert first.silent() == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"), [(None, "done"), (Lost("x"), "failed"), (KeyboardInterrupt(), "stopped")]
+)
+def test_the_others_end_as_the_first_does(ends, monkeypatch, raised, said):
+    first, other = ends
+    monkeypatch.setattr(control, "line_of", lambda launch: first)
+    monkeypatch.setattr(control, "GOODBYE_S", 0.0)
+
+    def lead():
+        with leading(first.launch), leading(first.launch):
+            if raised is not None:
+                raise raised
+
+    if raised is None:
+        lead()
+    else:
+        with pytest.raises(type(raised)):
+            lead()
+    assert other.read("end/0") == said
+    assert other.read("end/1") is None
+
+
+def test_nobody_at_the_address_is_told_in_a_line(monkeypatch):
+    from datetime import timedelta
+
+    monkeypatch.setattr(control, "CONNECT", timedelta(seconds=1))
+    launch = Launch(1, 2, 1, 2, "127.0.0.1", free_port())
+    with pytest.raises(Lost, match="set MASTER_ADDR and MASTER_PORT"):
+        Control.connect(launch, is_host=False)
