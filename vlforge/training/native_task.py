@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vlforge.kernels.lean_loss import supervised_places
+from vlforge.kernels.moving import moved
 from vlforge.models.base import PARTS
 from vlforge.models.native import PER_TOKEN, NativeEncoded
 from vlforge.models.native_outline import blank
@@ -117,7 +118,7 @@ class NativeTask:
         if self.needs_dummy and not any(row.image_spans for row in found):
             found.append(self._blank_row())
         made = self._packed(found) if self.batching.packs else self.model.whole.collate(found)
-        return {key: value.to(device) for key, value in made.items()}
+        return {key: moved(value, device) for key, value in made.items()}
 
     def _row(self, row: int) -> NativeEncoded:
         """A row as the processor would have encoded it; without labels where a picture is bad."""
