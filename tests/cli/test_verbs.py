@@ -10,7 +10,8 @@ import pytest
 from vlforge.cli import main
 
 VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "view", "convert", "repair",
-         "convert-model", "merge", "mix", "split", "download", "fetch", "tool", "train", "chat",
+         "convert-model", "merge", "mix", "split", "download", "fetch", "tool", "train",
+         "watch", "chat",
          "report", "why", "eval run", "eval score", "eval export", "list ops",
          "list kinds"]  # fmt: skip
 
@@ -66,6 +67,8 @@ def test_unknown_words_name_the_nearest_known(words, nearest, capsys):
         (["chat", "nowhere"], "nowhere: no such model folder"),
         (["report", "nowhere"], "nowhere: no such folder"),
         (["why", "7"], "no run under"),
+        (["watch"], "no run under"),
+        (["watch", "nowhere"], "no run here"),
         (["why", "7", "nowhere"], "no processed dataset here"),
         (["eval", "score", "nowhere"], "nowhere: no such folder"),
         (["run", "x.yaml", "--seeds", "0"], "--seeds"),

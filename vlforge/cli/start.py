@@ -39,6 +39,7 @@ from vlforge.cli import (
     tool,
     train,
     view,
+    watch,
     why,
 )
 from vlforge.cli.show import error_line, plain_line
@@ -124,6 +125,7 @@ def build_app() -> typer.Typer:
     app.command("fetch", epilog=fetch.EXAMPLES)(fetch.fetch)
     app.command("train", epilog=train.EXAMPLES)(train.train)
     app.add_typer(evaluate.build_app(), name="eval")
+    app.command("watch", epilog=watch.EXAMPLES)(watch.watch)
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
     app.command("report", epilog=report.EXAMPLES)(report.report)
     app.command("why", epilog=why.EXAMPLES)(why.why)

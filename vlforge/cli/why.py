@@ -38,9 +38,9 @@ def why(
         plain_line(line)
 
 
-def newest_run(runs: Path) -> Path:
+def newest_run(runs: Path, command: str = "vlforge why ID FOLDER") -> Path:
     """The run folder under `runs` that was written to last."""
     found = [p for p in runs.glob("*") if p.is_dir() and not p.name.startswith(".")]
     if not found:
-        raise DataError(f"no run under {runs.absolute()}; name a run: vlforge why ID FOLDER")
+        raise DataError(f"no run under {runs.absolute()}; name a run: {command}")
     return max(found, key=lambda p: p.stat().st_mtime)
