@@ -2,6 +2,7 @@
 
 import pytest
 
+from vlforge.cli import main
 from vlforge.runs.launch import find_launch, first_host, forget_launch, without_local_rank
 from vlforge.types import RecipeError
 
@@ -87,3 +88,13 @@ def test_a_process_of_ours_joins_nobody():
     told = dict(TORCHRUN) | {"PATH": "/bin"}
     forget_launch(told)
     assert told == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize("words", [["process", "none.jsonl"], ["plan", "none.yaml"]])
+def test_verbs_that_train_nothing_are_the_first_processs_alone(monkeypatch, capsys, words):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert main(words) == 0
+    monkeypatch.setenv("RANK", "0")
+    assert main(words) == 2
+    assert "none." in capsys.readouterr().err

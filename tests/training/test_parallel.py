@@ -7,7 +7,7 @@ import pytest
 
 from vlforge.training.config import HeldOut, Optimiser, TrainConfig
 from vlforge.training.deepspeed_json import deepspeed_settings
-from vlforge.training.devices import check_asking
+from vlforge.training.devices import check_asking, own_gpu
 from vlforge.training.parallel import Parallel, settle_parallel
 from vlforge.types import RecipeError
 
@@ -123,3 +123,10 @@ def test_benchmarks_are_not_asked_of_a_model_in_shares():
     check_asking(stage(evaluate=HeldOut(data="held.json")), "fsdp2")
     with pytest.raises(RecipeError, match=r"parallel: fsdp2 shares out; take evaluate\.data"):
         check_asking(stage(evaluate=HeldOut(benchmarks=("pope",))), "fsdp2")
+
+
+def test_a_process_takes_its_own_gpu_or_the_only_one_it_sees():
+    assert [own_gpu(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
+    assert [own_gpu(rank, 1) for rank in range(4)] == [0, 0, 0, 0]
+    with pytest.raises(RecipeError, match="as many processes as GPUs"):
+        own_gpu(4, 4)

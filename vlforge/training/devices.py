@@ -8,6 +8,7 @@ out by torch's FSDP2, `zero.ZeroDevices` by DeepSpeed.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -358,8 +359,32 @@ def _join(on_cpu: bool) -> None:
     """Meet the other processes, where the environment names some."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or torch.distributed.is_initialized():
         return
-    if not on_cpu and "LOCAL_RANK" in os.environ:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not on_cpu:
+        local = own_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(local)
+        torch.cuda.set_device(local)
     # Tensors in main memory (offloaded shares, lists of rows) go another way than a GPU's.
     backend = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
     torch.distributed.init_process_group(backend, timeout=WAIT)
+    if on_cpu:
+        # gloo's threads must not outlive the interpreter, which would abort at its end.
+        atexit.register(_part)
+
+
+def own_gpu(local_rank: int, gpus: int) -> int:
+    """Which of the GPUs that it sees a process takes; SLURM may show each its own alone.
+
+    Raises:
+        RecipeError: more processes than GPUs.
+    """
+    if local_rank >= gpus > 1:
+        raise RecipeError(
+            f"process {local_rank} of this machine, which has {gpus} GPUs, has none; start as many "
+            "processes as GPUs"
+        )
+    return local_rank if gpus > 1 else 0
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -30,6 +30,12 @@ from vlforge.training.parallel import Parallel
 from vlforge.types import ModelError, RecipeError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_SHARES = (
+    "fp32_partitioned_groups_flat",
+    "single_partition_of_fp32_groups",
+    "fp32_groups_flat_partition",
+)
+"""What the optimisers of ZeRO-3, of ZeRO-1 and 2, and of bf16 call this process's weights."""
 
 
 class ZeroDevices(Devices):
@@ -200,19 +206,12 @@ class ZeroDevices(Devices):
                 getattr(optimiser, name)()
 
     def _begin_moments(self) -> None:
-        """Moments exist from the first step on: one that changes nothing makes them."""
+        """Moments exist from the first step on; here before it, at 0, share by share."""
         base, shared = _base(self._engine), self._engine.optimizer
-        if not base.state:
-            rates = [group["lr"] for group in base.param_groups]
-            for group in base.param_groups:
-                group["lr"] = 0.0
-                for p in group["params"]:
-                    p.grad = torch.zeros_like(p)
-            base.step()
-            for group, rate in zip(base.param_groups, rates, strict=True):
-                group["lr"] = rate
-                for p in group["params"]:
-                    p.grad = None
+        for share in next(getattr(shared, name) for name in _SHARES if hasattr(shared, name)):
+            if not base.state.get(share):
+                base.state[share] = {"step": torch.zeros((), device=share.device)}
+                base.state[share] |= {what: torch.zeros_like(share) for what in _MOMENTS}
         if hasattr(shared, "_lazy_init_hp_params_optimizer_state"):
             shared._lazy_init_hp_params_optimizer_state()
 
