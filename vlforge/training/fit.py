@@ -162,6 +162,7 @@ def fit(
             progress(
                 min((step + 1) * plan.batch, len(plan.order)), len(plan.order), loop.watch.note
             )
+        loop.watch.flush()
     return loop.finish()
 
 
