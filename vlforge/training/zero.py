@@ -7,6 +7,7 @@ any other stage: whole tensors, asked for one by one.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -109,7 +110,8 @@ class ZeroDevices(Devices):
     def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
         """The engine bounds gradients within its step; gives the norm of the step before."""
         before = self._engine.get_global_grad_norm()
-        return torch.as_tensor(0.0 if before is None else float(before))
+        known = before is not None and math.isfinite(float(before))
+        return torch.as_tensor(float(before) if known else 0.0)
 
     def weights(self, module: nn.Module) -> dict[str, Lazy]:
         """Whole weights in fp32, asked for one by one."""
