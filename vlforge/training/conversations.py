@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlforge.kernels.moving import moved
 from vlforge.models.base import PARTS, VisionLanguageModel
 from vlforge.models.parts.anyres import BLANK, Size
 from vlforge.models.parts.packs import pack_plan
@@ -322,7 +323,7 @@ class ConversationTask:
         if not images and self.needs_dummy:
             batch = {"is_dummy": True} | self._blank(device)
         elif images and self.features is not None:
-            batch = {"features": self.features[torch.tensor(images)].to(device)}
+            batch = {"features": moved(self.features[torch.tensor(images)], device)}
         elif images:
             batch = {"pixels": self._pixels(images, places, device)}
         if images and self.model.needs_sizes:
@@ -335,7 +336,7 @@ class ConversationTask:
         if self.batching.packs:
             attention = str(self.model.language.get_decoder().config._attn_implementation)
             plan = pack_plan(plan, self.batching.grouped(plan.lengths.tolist(), attention))
-        return batch | {"ids": ids.to(device), "plan": plan.to(device)}
+        return batch | {"ids": moved(ids, device), "plan": plan.to(device)}
 
     def _pixels(self, images: list[int], places: np.ndarray, device: torch.device) -> Tensor:
         """Normalised pixels of the pictures, or of all their tiles."""
@@ -343,7 +344,7 @@ class ConversationTask:
         if self.augment:
             tiles = [self.data.pictures.tiles(image) for image in images]
             pictures = self.augment(pictures, np.repeat(places, tiles))
-        return self.data.pictures.processor.normalise(pictures.to(device))
+        return self.data.pictures.processor.normalise(moved(pictures, device))
 
     def _images(
         self, rows: np.ndarray, positions: np.ndarray | None = None
