@@ -1,17 +1,22 @@
 """What a stage that trains says of itself, in lines and in files."""
 
 import json
+import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
 from vlforge.training import fit, watch
-from vlforge.training.config import Optimiser, TrainConfig
+from vlforge.training.config import Guard, Optimiser, TrainConfig
 from vlforge.training.loop import train
-from vlforge.training.watch import short
+from vlforge.training.watch import Sight, Watch, short
+from vlforge.types import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,56 @@ def test_a_resumed_stage_says_where_it_begins_and_rates_what_it_does(tmp_path, m
     trained = [done for done in seen if done >= 32]
     assert trained[0] == 32
     assert [samples for samples, _ in rated] == [4, 4]
+
+
+class Ahead:
+    """A device that computes ahead of the loop, as a GPU does."""
+
+    device, count, is_main, scaler = SimpleNamespace(type="cuda"), 1, True, None
+
+    def __init__(self):
+        self.fetched = 0
+
+    def total(self, values):
+        self.fetched += 1
+        return values
+
+
+def steps_of(seen, losses):
+    """Steps with these losses, as the loop tells them; whether each update was made."""
+    taken = []
+    for step, loss in enumerate(losses, 1):
+        rows = np.asarray([10 * step, 10 * step + 1])
+        taken.append(seen.takes(step, rows, torch.tensor(loss), torch.tensor(1.0)))
+        seen.add({"step": step, "samples": 2 * step, "lr": 1e-3})
+    return taken
+
+
+def test_losses_of_a_device_that_is_ahead_are_fetched_together(tmp_path):
+    devices = Ahead()
+    seen = Watch(tmp_path, 0, devices, 1e-3)
+    assert steps_of(seen, [1.0] * 25) == [True] * 25
+    assert devices.fetched == 2
+    seen.flush()
+    assert devices.fetched == 3
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 26))
+
+
+def test_a_bad_loss_of_a_device_that_is_ahead_names_its_own_step_and_rows(tmp_path):
+    seen = Watch(tmp_path, 0, Ahead(), 1e-3)
+    with pytest.raises(ModelError, match=r"the loss is nan at step 3, with row 30, row 31"):
+        steps_of(seen, [1.0, 1.0, math.nan, *[1.0] * 20])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_with_a_guard_every_loss_is_waited_for(tmp_path):
+    devices = Ahead()
+    guard = Guard(spike=2.0, window=2, on_spike="skip")
+    seen = Watch(tmp_path, 0, devices, 1e-3, sight=Sight(guard=guard))
+    assert steps_of(seen, [1.0, 1.0, 5.0, 1.0]) == [True, True, False, True]
+    assert devices.fetched == 4
 
 
 @pytest.mark.parametrize(
