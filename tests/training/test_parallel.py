@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vlforge.training.config import HeldOut, Optimiser, TrainConfig
+from vlforge.training.config import Optimiser, TrainConfig
 from vlforge.training.deepspeed_json import deepspeed_settings
-from vlforge.training.devices import check_asking, own_gpu
+from vlforge.training.devices import own_gpu
 from vlforge.training.parallel import Parallel, settle_parallel
 from vlforge.types import RecipeError
 
@@ -117,12 +117,6 @@ def test_offload_says_where():
     assert zero["offload_param"] == zero["offload_optimizer"] == {"device": "cpu"}
     made = deepspeed_settings(Parallel("zero", 2, offload=True), stage(), 1, 8)
     assert "offload_param" not in made["zero_optimization"]
-
-
-def test_benchmarks_are_not_asked_of_a_model_in_shares():
-    check_asking(stage(evaluate=HeldOut(data="held.json")), "fsdp2")
-    with pytest.raises(RecipeError, match=r"parallel: fsdp2 shares out; take evaluate\.data"):
-        check_asking(stage(evaluate=HeldOut(benchmarks=("pope",))), "fsdp2")
 
 
 def test_a_process_takes_its_own_gpu_or_the_only_one_it_sees():

@@ -167,13 +167,8 @@ class ShardedDevices(Devices):
         super().__init__(accelerator)
         if precision == "fp16":
             raise RecipeError("precision fp16 and parallel: fsdp2: take bf16 or fp32, or ddp")
-        self._name = "fsdp2_offload" if parallel.offload else "fsdp2"
         self._offload = parallel.offload and self.device.type != "cpu"
         self._dtype = _DTYPES.get(precision) if self.device.type != "cpu" else None
-
-    def settle(self, config: TrainConfig) -> None:
-        """Refuse what wants a whole model in the middle of training."""
-        check_asking(config, self._name)
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module itself, its layers shared out."""
@@ -263,19 +258,6 @@ def one_by_one(
         yield {name: reading(number, lazies[name]) for number, name in enumerate(names)}
     finally:
         told(-1)
-
-
-def check_asking(config: TrainConfig, name: str) -> None:
-    """Answers differ in length, and nobody has the weights alone to give one.
-
-    Raises:
-        RecipeError: benchmarks are to be asked while the model is shared out.
-    """
-    if config.evaluate is not None and config.evaluate.benchmarks:
-        raise RecipeError(
-            f"evaluate.benchmarks needs the whole model, which parallel: {name} shares out; "
-            "take evaluate.data, ddp, or an evaluate stage afterwards"
-        )
 
 
 class Plain:

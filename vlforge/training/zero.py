@@ -23,7 +23,6 @@ from vlforge.training.devices import (
     Devices,
     Name,
     by_parameter,
-    check_asking,
     one_by_one,
     running,
 )
@@ -60,9 +59,7 @@ class ZeroDevices(Devices):
         """Hold a JSON against the stage before a weight is read."""
         if config.optimiser.type != "adamw":
             raise RecipeError("parallel by DeepSpeed takes optimiser.type adamw")
-        made = deepspeed_settings(self._parallel, config, self.count, 1)
-        if made["zero_optimization"].get("stage") == 3:
-            check_asking(config, "zero3")
+        deepspeed_settings(self._parallel, config, self.count, 1)
         self._config = config
 
     @property
