@@ -21,6 +21,7 @@ from tests.faults.training_runs import (
 )
 
 pytestmark = pytest.mark.slow
+SELDOM = "stages.align.save_every_samples=1000000"
 
 
 def wait_for_step(run: Started, step: int) -> bool:
@@ -30,6 +31,14 @@ def wait_for_step(run: Started, step: int) -> bool:
             return True
         time.sleep(0.005)
     return False
+
+
+def wait_for_steps(run: Started) -> None:
+    """Until some steps are done, of which no checkpoint is written yet."""
+    while not list(run.runs.glob(".store/*.partial/metrics.jsonl")):
+        assert run.process.poll() is None, run.text
+        time.sleep(0.005)
+    time.sleep(0.3)
 
 
 def test_killed_at_ten_random_steps_it_ends_with_the_same_bytes(tmp_path):
@@ -56,12 +65,9 @@ def test_asked_to_stop_it_leaves_a_checkpoint_of_its_last_step(tmp_path, number)
     recipe = write_recipe(tmp_path / "made")
     whole = run_whole(recipe, tmp_path / "whole")
     # Of its own accord it would write the first checkpoint long after the end.
-    runs, seldom = tmp_path / "stopped", "stages.align.save_every_samples=1000000"
+    runs, seldom = tmp_path / "stopped", SELDOM
     run = start(recipe, runs, seldom)
-    while not list(runs.glob(".store/*.partial/metrics.jsonl")):
-        assert run.process.poll() is None, run.text
-        time.sleep(0.005)
-    time.sleep(0.3)
+    wait_for_steps(run)
     run.kill(number)
     assert run.end() == 130, run.text
     step = newest_step(runs)
@@ -75,12 +81,11 @@ def test_asked_to_stop_it_leaves_a_checkpoint_of_its_last_step(tmp_path, number)
 
 def test_a_signal_to_the_command_alone_reaches_the_stage(tmp_path):
     recipe, runs = write_recipe(tmp_path / "made"), tmp_path / "runs"
-    run = start(recipe, runs)
-    assert wait_for_step(run, 1), run.text
-    before = run.step()
+    run = start(recipe, runs, SELDOM)
+    wait_for_steps(run)
     os.kill(run.process.pid, signal.SIGTERM)
     assert run.end() == 130, run.text
-    assert newest_step(runs) > before
+    assert 0 < newest_step(runs) < STEPS
     assert not list(runs.glob(".store/*.partial/checkpoint/draft"))
 
 

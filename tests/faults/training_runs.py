@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.tiny_model import write_data, write_parts
 
 COMPARED = ("model.safetensors", "metrics.jsonl", "summary.json", "config.json", "vlforge.json")
-STEPS = 200
+STEPS = 240
 
 
 def write_recipe(folder: Path, **changes: object) -> Path:
