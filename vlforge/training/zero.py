@@ -199,10 +199,18 @@ class ZeroDevices(Devices):
 
     def _refresh(self) -> None:
         """Let what computes be what was put into the fp32 weights."""
-        optimiser = self._engine.optimizer
-        for name in ("update_lp_params", "_update_lp_params"):
-            if hasattr(optimiser, name):
-                getattr(optimiser, name)()
+        shared = self._engine.optimizer
+        if hasattr(shared, "update_lp_params"):
+            shared.update_lp_params()
+        if not hasattr(shared, "fp32_partitioned_groups_flat"):
+            return
+        for place in range(len(shared.fp32_partitioned_groups_flat)):
+            shared._reassign_or_swap_out_partitioned_parameters(place)
+        # Small weights stay gathered between steps, so they are gathered anew.
+        kept = list(shared.persistent_parameters)
+        if kept:
+            kept[0].partition(kept)
+            kept[0].all_gather(kept)
 
     def _begin_moments(self) -> None:
         """Moments exist from the first step on; here before it, at 0, share by share."""
