@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,15 +123,11 @@ def _ask(
     ):
         futures = {pool.submit(_drive, one, judge, stopped): key for key, one in left.items()}
         try:
-            for future in as_completed(futures):
-                key = futures[future]
-                try:
-                    verdict, prompts = future.result()
-                except VLForgeError as error:
-                    if getattr(error, "is_for_all", False):
-                        raise
-                    failures[key] = str(error)
+            for key, found in _as_they_come(futures):
+                if isinstance(found, VLForgeError):
+                    failures[key] = str(found)
                     continue
+                verdict, prompts = found
                 row = {"id": key, "answer": answer_hash(said[key]), "judge": judge.spec.model}
                 kept[key] = row | {"prompts": prompts} | dict(verdict)
                 file.write(json.dumps(kept[key], ensure_ascii=False) + "\n")
@@ -142,6 +138,19 @@ def _ask(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failures
+
+
+def _as_they_come(
+    futures: Mapping[Future[tuple[Mapping[str, Any], str]], str],
+) -> Iterator[tuple[str, tuple[Mapping[str, Any], str] | VLForgeError]]:
+    """Verdicts and failures by question id; raises a failure that every answer would share."""
+    for future in as_completed(futures):
+        try:
+            yield futures[future], future.result()
+        except VLForgeError as error:
+            if getattr(error, "is_for_all", False):
+                raise
+            yield futures[future], error
 
 
 def _drive(asked: Any, judge: Judge, stopped: threading.Event) -> tuple[Mapping[str, Any], str]:

@@ -91,6 +91,7 @@ from vlforge.training.rows import Sieve, say
 from vlforge.training.schedules import Schedule
 from vlforge.training.selection import selections
 from vlforge.training.sights import Ask, Stage, check_sight, sight_of
+from vlforge.training.task_digest import task_digest
 from vlforge.training.stopping import never
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
 
@@ -153,7 +154,7 @@ def train(
     log({"event": "train", "rows": len(data.rows), "cached": features is not None})
     stage = (plan.order, names, features is not None, out, seed, threads, name)
     sight = sight_of(Stage(config, folder, data, *stage), ask, devices, log)
-    content = facts_of(config) | {"data": data.fingerprint(), "adapters": digest(adapters)}
+    content = facts_of(config) | task_digest(task) | {"adapters": digest(adapters)}
     told: dict[str, Any] = {"stop": stop, "progress": progress, "log": log}
     result = fit(task, plan, out, devices, content=content, sight=sight, **told)
     devices.make_whole(task.module)

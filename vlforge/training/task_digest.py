@@ -19,7 +19,7 @@ from vlforge.training.batching import Batching
 def task_digest(task: Any) -> dict[str, Any]:
     """Names and plain values; equal for tasks that give equal batches for equal rows.
 
-    rows: ids, labels, and which pictures stand where.
+    data: ids, labels, and which pictures stand where.
     batch.*: how a global batch is shared and packed.
     pixels.*: how pictures are fitted, cropped, changed and normalised.
 
@@ -29,7 +29,7 @@ def task_digest(task: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     data, batching = getattr(task, "data", None), getattr(task, "batching", None)
     if data is not None:
-        found["rows"] = data.fingerprint()
+        found["data"] = data.fingerprint()
         pictures = data.pictures
         found["pixels.crop_seed"] = getattr(pictures, "crop_seed", None)
         found |= _plain("pixels.processor", getattr(pictures, "processor", None))

@@ -99,22 +99,28 @@ class Endpoint:
         """
         found: list[Reply | EndpointError | None] = [None] * len(requests)
         with ThreadPoolExecutor(max(1, self.spec.concurrency)) as pool:
-            waiting: dict[Future[Reply], int] = {}
-            left = iter(range(len(requests)))
             try:
-                self._fill(pool, waiting, left, requests)
-                while waiting:
-                    ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in sorted(ready, key=waiting.__getitem__):
-                        place = waiting.pop(future)
-                        found[place] = outcome = _outcome(future)
-                        done(place, outcome)
-                    self._fill(pool, waiting, left, requests)
+                for place, outcome in self._outcomes(pool, requests):
+                    found[place] = outcome
+                    done(place, outcome)
             except BaseException:
                 self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [one for one in found if one is not None]
+
+    def _outcomes(
+        self, pool: ThreadPoolExecutor, requests: Sequence[ChatRequest]
+    ) -> Iterator[tuple[int, Reply | EndpointError]]:
+        """Places and outcomes as they come."""
+        waiting: dict[Future[Reply], int] = {}
+        left = iter(range(len(requests)))
+        self._fill(pool, waiting, left, requests)
+        while waiting:
+            ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in sorted(ready, key=waiting.__getitem__):
+                yield waiting.pop(future), _outcome(future)
+            self._fill(pool, waiting, left, requests)
 
     def _fill(
         self,
@@ -139,10 +145,7 @@ class Endpoint:
         body = request.body(self.spec.model) | {"stream": True}
         try:
             for event in self._line().stream("/chat/completions", body):
-                for choice in event.get("choices") or ():
-                    piece = (choice.get("delta") or {}).get("content")
-                    if piece:
-                        yield str(piece)
+                yield from _pieces(event)
         except Lost as error:
             raise EndpointError(f"{self.spec.url}: {error}") from None
 
@@ -152,20 +155,10 @@ class Endpoint:
         for attempt in range(self.spec.retries + 1):
             self._check_budget()
             self._wait_for_turn(body)
-            try:
-                status, headers, data = self._line().post("/chat/completions", body)
-            except Lost as error:
-                problem, pause = str(error), None
-            else:
-                if status == 200:
-                    reply = _reply(data)
-                    if reply is not None:
-                        return self._counted(reply)
-                    problem, pause = f"no chat completion: {_shown(data)}", None
-                elif status in _PASSING:
-                    problem, pause = f"{status} {_told(data)}", _asked_wait(headers)
-                else:
-                    raise self._refused(status, data)
+            found = self._tried(body)
+            if isinstance(found, Reply):
+                return self._counted(found)
+            problem, pause = found
             if attempt < self.spec.retries:
                 self._pause(attempt, pause)
         with self._lock:
@@ -173,6 +166,18 @@ class Endpoint:
         raise EndpointError(
             f"{self.spec.url}: no reply after {self.spec.retries + 1} tries, the last: {problem}"
         )
+
+    def _tried(self, body: Mapping[str, Any]) -> Reply | tuple[str, float | None]:
+        """A reply; or what went wrong, and how long the server wants to be left alone."""
+        try:
+            status, headers, data = self._line().post("/chat/completions", body)
+        except Lost as error:
+            return str(error), None
+        if status == 200:
+            return _reply(data) or (f"no chat completion: {_shown(data)}", None)
+        if status in _PASSING:
+            return f"{status} {_told(data)}", _asked_wait(headers)
+        raise self._refused(status, data)
 
     def _refused(self, status: int, data: bytes) -> EndpointError:
         with self._lock:
@@ -230,6 +235,14 @@ class Endpoint:
             key = os.environ.get(self.spec.key_env, "").strip()
             line = self._local.line = Line(self.spec.url, key, self.spec.timeout_s)
         return line
+
+
+def _pieces(event: Mapping[str, Any]) -> Iterator[str]:
+    """New text of a streamed event."""
+    for choice in event.get("choices") or ():
+        piece = (choice.get("delta") or {}).get("content")
+        if piece:
+            yield str(piece)
 
 
 def _outcome(future: Future[Reply]) -> Reply | EndpointError:
