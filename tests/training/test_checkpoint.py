@@ -118,7 +118,7 @@ def test_a_flipped_byte_costs_only_the_steps_since_the_checkpoint_before(tmp_pat
         ({"pack": "isolated"}, 'pack was "off" and is "isolated"'),
         ({"loss_mean": "micro_batches"}, 'loss_mean was "tokens" and is "micro_batches"'),
         ({"max_length": 255}, "max_length was 256 and is 255"),
-        ({"seed": 5}, "seed was 0 and is 5, and 1 more"),
+        ({"seed": 5}, "seed was 0 and is 5, and 2 more"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -123,13 +123,9 @@ def _ask(
     ):
         futures = {pool.submit(_drive, one, judge, stopped): key for key, one in left.items()}
         try:
-            for key, found in _as_they_come(futures):
-                if isinstance(found, VLForgeError):
-                    failures[key] = str(found)
-                    continue
-                verdict, prompts = found
+            for key, found in _as_they_come(futures, failures):
                 row = {"id": key, "answer": answer_hash(said[key]), "judge": judge.spec.model}
-                kept[key] = row | {"prompts": prompts} | dict(verdict)
+                kept[key] = row | found
                 file.write(json.dumps(kept[key], ensure_ascii=False) + "\n")
                 file.flush()
                 shown()
@@ -141,20 +137,22 @@ def _ask(
 
 
 def _as_they_come(
-    futures: Mapping[Future[tuple[Mapping[str, Any], str]], str],
-) -> Iterator[tuple[str, tuple[Mapping[str, Any], str] | VLForgeError]]:
-    """Verdicts and failures by question id; raises a failure that every answer would share."""
+    futures: Mapping[Future[dict[str, Any]], str], failures: dict[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Verdicts by question id; raises a failure that every answer would share."""
     for future in as_completed(futures):
         try:
-            yield futures[future], future.result()
+            verdict = future.result()
         except VLForgeError as error:
             if getattr(error, "is_for_all", False):
                 raise
-            yield futures[future], error
+            failures[futures[future]] = str(error)
+            continue
+        yield futures[future], verdict
 
 
-def _drive(asked: Any, judge: Judge, stopped: threading.Event) -> tuple[Mapping[str, Any], str]:
-    """One answer's verdict, and a hash of what was asked."""
+def _drive(asked: Any, judge: Judge, stopped: threading.Event) -> dict[str, Any]:
+    """One answer's verdict, with a hash of what was asked."""
     digest = hashlib.sha256()
     try:
         wanted = next(asked)
@@ -163,7 +161,7 @@ def _drive(asked: Any, judge: Judge, stopped: threading.Event) -> tuple[Mapping[
             digest.update(request.key("").encode())
             wanted = asked.send(judge.ask(request).text)
     except StopIteration as done:
-        return done.value, digest.hexdigest()[:16]
+        return {"prompts": digest.hexdigest()[:16], **done.value}
     raise VLForgeError("stopped")
 
 

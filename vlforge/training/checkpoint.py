@@ -98,7 +98,7 @@ class Keeper:
         if not (place / STATE).is_file():
             raise ModelError(f"{place} is not on this machine; all machines need one shared folder")
         self.best = self._find_best(step)
-        return Progress(**json.loads((place / STATE).read_text())["progress"])
+        return Progress(**_read_state(place)["progress"])
 
     def _latest_here(self) -> Progress | None:
         others = []
@@ -188,7 +188,7 @@ class Keeper:
     def _state_of(self, place: Path) -> dict[str, Any] | None:
         """What a whole checkpoint says of itself; a damaged one is told and passed over."""
         try:
-            state: dict[str, Any] = json.loads((place / STATE).read_text())
+            state = _read_state(place)
             sums, _ = state["sums"], state["facts"]
             wrong = [name for name in sums if _sum(place / name) != sums[name]]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -232,8 +232,7 @@ class Keeper:
                 for name, weights in files.items():
                     write_safetensors(weights, draft / name)
                 sums = {name: _sum(draft / name) for name in files}
-                text = json.dumps({**state, "facts": self.facts, "sums": sums})
-                (draft / STATE).write_text(text)
+                _write_state(draft, {**state, "facts": self.facts, "sums": sums})
                 for file in (*files, STATE):
                     _to_disk(draft / file)
                 _to_disk(draft)
@@ -284,6 +283,24 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _write_state(place: Path, state: Mapping[str, Any]) -> None:
+    """The state with a sum of its own: a changed byte might still be JSON."""
+    text = json.dumps(state)
+    own = hashlib.sha256(text.encode()).hexdigest()
+    (place / STATE).write_text(f'{text[:-1]}, "own": "{own}"}}')
+
+
+def _read_state(place: Path) -> dict[str, Any]:
+    """Raises ValueError or KeyError for a damaged one."""
+    text = (place / STATE).read_text()
+    state: dict[str, Any] = json.loads(text)
+    own = state.pop("own")
+    written = f"{text[: text.rindex(', ')]}}}"
+    if hashlib.sha256(written.encode()).hexdigest() != own:
+        raise ValueError(f"{place / STATE} does not agree with its sum")
+    return state
 
 
 def _sum(path: Path) -> str:
