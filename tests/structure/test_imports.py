@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "training": _USE,
     "evaluation": _USE,
     "serving": _USE,
+    "integrations": _USE | {"evaluation"},
     "recipe": _STEPS,
     "reports": _STEPS,
     "runs": _STEPS | {"recipe", "reports"},

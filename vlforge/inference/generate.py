@@ -144,7 +144,6 @@ def stream(
     yield from filter(None, [_finish(row, tokenizer, decoding).text[len(shown) :]])
 
 
-@torch.inference_mode()
 def log_probs(
     language: Any, prompts: Sequence[Tensor], continuations: Sequence[Sequence[int]]
 ) -> list[list[float]]:
@@ -154,6 +153,14 @@ def log_probs(
         prompts: input embeddings, [L, D] each, L > 0.
         continuations: token ids, at least one each.
     """
+    return [scores for scores, _ in weigh(language, prompts, continuations)]
+
+
+@torch.inference_mode()
+def weigh(
+    language: Any, prompts: Sequence[Tensor], continuations: Sequence[Sequence[int]]
+) -> list[tuple[list[float], bool]]:
+    """`log_probs`, and whether greedy decoding would write the continuation."""
     embed = language.get_input_embeddings()
     device = prompts[0].device
     wholes = []
@@ -175,8 +182,9 @@ def log_probs(
     out = []
     for row, ids in enumerate(continuations):
         at = scores[row, -len(ids) :]
-        picked = at.gather(-1, torch.tensor(list(ids), device=device)[:, None])[:, 0]
-        out.append([float(value) for value in picked.tolist()])
+        said = torch.tensor(list(ids), device=at.device)
+        picked = at.gather(-1, said[:, None])[:, 0]
+        out.append((picked.tolist(), bool((at.argmax(-1) == said).all())))
     return out
 
 

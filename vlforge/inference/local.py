@@ -84,8 +84,14 @@ class LocalChat:
             DataError: turns or pictures that cannot be used.
             ModelError: a conversation longer than the model takes.
         """
-        items = [(key, _prompt_of(self.loaded, sample)) for key, sample in enumerate(samples)]
         decoding = self.loaded.decoding(max_new_tokens, **self.how)
+        return self.answer_as(samples, decoding, range(len(samples)))
+
+    def answer_as(
+        self, samples: Sequence[Sample], decoding: Decoding, keys: Sequence[int]
+    ) -> list[Caption]:
+        """Answers drawn in a way of their own; `keys` are what each one's sampling depends on."""
+        items = [(k, _prompt_of(self.loaded, s)) for k, s in zip(keys, samples, strict=True)]
         return [row[0] for row in _generate(self.loaded, self.batches, items, decoding)]
 
     def stream(self, sample: Sample, max_new_tokens: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,8 @@ ROTATION = 1_000_000
 """Rotation r of question i has index i + r * 1e6."""
 ASK = "Answer with the option's letter from the given choices directly."
 ASK_ZH = "请直接回答选项字母。"
+_LMMS_EVAL_ZH = "请直接使用所提供的选项字母作为答案回答。"
+PROMPTS = ("auto", "llava", "mgm", "xtuner", "vlmevalkit", "lmms-eval")
 SHORT = {
     "coarse_perception": "CP",
     "finegrained_perception (instance-level)": "FP-S",
@@ -45,12 +47,15 @@ _LARGEST_IMAGE = 64 << 20
 
 
 def read(spec: BenchmarkSpec) -> list[Question]:
-    """The table's rows as questions, prompts as LLaVA words them.
+    """The table's rows as questions, in LLaVA's words unless `prompt` names another system's.
 
     Raises:
+        RecipeError: a prompt that is none of `PROMPTS`.
         DataError: no table, a missing column, an index that is none or stands twice,
             a broken picture; names file and index.
     """
+    if spec.prompt not in PROMPTS:
+        raise RecipeError(f"mmbench has no prompt {spec.prompt!r}; known: {', '.join(PROMPTS)}")
     path = Path(spec.questions)
     rows = read_table(path, ("index", "question", "A"))
     if not rows:
@@ -58,37 +63,92 @@ def read(spec: BenchmarkSpec) -> list[Question]:
     pictures = _Pictures({row["index"]: row for row in rows}, path)
     found: dict[str, Question] = {}
     for row in rows:
-        question = _question(row, pictures, path)
+        question = _question(row, pictures, path, spec.prompt)
         if question.id in found:
             raise DataError(f"{path}: index {question.id} stands twice")
         found[question.id] = question
     return list(found.values())
 
 
-def options_of(row: Mapping[str, str], *, compat: Literal["llava"] | None = None) -> dict[str, str]:
-    """Every letter A to Z that has a text; a gap ends nothing.
+def options_of(
+    row: Mapping[str, str], *, compat: Literal["llava", "xtuner"] | None = None
+) -> dict[str, str]:
+    """Every letter A to Z that has a text; a gap ends nothing, "None" and "nan" are texts.
 
-    `compat="llava"`: A to D up to the first that is empty, "nan" or "none".
+    `compat="llava"`: A to D up to the first that is empty, "nan" or "none". "xtuner":
+    without the texts that its table library takes for no value.
     """
     if compat == "llava":
         texts = {letter: row.get(letter, "") for letter in "ABCD"}
         return dict(takewhile(lambda option: not _is_none(option[1]), texts.items()))
     letters = map(chr, range(ord("A"), ord("Z") + 1))
-    return {letter: row[letter] for letter in letters if row.get(letter)}
+    found = {letter: row[letter] for letter in letters if row.get(letter)}
+    if compat == "xtuner":
+        return {letter: text for letter, text in found.items() if text not in _READ_AS_MISSING}
+    return found
+
+
+_READ_AS_MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a"
+    "|nan|null".split("|")
+)
+"""What pandas reads as an empty cell unless it is told not to."""
 
 
 def _is_none(text: str) -> bool:
     return text.lower() in ("", "nan", "none")
 
 
-def prompt_of(row: Mapping[str, str], *, language: Literal["auto", "en", "zh"] = "auto") -> str:
-    """Hint, question, lettered options, and the request for a letter in the question's language."""
-    lines = [row["hint"]] if row.get("hint") else []
-    lines.append(row["question"])
-    lines += [f"{letter}. {text}" for letter, text in options_of(row).items()]
+def prompt_of(
+    row: Mapping[str, str],
+    *,
+    language: Literal["auto", "en", "zh"] = "auto",
+    style: str = "auto",
+    otherwise: tuple[str, str] | None = None,
+) -> str:
+    """What the model is asked: hint, question, lettered options, and the request for a letter.
+
+    Args:
+        language: of the request; auto is Chinese where the question holds Chinese.
+        style: whose words, of `PROMPTS`. "auto" is LLaVA's with every option that the row
+            has; "llava" and "mgm" stop where LLaVA does.
+        otherwise: the request of a row without options, in English and Chinese.
+
+    Sources: LLaVA model_vqa_mmbench, xtuner tools/mmbench, VLMEvalKit image_mcq,
+    lmms-eval tasks/mmbench (which words its Chinese sets' options in English too).
+    """
+    rule: Any = "llava" if style in ("llava", "mgm") else "xtuner" if style == "xtuner" else None
+    options = options_of(row, compat=rule)
+    hint = row.get("hint", "")
+    if (rule == "llava" and _is_none(hint)) or (rule == "xtuner" and hint in _READ_AS_MISSING):
+        hint = ""
+    lettered = [f"{letter}. {text}" for letter, text in options.items()]
     if language == "auto":
-        language = "zh" if _CHINESE.search("\n".join(lines)) else "en"
-    return "\n".join([*lines, ASK_ZH if language == "zh" else ASK])
+        whole = "\n".join([hint, row["question"], *lettered])
+        language = "zh" if _CHINESE.search(whole) else "en"
+    if style == "vlmevalkit":
+        return _vlmevalkit_prompt(hint, row["question"], lettered)
+    if style == "lmms-eval":
+        return _lmms_eval_prompt(hint, row["question"], options, language)
+    asks = (ASK, ASK_ZH) if options or otherwise is None else otherwise
+    lines = [*filter(None, [hint]), row["question"], *lettered, asks[language == "zh"]]
+    return "\n".join(lines)
+
+
+def _vlmevalkit_prompt(hint: str, question: str, lettered: Sequence[str]) -> str:
+    lines = [f"Hint: {hint}"] if hint else []
+    lines.append(f"Question: {question}")
+    if lettered:
+        request = "Please select the correct answer from the options above. "
+        lines += ["Options:", *lettered, request]
+    return "\n".join(lines) + "\n"
+
+
+def _lmms_eval_prompt(hint: str, question: str, options: Mapping[str, str], language: str) -> str:
+    lines = ["There are several options:"]
+    lines += [f"{c}. {text}" for c, text in options.items() if c in "ABCDE" and text != "nan"]
+    words = " ".join(filter(None, ["" if hint == "nan" else hint, question, "\n".join(lines)]))
+    return f"{words}\n\n{_LMMS_EVAL_ZH if language == 'zh' else ASK}"
 
 
 def rotations(
@@ -116,9 +176,13 @@ def knows(rule: str) -> bool:
 
 
 def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`mmbench@circular/vlforge`; vanilla where no question has a second rotation."""
+    """`mmbench@circular/vlforge`; vanilla where no question has a second rotation.
+
+    `+prompt=NAME` where the words are not ours.
+    """
     mode, extractor = _rule(rule, questions)
-    return f"mmbench@{mode}/{extractor}"
+    style = questions[0].facts["prompt"] if questions else "auto"
+    return f"mmbench@{mode}/{extractor}{'' if style == 'auto' else f'+prompt={style}'}"
 
 
 def score(
@@ -157,7 +221,7 @@ def score(
         "n": len(groups),
         "missing": sum(q.id not in said for q in questions),
         "unparsed": sum(q.id in said and letters[q.id] is None for q in questions),
-        "protocol": f"mmbench@{mode}/{extractor}{judged}",
+        "protocol": protocol_name(questions, rule) + judged,
         "interval": None,
         "rows": len(questions),
         "incomplete": len(short),
@@ -175,6 +239,24 @@ def score(
     }
     problem = f"{len(short)} questions lack rotations, first {short[0]}" if short else None
     return Score(fields, credits, letters, problem)
+
+
+def matcher(questions: Sequence[Question]) -> Callable[[Mapping[str, Any]], str | None]:
+    """Finds the rotation that a row of LLaVA's `--all-rounds` answers, by its options."""
+    by_group: dict[str, dict[tuple[str, ...], str]] = {}
+    for question in questions:
+        shown = tuple(question.options.values())
+        by_group.setdefault(question.group, {})[shown] = question.id
+
+    def find(row: Mapping[str, Any]) -> str | None:
+        options = row.get("options")
+        if not row.get("round_id") or not isinstance(options, list):
+            return None
+        group = str(row.get("question_id"))
+        shown = tuple(map(str, options))
+        return by_group.get(group, {}).get(shown, f"{group} round {row['round_id']}")
+
+    return find
 
 
 def judging(question: Question, answer: str, rule: str) -> Judging | None:
@@ -270,21 +352,23 @@ def _interval(
     return list(interval([credits[name] for name in names], pictures))
 
 
-def _question(row: Mapping[str, str], pictures: _Pictures, path: Path) -> Question:
+def _question(
+    row: Mapping[str, str], pictures: _Pictures, path: Path, style: str = "auto"
+) -> Question:
     index = row["index"]
     if not index.isdigit():
         raise DataError(f"{path}: index {index!r} is no number")
     group = row.get("g_index") or str(int(index) % ROTATION)
     return Question(
         id=index,
-        text=prompt_of(row),
+        text=prompt_of(row, style=style),
         images=pictures.of(row),
         answers=(row.get("answer", ""),),
         options=options_of(row),
         group=group,
         labels={key: row.get(key, "") for key in ("l2-category", "category", "split")},
         asked=row["question"],
-        facts={"row": {key: value for key, value in row.items() if key != "image"}},
+        facts={"row": {k: v for k, v in row.items() if k != "image"}, "prompt": style},
     )
 
 
@@ -328,7 +412,7 @@ class _Pictures:
 
 def _split(rule: str) -> tuple[str | None, str, str | None]:
     """Mode, separator and extractor of `mmbench@circular/vlforge`, each part optional."""
-    bare = rule.removeprefix("mmbench@")
+    bare = rule.removeprefix("mmbench@").partition("+prompt=")[0]
     if bare == "auto":
         return None, "", None
     if bare in MODES:
