@@ -22,6 +22,9 @@ from vlforge.types import DataError, RecipeError
 PROTOCOLS = tuple(NORMALISERS)
 _OCR = "Reference OCR token: "
 _SUFFIX = "Answer the question using a single word or phrase."
+PROMPTS = ("auto", "llava", "mgm", "vlmevalkit", "lmms-eval")
+"""Whose words ask. "auto", "llava" and "mgm" are those of the question file."""
+_FOREIGN = ("vlmevalkit", "lmms-eval")
 _OCR_BLOCK = re.compile(rf"{_OCR}.*?(?=\n{re.escape(_SUFFIX)}|\Z)\n?", re.DOTALL)
 
 
@@ -29,11 +32,15 @@ def read(spec: BenchmarkSpec) -> list[Question]:
     """The questions of LLaVA's question file, with their answers where an annotation is given.
 
     LLaVA's ids are the pictures': a picture's later questions get their line as well.
+    `prompt: vlmevalkit` and `lmms-eval` ask in the words of those, without OCR tokens.
 
     Raises:
+        RecipeError: a prompt that is none of `PROMPTS`.
         DataError: a file that cannot be read, a broken line, a question without
             annotation or with another number of answers than ten.
     """
+    if spec.prompt not in PROMPTS:
+        raise RecipeError(f"textvqa has no prompt {spec.prompt!r}; known: {', '.join(PROMPTS)}")
     path = Path(spec.questions)
     annotation = read_annotation(Path(spec.annotation)) if spec.annotation else None
     folder = Path(spec.images) if spec.images else path.parent
@@ -54,11 +61,12 @@ def read(spec: BenchmarkSpec) -> list[Question]:
         found.append(
             Question(
                 id=question_id if question_id not in taken else f"{question_id}#{number}",
-                text=without_ocr(text) if spec.ocr == "remove" else text,
+                text=worded(text, spec),
                 images=(str(folder / str(image)),) if image else (),
                 answers=answers,
                 group=question_id,
                 asked=question_of(text),
+                facts={"prompt": spec.prompt, "question_id": row["question_id"]},
             )
         )
         taken.add(question_id)
@@ -71,9 +79,11 @@ def knows(rule: str) -> bool:
 
 
 def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`textvqa@m4c+ocr`: the normaliser, and whether the prompts carry OCR tokens."""
+    """`textvqa@m4c+ocr`: the normaliser, whether the prompts carry OCR tokens, whose they are."""
     with_ocr = any(_OCR in question.text for question in questions)
-    return f"textvqa@{_rule(rule)}{'+ocr' if with_ocr else ''}"
+    style = str(questions[0].facts.get("prompt", "")) if questions else ""
+    whose = f"+prompt={style}" if style in _FOREIGN else ""
+    return f"textvqa@{_rule(rule)}{'+ocr' if with_ocr else ''}{whose}"
 
 
 def score(
@@ -157,12 +167,28 @@ def without_ocr(prompt: str) -> str:
     return _OCR_BLOCK.sub("", prompt).rstrip("\n")
 
 
+def worded(prompt: str, spec: BenchmarkSpec) -> str:
+    """The question file's prompt as the spec wants it asked.
+
+    VLMEvalKit shows no OCR tokens; nor does lmms-eval unless `ocr` is asked for there, and
+    it writes the question as a sentence: one capital, the rest in lower case.
+
+    Sources: VLMEvalKit image_vqa, lmms-eval tasks/textvqa.
+    """
+    if spec.prompt not in _FOREIGN:
+        return without_ocr(prompt) if spec.ocr == "remove" else prompt
+    question = question_of(prompt)
+    if spec.prompt == "lmms-eval":
+        question = question.capitalize()
+    return f"{question}\n{_SUFFIX}"
+
+
 def _squeeze(text: str) -> str:
     return " ".join(text.lower().split())
 
 
 def _bare(rule: str) -> str:
-    return rule.removeprefix("textvqa@").removesuffix("+ocr")
+    return rule.removeprefix("textvqa@").partition("+")[0]
 
 
 def _rule(rule: str) -> str:
