@@ -8,23 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vlforge.cli.options import (
-    Attention,
-    Device,
-    DeviceMap,
-    Precision,
-    Quantise,
-    loading_of,
-)
+from vlforge.cli import ask
 from vlforge.cli.show import plain_line, progress, shown_path, table
-from vlforge.types import DataError, ModelError
+from vlforge.types import DataError
 
-RUN_EXAMPLES = """\b
-Examples:
-  vlforge eval run MODEL --benchmark textvqa --questions questions.jsonl \\
-      --annotation TextVQA_0.5.1_val.json --images train_images --out scores
-  vlforge eval run MODEL --benchmark mmbench --questions mmbench_dev.tsv --out scores
-"""
 SCORE_EXAMPLES = """\b
 Examples:
   vlforge eval score scores               extract and score again, no model needed
@@ -47,96 +34,11 @@ Examples:
 def build_app() -> typer.Typer:
     """`eval run`, `eval score`, `eval judge` and `eval export`."""
     app = typer.Typer(help="Ask benchmarks and score the answers.", no_args_is_help=True)
-    app.command("run", epilog=RUN_EXAMPLES)(run)
+    app.command("run", epilog=ask.EXAMPLES)(ask.run)
     app.command("score", epilog=SCORE_EXAMPLES)(score)
     app.command("judge", epilog=JUDGE_EXAMPLES)(judge)
     app.command("export", epilog=EXPORT_EXAMPLES)(export)
     return app
-
-
-def run(
-    model: Annotated[Path, typer.Argument(help="A model folder.", show_default=False)],
-    benchmark: Annotated[
-        str, typer.Option(help="One of `vlforge list benchmarks`.", show_default=False)
-    ],
-    questions: Annotated[
-        Path, typer.Option(help="What it asks: question jsonl, TSV, …", show_default=False)
-    ],
-    annotation: Annotated[
-        Path | None,
-        typer.Option("--annotation", "--annotations", help="The right answers, where apart."),
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder of the pictures.")] = None,
-    out: Annotated[Path, typer.Option(help="Where answers and scores go.")] = Path("eval"),
-    protocol: Annotated[str, typer.Option(help="How answers are read and scored.")] = "auto",
-    ocr: Annotated[
-        str, typer.Option(help="keep or remove the OCR tokens of TextVQA's questions.")
-    ] = "keep",
-    template: Annotated[
-        str, typer.Option(help="Conversation template; auto: the model's own.")
-    ] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    quantise: Quantise = "none",
-    attention: Attention = "auto",
-    device_map: DeviceMap = "none",
-) -> None:
-    """Ask every question of a benchmark and score the answers.
-
-    Answers are kept as they come: the same command goes on where it was stopped.
-    """
-    from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
-    from vlforge.recipe.typed import build
-
-    spec = {
-        "name": benchmark,
-        "questions": str(questions),
-        "annotation": annotation and str(annotation),
-        "images": images and str(images),
-        "protocol": protocol,
-        "ocr": ocr,
-    }
-    benchmarks = [build(BenchmarkSpec, spec, _option)]
-    if not model.is_dir():
-        raise ModelError(f"{model}: no such model folder; give a training stage of a run")
-    for path in (questions, annotation, images):
-        if path is not None and not path.exists():
-            raise DataError(f"{path}: no such file or folder")
-    settings = {
-        "model": str(model),
-        "benchmarks": benchmarks,
-        "template": template,
-        "batch": batch,
-        "max_new_tokens": max_new_tokens,
-        **vars(loading_of(precision, quantise, attention, device_map)),
-    }
-    _ask_and_score(build(EvalConfig, settings, _option), model, out, device)
-
-
-def _option(*keys: object) -> str:
-    """Where a setting was typed; the benchmark's `name` is `--benchmark` here."""
-    if not keys:
-        return "--benchmark"
-    typed = "benchmark" if keys[-1] == "name" else str(keys[-1]).replace("_", "-")
-    return f"--{typed}"
-
-
-def _ask_and_score(config: Any, model: Path, out: Path, device: str) -> None:
-    from vlforge.evaluation.run import evaluate
-    from vlforge.inference.local import LocalChat
-
-    out.mkdir(parents=True, exist_ok=True)
-    chat = LocalChat(
-        model, device=device, template=config.template, batch=config.batch, loading=config.loading
-    )
-    with progress("ask") as shown:
-        metrics = evaluate(config, out, chat=chat, progress=shown, log=lambda event: None)
-    show_scores(metrics)
-    for note in chat.notes:
-        plain_line(f"Note    {note}")
-    plain_line(f"Scores  {shown_path(out / 'metrics.json')}")
 
 
 def score(
@@ -198,7 +100,7 @@ def _score_answers(
 
     if not settings["name"]:
         raise DataError("--answers needs --benchmark; `vlforge list benchmarks` names them")
-    spec = build(BenchmarkSpec, settings, _option)
+    spec = build(BenchmarkSpec, settings, ask.option)
     if not spec.questions and not spec.annotation:
         raise DataError("give --questions or --annotations: the files of the benchmark")
     return {spec.key: score_answers(spec, answers, strict=strict, judged=judged)}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import glob
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from vlforge.evaluation.answering import Ask, Outcome, ask_of, plan_batches, sample_of, words_of
+from vlforge.evaluation.benchmarks import longest_answer
 from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
 from vlforge.evaluation.files import read_lines, write_lines
-from vlforge.evaluation.questions import IMAGE_MARK, Question, picture_hash
-from vlforge.types import Chat, DataError, ProgressFn, Sample, Turn
+from vlforge.evaluation.questions import Question, picture_hash
+from vlforge.types import DataError, ProgressFn
+
+__all__ = ["Asked", "Asking", "answers_kept", "place_pictures", "prompt_rows", "sample_of"]
 
 _HEADS = {b"\x89PNG": "png", b"\xff\xd8": "jpg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
 
@@ -60,7 +64,9 @@ def picture_name(question: Question, image: bytes) -> str:
     raise DataError(f"question {question.id}: its picture is no PNG, JPEG, GIF, WebP or BMP")
 
 
-def prompt_rows(questions: Iterable[Question], places: Places) -> Iterable[dict[str, Any]]:
+def prompt_rows(
+    questions: Iterable[Question], places: Places, config: EvalConfig
+) -> Iterable[dict[str, Any]]:
     """The lines of `prompts.KEY.jsonl`."""
     for question in questions:
         names = [Path(place).name for place in places[question.id]]
@@ -71,69 +77,114 @@ def prompt_rows(questions: Iterable[Question], places: Places) -> Iterable[dict[
         yield {
             "id": question.id,
             "question_id": theirs,
-            "prompt": question.text,
+            "prompt": words_of(question, config),
             "image": shown,
         }
 
 
 def answers_kept(path: Path, questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
-    """Rows by question id; an answer to another prompt under the same id is none."""
+    """Rows by question id; an answer to another prompt under the same id is none.
+
+    Raises:
+        DataError: nothing was asked yet.
+    """
     asked = {question.id: question.fingerprint() for question in questions}
-    return {row["id"]: row for row in read_lines(path) if _fits(row, asked)}
+    return {row["id"]: row for row in _all_rows(path) if _fits(row, asked)}
+
+
+def _all_rows(path: Path, *, mend: bool = False) -> list[dict[str, Any]]:
+    """Rows of the file, then those that processes which were ended left in their own."""
+    parts = parts_of(path)
+    files = [path, *parts] if path.exists() or not parts else parts
+    return [row for file in files for row in read_lines(file, mend=mend)]
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files that several processes left beside the file `path`."""
+    pattern = f"{glob.escape(path.stem)}.part-*{path.suffix}"
+    return sorted(path.parent.glob(pattern))
 
 
 def _fits(row: Mapping[str, Any], asked: Mapping[str, str]) -> bool:
     return row["id"] in asked and row.get("asked", asked[row["id"]]) == asked[row["id"]]
 
 
+class Answers(Protocol):
+    """Who answers batches: one model here, or several processes."""
+
+    def answers(
+        self, batches: Sequence[Sequence[Ask]], longest: int, path: Path | None
+    ) -> Iterator[Outcome]:
+        """What became of every batch; rows are on disk before they are given."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a benchmark was asked: answers that were new, and by id why others are missing."""
+
+    new: int
+    failed: dict[str, str]
+
+
 @dataclass
 class Asking:
-    """Asks benchmark after benchmark and says how far it is."""
+    """Asks benchmark after benchmark and says how far it is.
 
-    chat: Chat
+    Args:
+        answers: gives whoever answers; not called where everything is answered.
+    """
+
+    answers: Callable[[], Answers]
     config: EvalConfig
     out: Path
     progress: ProgressFn
     total: int
     done: int = 0
 
-    def ask(self, spec: BenchmarkSpec, questions: Sequence[Question], places: Places) -> int:
-        """Append a line per answer that is not there yet; give how many those were.
+    def plan(self, questions: Sequence[Question], places: Places) -> list[list[Ask]]:
+        """The batches of a benchmark, whatever has been answered of it."""
+        asks = [ask_of(question, places[question.id], self.config) for question in questions]
+        return plan_batches(asks, self.config.batch_size)
+
+    def ask(self, spec: BenchmarkSpec, questions: Sequence[Question], places: Places) -> Asked:
+        """Append a line per answer that is not there yet.
 
         At the end the file is put in the questions' order, so that a stopped and
-        continued run leaves the same bytes.
+        continued run leaves the same bytes. Questions without answer are written to
+        `failed.KEY.jsonl` and asked again by the next run.
         """
         path = self.out / f"predictions.{spec.key}.jsonl"
-        if path.exists():
-            read_lines(path, mend=True)
-        rows = answers_kept(path, questions) if path.exists() else {}
-        left = [question for question in questions if question.id not in rows]
+        before = _all_rows(path, mend=True) if path.exists() or parts_of(path) else []
+        asked = {question.id: question.fingerprint() for question in questions}
+        rows = {row["id"]: row for row in before if _fits(row, asked)}
+        others = {row["id"]: row for row in before if row["id"] not in asked}
+        left = [[a for a in b if a.id not in rows] for b in self.plan(questions, places)]
+        left = [batch for batch in left if batch]
+        failed: dict[str, str] = {}
+        new = -len(rows)
         self.progress(self.done + len(rows), self.total, spec.key)
-        size, longest = self.config.batch, spec.max_new_tokens or self.config.max_new_tokens
-        with path.open("a", encoding="utf-8") as file:
-            for start in range(0, len(left), size):
-                batch = left[start : start + size]
-                samples = [sample_of(question, places[question.id]) for question in batch]
-                answers = self.chat.answer(samples, longest)
-                for question, answer in zip(batch, answers, strict=True):
-                    row = {
-                        "id": question.id,
-                        "text": answer.text,
-                        "confidence": round(answer.confidence, 4),
-                        "asked": question.fingerprint(),
-                    }
-                    rows[question.id] = row
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
-                self.progress(self.done + len(rows), self.total, spec.key)
-        write_lines(path, [rows[question.id] for question in questions])
+        if left:
+            path.touch()
+            longest = longest_answer(spec, self.config.max_new_tokens)
+            for outcome in self.answers().answers(left, longest, path):
+                rows |= {row["id"]: row for row in outcome.rows}
+                failed |= outcome.failed
+                self.progress(self.done + len(rows) + len(failed), self.total, spec.key)
+        kept = [rows[question.id] for question in questions if question.id in rows]
+        write_lines(path, [*kept, *others.values()])
+        for part in parts_of(path):
+            part.unlink()
+        self._write_failed(spec, questions, failed)
         self.done += len(questions)
-        return len(left)
+        return Asked(new + len(rows), failed)
 
-
-def sample_of(question: Question, places: Sequence[str]) -> Sample:
-    """The question as one user turn; pictures come first where the text does not place them."""
-    text = question.text
-    if places and text.count(IMAGE_MARK) != len(places):
-        text = f"{IMAGE_MARK}\n" * len(places) + text
-    return Sample(question.id, tuple(places), (Turn("user", text),))
+    def _write_failed(
+        self, spec: BenchmarkSpec, questions: Sequence[Question], failed: Mapping[str, str]
+    ) -> None:
+        path = self.out / f"failed.{spec.key}.jsonl"
+        found = [{"id": q.id, "why": failed[q.id]} for q in questions if q.id in failed]
+        if found:
+            write_lines(path, found)
+        else:
+            path.unlink(missing_ok=True)

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vlforge.inference.endpoint.config import EndpointSpec
 from vlforge.types import Loading
+
+LONGEST_ANSWER = 16
+"""Tokens of an answer where nobody says otherwise: a word, a letter, a short phrase."""
+BATCH = 32
+"""Questions at once with `batch: auto`; a GPU whose memory they do not fit gets fewer."""
 
 
 @functools.cache
@@ -31,8 +37,8 @@ class BenchmarkSpec:
     `custom`. `ocr: remove` asks TextVQA without the OCR tokens that
     LLaVA's question file carries; the protocol's name says which it was.
     `label` names the benchmark in files and scores, where one is asked twice.
-    `limit` asks the first so many questions; `max_new_tokens` above 0 is this
-    benchmark's longest answer.
+    `limit` asks the first so many questions, with the rows that are scored together with
+    them; `max_new_tokens` above 0 is this benchmark's longest answer.
     """
 
     name: str
@@ -72,16 +78,26 @@ class BenchmarkSpec:
 class EvalConfig:
     """Ask a model every question of the benchmarks and score its answers.
 
+    `model` is a folder; `endpoint` in its place a server that speaks OpenAI's API.
     strict: a question without answer, or a group of rotations that is not whole,
     is an error and not only counted. `precision` to `device_map` say how the model is
     loaded; in bf16, fp16, 8 or 4 bits an answer may change with `batch`.
+    `max_new_tokens`: "auto" is what each benchmark's answers need.
+    `answer_by: likelihood` chooses among options without generating: by `likelihood`, the
+    `letter` after the benchmark's words, or the option's own text after the bare
+    question, by the `mean` or the `sum` over its tokens. SEED-Bench's ranking is `sum`.
+    `processes` share the questions ("auto": one per GPU); no answer depends on them.
     """
 
-    model: str
-    benchmarks: tuple[BenchmarkSpec, ...]
+    model: str = ""
+    benchmarks: tuple[BenchmarkSpec, ...] = ()
+    endpoint: EndpointSpec | None = None
     template: str = "auto"
-    batch: int = 32
-    max_new_tokens: int = 16
+    batch: int | Literal["auto"] = "auto"
+    max_new_tokens: int | Literal["auto"] = "auto"
+    answer_by: Literal["generation", "likelihood"] = "generation"
+    likelihood: Literal["letter", "mean", "sum"] = "letter"
+    processes: int | Literal["auto"] = "auto"
     strict: bool = False
     note: str = ""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -89,7 +105,26 @@ class EvalConfig:
     attention: Literal["auto", "sdpa", "flash", "flex", "eager"] = "auto"
     device_map: Literal["none", "auto"] | dict[str, str] = "none"
 
+    def __post_init__(self) -> None:
+        if not self.benchmarks:
+            raise ValueError("'benchmarks' is missing; name what is asked")
+        if bool(self.model) == (self.endpoint is not None):
+            raise ValueError("give model, a folder, or endpoint, a server: one of the two")
+        for name in ("batch", "max_new_tokens", "processes"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} is {value}; give at least 1, or auto")
+        if self.endpoint and self.answer_by == "likelihood":
+            raise ValueError("an endpoint tells no likelihoods of options; answer_by: generation")
+        if self.endpoint and isinstance(self.processes, int) and self.processes > 1:
+            raise ValueError("an endpoint is asked by one process; raise endpoint.concurrency")
+
     @property
     def loading(self) -> Loading:
         """How the model is loaded."""
         return Loading(self.precision, self.quantise, self.attention, self.device_map)
+
+    @property
+    def batch_size(self) -> int:
+        """Questions that a model answers at once."""
+        return BATCH if self.batch == "auto" else self.batch

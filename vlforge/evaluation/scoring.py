@@ -10,7 +10,7 @@ from typing import Any
 
 from vlforge.evaluation.answers import read_answers
 from vlforge.evaluation.asking import answers_kept, picture_name
-from vlforge.evaluation.benchmarks import benchmark
+from vlforge.evaluation.benchmarks import benchmark, questions_of
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import digest_of, read_json, write_json, write_lines
 from vlforge.evaluation.judging import (
@@ -23,6 +23,7 @@ from vlforge.evaluation.judging import (
 )
 from vlforge.evaluation.metrics.intervals import interval
 from vlforge.evaluation.questions import Question, Score
+from vlforge.evaluation.settings import failed_fields, protocol_of, told_fields
 from vlforge.types import DataError, ProgressFn, RecipeError, no_progress
 
 EXAMPLES = 40
@@ -56,7 +57,7 @@ def score_folder(
         module = benchmark(spec.name)
         if protocol != "auto" and module.knows(protocol):
             spec = replace(spec, protocol=protocol)
-        questions = module.read(spec)
+        questions = questions_of(spec)
         kept = answers_kept(out / f"predictions.{spec.key}.jsonl", questions)
         said = {key: row["text"] for key, row in kept.items()}
         verdicts = verdicts_for(out / f"judged.{spec.key}.jsonl", said)
@@ -65,7 +66,8 @@ def score_folder(
             refuse_gaps(spec, questions, said, score)
         rows = ({"id": q.id, "extracted": score.extracted.get(q.id)} for q in questions)
         write_lines(out / f"extracted.{spec.key}.jsonl", rows)
-        metrics[spec.key] = _fields(spec, questions, score, settings) | judge_fields(verdicts)
+        found = _fields(spec, questions, score, settings) | judge_fields(verdicts)
+        metrics[spec.key] = found | failed_fields(out, spec.key)
         examples += _examples(spec.key, questions, said, score)
     write_lines(out / "examples.jsonl", examples)
     write_json(out / "metrics.json", metrics)
@@ -86,7 +88,7 @@ def score_answers(
     """
     check_specs([spec])
     module = benchmark(spec.name)
-    questions = module.read(spec)
+    questions = questions_of(spec)
     found = read_answers(answers, questions, module)
     verdicts = {**found.verdicts, **verdicts_for(judged, found.said)}
     score = module.score(questions, found.said, spec.protocol, verdicts)
@@ -127,7 +129,7 @@ def judge_folder(
     for spec in chosen:
         module = benchmark(spec.name)
         rule = protocol if protocol != "auto" and module.knows(protocol) else spec.protocol
-        questions = module.read(spec)
+        questions = questions_of(spec)
         kept = answers_kept(out / f"predictions.{spec.key}.jsonl", questions)
         said = {key: row["text"] for key, row in kept.items()}
         if dry_run:
@@ -185,11 +187,12 @@ def _fields(
     prompts = "\0".join(question.text for question in questions)
     return {
         **score.fields,
+        "protocol": protocol_of(score.fields["protocol"], settings, spec.key),
         "groups": {**score.fields.get("groups", {}), **_groups(spec, questions, score)},
         "model": settings["model"],
         "prompt_hash": hashlib.sha256(prompts.encode()).hexdigest()[:16],
         "data_hash": digest_of(spec.questions, spec.annotation),
-        "generation": settings["generation"],
+        **told_fields(settings, spec),
         "note": settings.get("note", ""),
         "versions": settings["versions"],
     }

@@ -229,7 +229,7 @@ def run_native(
         for place, key in enumerate(keys)
         for k in range(decoding.candidates)
     ]
-    inputs = _inputs(loaded, [prompts[row.prompt] for row in rows])
+    inputs = native_inputs(loaded, [prompts[row.prompt] for row in rows])
     sampler = _KeyedDraw(rows, decoding)
     output = loaded.model.generate(
         **inputs,
@@ -265,7 +265,8 @@ def _read(
     return answers
 
 
-def _inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
+def native_inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
+    """What the processor makes of prompts that all have a text, or all have none."""
     opened = [
         [load_rgb(image) if isinstance(image, str) else image for image in prompt.images]
         for prompt in prompts

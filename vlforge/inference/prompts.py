@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlforge.data.images import load_rgb
 from vlforge.inference.load import Loaded
+from vlforge.inference.prefetch import Fitted
 from vlforge.models.parts.splice import plan_splice, splice
 from vlforge.text.encode import encode_turns
 from vlforge.types import ModelError, Sample
@@ -25,10 +26,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, -200 for each picture, and the pictures (RGB, or a file to open)."""
+    """Token ids, -200 for each picture, and the pictures (RGB, fitted, or a file to open)."""
 
     ids: tuple[int, ...]
-    images: tuple[Image.Image | str, ...] = ()
+    images: tuple[Image.Image | str | Fitted, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,13 +52,13 @@ def prompt_of(loaded: Loaded, sample: Sample) -> Prompt:
     return Prompt(tuple(encoded.ids), sample.images)
 
 
-def pixels_of(loaded: Loaded, images: Sequence[Image.Image | str]) -> Tensor:
+def pixels_of(loaded: Loaded, images: Sequence[Image.Image | str | Fitted]) -> Tensor:
     """Pictures -> normalised pixels [I, 3, S, S] on the model's device."""
     return sized_pixels_of(loaded, images)[0]
 
 
 def sized_pixels_of(
-    loaded: Loaded, images: Sequence[Image.Image | str]
+    loaded: Loaded, images: Sequence[Image.Image | str | Fitted]
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Pictures -> normalised pixels [I, 3, S, S] and each picture's (width, height).
 
@@ -65,11 +66,13 @@ def sized_pixels_of(
     """
     fitted, sizes = [], []
     for image in images:
-        opened = load_rgb(image) if isinstance(image, str) else image
+        if not isinstance(image, Fitted):
+            opened = load_rgb(image) if isinstance(image, str) else image
+            image = Fitted(loaded.processor.fit(opened), opened.size)
         # `fit` may give a view of memory that PIL keeps read-only; torch wants its own.
-        made = torch.from_numpy(loaded.processor.fit(opened).copy())
+        made = torch.from_numpy(image.pixels.copy())
         fitted.append(made.reshape(-1, *made.shape[-3:]))
-        sizes.append(opened.size)
+        sizes.append(image.size)
     return loaded.processor.normalise(torch.cat(fitted).to(loaded.device)), sizes
 
 
@@ -93,7 +96,7 @@ def embed(loaded: Loaded, prompts: Sequence[Prompt]) -> list[Tensor]:
     return [spliced[row, :length] for row, length in enumerate(plan.lengths.tolist())]
 
 
-def _encode_once(loaded: Loaded, shown: Sequence[Image.Image | str]) -> list[Tensor]:
+def _encode_once(loaded: Loaded, shown: Sequence[Image.Image | str | Fitted]) -> list[Tensor]:
     """Vision tokens [N, D] per picture shown; equal paths and objects share theirs."""
     names = [image if isinstance(image, str) else id(image) for image in shown]
     unique = dict(zip(names, shown, strict=True))

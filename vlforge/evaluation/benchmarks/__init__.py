@@ -10,9 +10,9 @@ import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from vlforge.evaluation.config import BenchmarkSpec
+from vlforge.evaluation.config import LONGEST_ANSWER, BenchmarkSpec
 from vlforge.evaluation.questions import Question, Score
 from vlforge.types import RecipeError
 
@@ -30,7 +30,7 @@ class Benchmark(Protocol):
     May also have: `judging(question, answer, rule) -> Judging | None` (None: nothing to ask),
     `EXPORTS`: name -> function(questions, said, target) that writes an upload file, and
     `matcher(questions)` -> function(row) -> id, where answers made elsewhere are not found by
-    their id alone.
+    their id alone; `MAX_NEW_TOKENS`, where its answers are longer than a word or a letter.
     """
 
     PROTOCOLS: tuple[str, ...]
@@ -65,6 +65,28 @@ Export = Callable[[Sequence[Question], Mapping[str, str], Path], None]
 def benchmark(name: str) -> Any:
     """The module of a benchmark that `benchmark_names` names, a `Benchmark`."""
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def questions_of(spec: BenchmarkSpec) -> list[Question]:
+    """The questions that a spec asks: those of its files, up to its `limit`.
+
+    Raises:
+        DataError: files that cannot be read or do not belong together.
+    """
+    questions: list[Question] = benchmark(spec.name).read(spec)
+    if spec.limit is None:
+        return questions
+    wanted = {question.group or question.id for question in questions[: max(0, spec.limit)]}
+    return [question for question in questions if (question.group or question.id) in wanted]
+
+
+def longest_answer(spec: BenchmarkSpec, asked: int | Literal["auto"] = "auto") -> int:
+    """Tokens an answer may have: what the spec says, else `asked`, else the benchmark."""
+    if spec.max_new_tokens > 0:
+        return spec.max_new_tokens
+    if asked != "auto":
+        return asked
+    return int(getattr(benchmark(spec.name), "MAX_NEW_TOKENS", LONGEST_ANSWER))
 
 
 def rule_of(name: str, protocols: Sequence[str], rule: str) -> str:

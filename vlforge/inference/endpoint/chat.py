@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,46 @@ class EndpointChat:
             answers.append(Caption(reply.text.strip(), 0.0))
         return answers
 
+    def answer_each(
+        self,
+        samples: Sequence[Sample],
+        max_new_tokens: int,
+        done: Callable[[int, Caption | EndpointError], None],
+    ) -> None:
+        """Ask many side by side; `done` is told of each, by its place, as its answer comes.
+
+        A request is made when its turn comes: no more pictures are held than are under way.
+
+        Raises:
+            EndpointError: one that no further request would escape.
+        """
+
+        def tell(place: int, reply: Reply | EndpointError) -> None:
+            is_reply = isinstance(reply, Reply)
+            done(place, Caption(reply.text.strip(), 0.0) if is_reply else reply)  # type: ignore
+
+        self.endpoint.ask_all(_Requests(samples, max_new_tokens, self.how), tell)
+
+    def stop(self) -> None:
+        """Begin no further request."""
+        self.endpoint.stop()
+
     def stream(self, sample: Sample, max_new_tokens: int) -> Iterator[str]:
         """Pieces of the answer as they come."""
         yield from self.endpoint.stream(request_of(sample, max_new_tokens, **self.how))
+
+
+class _Requests(Sequence[ChatRequest]):
+    """Requests that are made when they are read."""
+
+    def __init__(self, samples: Sequence[Sample], max_tokens: int, how: dict[str, Any]):
+        self.samples, self.max_tokens, self.how = samples, max_tokens, how
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: Any) -> Any:
+        return request_of(self.samples[place], self.max_tokens, **self.how)
 
 
 def request_of(sample: Sample, max_tokens: int, **settings: Any) -> ChatRequest:

@@ -22,7 +22,7 @@ from vlforge.inference.endpoint.config import (
     text_of_content,
 )
 from vlforge.inference.endpoint.line import Line, Lost
-from vlforge.types import VLForgeError
+from vlforge.types import DataError, VLForgeError
 
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 """Answers that may be other ones a moment later."""
@@ -122,6 +122,10 @@ class Endpoint:
                 yield waiting.pop(future), _outcome(future)
             self._fill(pool, waiting, left, requests)
 
+    def stop(self) -> None:
+        """Begin no further request; what is under way may still come."""
+        self._stopped.set()
+
     def _fill(
         self,
         pool: ThreadPoolExecutor,
@@ -134,7 +138,11 @@ class Endpoint:
             place = next(left, None)
             if place is None:
                 return
-            waiting[pool.submit(self.ask, requests[place])] = place
+            waiting[pool.submit(self._ask_one, requests, place)] = place
+
+    def _ask_one(self, requests: Sequence[ChatRequest], place: int) -> Reply:
+        # Read in the thread: a sequence may make its requests, pictures and all, when asked.
+        return self.ask(requests[place])
 
     def stream(self, request: ChatRequest) -> Iterator[str]:
         """Pieces of the reply as they come; not cached, not tried again.
@@ -252,6 +260,8 @@ def _outcome(future: Future[Reply]) -> Reply | EndpointError:
         if error.is_for_all:
             raise
         return error
+    except DataError as error:
+        return EndpointError(str(error))
 
 
 def _reply(data: bytes) -> Reply | None:

@@ -1,0 +1,201 @@
+"""An answer depends on its question alone: not on batches, order, processes nor kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.little_world import rows_of, write_world
+from vlforge.evaluation import processes
+from vlforge.evaluation.answering import ask_of, plan_batches
+from vlforge.evaluation.benchmarks import questions_of
+from vlforge.evaluation.chats import process_count
+from vlforge.evaluation.run import evaluate
+from vlforge.types import ModelError
+
+
+def texts_of(out: Path) -> dict[str, str]:
+    return {row["id"]: row["text"] for row in rows_of(out)}
+
+
+def test_answers_depend_neither_on_the_batch_nor_on_the_order(tmp_path):
+    config = write_world(tmp_path)
+    evaluate(config, tmp_path / "one", device="cpu")
+    wanted = texts_of(tmp_path / "one")
+    assert len(set(wanted.values())) > 4, "the case must hold different answers"
+    for batch in (1, 7, "auto"):
+        evaluate(replace(config, batch=batch), tmp_path / f"b{batch}", device="cpu")
+        assert texts_of(tmp_path / f"b{batch}") == wanted
+    path = Path(config.benchmarks[0].questions)
+    lines = path.read_text().splitlines(keepends=True)
+    random.Random(0).shuffle(lines)
+    path.write_text("".join(lines))
+    evaluate(config, tmp_path / "mixed", device="cpu")
+    assert texts_of(tmp_path / "mixed") == wanted
+    assert [row["id"] for row in rows_of(tmp_path / "mixed")] == [
+        json.loads(line)["id"] for line in lines
+    ]
+
+
+def test_batches_begin_with_the_largest_and_keep_pictures_together(tmp_path):
+    config = write_world(tmp_path)
+    questions = questions_of(config.benchmarks[0])
+    asks = [ask_of(q, q.images, config) for q in questions]
+    batches = plan_batches(asks, 4)
+    assert sorted(ask.id for batch in batches for ask in batch) == sorted(a.id for a in asks)
+    shown = [(len(ask.sample.images), len(ask.sample.turns[0].text)) for b in batches for ask in b]
+    assert max(shown)[0] == shown[0][0]
+    assert shown[0][1] > shown[-1][1]
+    pictures = [ask.sample.images for batch in plan_batches(asks[1:3] * 2, 4) for ask in batch]
+    assert pictures == sorted(pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_give_the_bytes_of_one(tmp_path, count):
+    config = write_world(tmp_path)
+    whole = evaluate(config, tmp_path / "one", device="cpu")
+    shared = evaluate(replace(config, processes=count), tmp_path / "many", device="cpu")
+    assert shared == whole
+    for path in sorted((tmp_path / "one").glob("*.json*")):
+        assert (tmp_path / "many" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert not list((tmp_path / "many").glob("*.part-*"))
+
+
+@pytest.mark.slow
+def test_more_processes_than_questions_lose_none(tmp_path):
+    config = write_world(tmp_path, count=3, batch=1, processes=4)
+    evaluate(config, tmp_path / "out", device="cpu")
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["q0", "q1", "q2"]
+
+
+@pytest.mark.slow
+def test_one_killed_process_leaves_its_questions_to_the_others(tmp_path):
+    config = write_world(tmp_path, count=90, batch=1)
+    evaluate(config, tmp_path / "one", device="cpu")
+    crew_killed: list[int] = []
+    started = processes.Crew._start
+
+    def start(crew, number):
+        started(crew, number)
+        if number == 1:
+            victim = list(crew._processes.values())[-1]
+            part = tmp_path / "many" / "predictions.custom.part-1.jsonl"
+            threading.Thread(target=_kill_once_there, args=(victim.pid, part, crew_killed)).start()
+
+    processes.Crew._start = start
+    try:
+        evaluate(replace(config, processes=2), tmp_path / "many", device="cpu")
+    finally:
+        processes.Crew._start = started
+    assert crew_killed
+    assert rows_of(tmp_path / "many") == rows_of(tmp_path / "one")
+
+
+def _kill_once_there(pid: int, part: Path, killed: list[int]) -> None:
+    while not part.exists() or not part.stat().st_size:
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    killed.append(pid)
+
+
+@pytest.mark.slow
+def test_where_all_processes_die_one_line_says_so(tmp_path, monkeypatch):
+    config = write_world(tmp_path, count=8, processes=2)
+    started = processes.Crew._start
+
+    def start(crew, number):
+        started(crew, number)
+        list(crew._processes.values())[-1].kill()
+
+    monkeypatch.setattr(processes.Crew, "_start", start)
+    with pytest.raises(ModelError, match=r"all 2 processes died, the last with exit code -9"):
+        evaluate(config, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.slow
+def test_a_model_that_is_none_is_told_by_the_process_that_opens_it(tmp_path):
+    config = write_world(tmp_path, count=8, processes=2)
+    (Path(config.model) / "config.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(ModelError, match="holds a model of type 'nothing'"):
+        evaluate(config, tmp_path / "out", device="cpu")
+
+
+def command(config, out: Path, count: int) -> list[str]:
+    spec = config.benchmarks[0]
+    words = [sys.executable, "-m", "vlforge", "eval", "run", config.model, "--out", str(out)]
+    words += ["--benchmark", "custom", "--questions", spec.questions, "--device", "cpu"]
+    return [*words, "--batch", "2", "--max-new-tokens", "6", "--processes", str(count)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_at_any_time_the_same_command_gives_the_same_predictions(tmp_path, count):
+    config = write_world(tmp_path, count=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    subprocess.run(command(config, tmp_path / "whole", 1), check=True, env=environment)
+    out, draws, kills = tmp_path / "out", random.Random(count), 0
+    for _ in range(12):
+        process = subprocess.Popen(command(config, out, count), env=environment)
+        if kills < 4 and _answers_more(process, out, draws.randint(1, 60)):
+            process.kill()
+            process.wait()
+            kills += 1
+            continue
+        assert process.wait() == 0
+        break
+    assert kills > 1
+    for name in ("predictions.custom.jsonl", "metrics.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def _answers_more(process: subprocess.Popen, out: Path, more: int) -> bool:
+    """Wait until so many lines more are there; False where the command ended before."""
+    begin = _lines(out)
+    while process.poll() is None:
+        if _lines(out) >= begin + more:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def _lines(out: Path) -> int:
+    files = list(out.glob("predictions.custom*.jsonl"))
+    return sum(file.read_bytes().count(b"\n") for file in files)
+
+
+def test_rows_of_processes_that_were_ended_count(tmp_path):
+    config = write_world(tmp_path)
+    whole = evaluate(config, tmp_path / "out", device="cpu")
+    path = tmp_path / "out" / "predictions.custom.jsonl"
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]))
+    part = processes.part_path(path, 3)
+    part.write_bytes(b"".join(lines[9:]) + b'{"id": "q5", "te')
+    processes.part_path(path, 0).write_bytes(b"".join(lines[5:9]))
+    from vlforge.evaluation.scoring import score_folder
+
+    assert score_folder(tmp_path / "out") == whole
+    path.unlink()
+    assert score_folder(tmp_path / "out")["custom"]["missing"] == 5
+    evaluate(config, tmp_path / "out", device="cpu")
+    assert path.read_bytes() == data
+    assert not part.exists()
+
+
+def test_by_default_one_process_asks_where_there_is_no_gpu(tmp_path):
+    config = write_world(tmp_path, count=3)
+    assert process_count(config, "cpu") == 1
+    assert process_count(replace(config, processes=5), "cpu") == 5
+    assert process_count(replace(config, device_map="auto"), "auto") == 1

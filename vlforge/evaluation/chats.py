@@ -1,0 +1,53 @@
+"""Opens what an evaluation asks: a model folder, or a model behind an endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlforge.evaluation.config import EvalConfig
+
+
+def open_chat(config: EvalConfig, device: str = "auto", threads: int = 0) -> Any:
+    """A `Chat` with `notes`.
+
+    Raises:
+        ModelError: no model there that answers questions.
+        RecipeError: an address that is none.
+    """
+    if config.endpoint is not None:
+        from vlforge.inference.endpoint.chat import EndpointChat
+        from vlforge.inference.endpoint.client import Endpoint
+
+        return EndpointChat(Endpoint(config.endpoint))
+    from vlforge.inference.local import LocalChat
+
+    return LocalChat(
+        config.model,
+        device=device,
+        threads=threads,
+        template=config.template,
+        batch=config.batch_size,
+        loading=config.loading,
+    )
+
+
+def process_count(config: EvalConfig, device: str) -> int:
+    """Processes that share the questions: as many as asked for, else one per GPU."""
+    if config.processes != "auto":
+        return config.processes
+    is_one = config.endpoint is not None or config.device_map != "none"
+    if is_one or device not in ("auto", "cuda"):
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def device_of(number: int, device: str) -> str:
+    """Where the process of this number works: GPUs go round."""
+    if device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    found = torch.cuda.device_count()
+    return f"cuda:{number % found}" if found else device
