@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vlforge.evaluation.answers import read_answers
-from vlforge.evaluation.benchmarks import benchmark
+from vlforge.evaluation.benchmarks import Export, benchmark, questions_of
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import read_json, read_lines, write_lines
+from vlforge.evaluation.vlmevalkit_table import SHAPE as VLMEVALKIT
+from vlforge.evaluation.vlmevalkit_table import write_table
 from vlforge.types import DataError
 
 
@@ -19,8 +21,8 @@ def export_answers(folder: Path, name: str, target: Path, shape: str = "auto") -
 
     Args:
         shape: one of the benchmark's own (`upload`, `predictions`, …), `llava` for an
-            answer file as LLaVA writes it; auto is `llava` for a target that ends in
-            `.jsonl`, else the benchmark's first own.
+            answer file as LLaVA writes it, `vlmevalkit` for its table of predictions; auto
+            is `llava` for a target that ends in `.jsonl`, else the benchmark's first own.
 
     Raises:
         DataError: the folder does not hold that benchmark, or there is no such shape;
@@ -35,19 +37,19 @@ def export_answers(folder: Path, name: str, target: Path, shape: str = "auto") -
     said = {row["id"]: row["text"] for row in rows}
     shape = _shape(spec, target, shape)
     if shape != "llava":
-        module = benchmark(spec.name)
-        module.EXPORTS[shape](module.read(spec), said, target)
+        _shapes(spec)[shape](questions_of(spec), said, target)
         return target
     prompts = {row["id"]: row for row in read_lines(folder / f"prompts.{name}.jsonl")}
     model = str(settings.get("model", ""))
-    write_lines(target, (llava_answer(prompts[key], text, model) for key, text in said.items()))
+    rows = [llava_answer(prompts[key], text, model) for key, text in said.items() if key in prompts]
+    write_lines(target, rows)
     return target
 
 
 def export_file(spec: BenchmarkSpec, answers: Path, target: Path, shape: str = "auto") -> Path:
     """The same for answers that some tool wrote."""
     module = benchmark(spec.name)
-    questions = module.read(spec)
+    questions = questions_of(spec)
     said = read_answers(answers, questions, module).said
     shape = _shape(spec, target, shape)
     if shape == "llava":
@@ -55,16 +57,24 @@ def export_file(spec: BenchmarkSpec, answers: Path, target: Path, shape: str = "
         rows = (llava_answer(asked[key], text, answers.stem) for key, text in said.items())
         write_lines(target, rows)
     else:
-        module.EXPORTS[shape](questions, said, target)
+        _shapes(spec)[shape](questions, said, target)
     return target
 
 
+def _shapes(spec: BenchmarkSpec) -> dict[str, Export]:
+    """The benchmark's own shapes, then those that every benchmark has."""
+    return {**getattr(benchmark(spec.name), "EXPORTS", {}), VLMEVALKIT: write_table}
+
+
 def _shape(spec: BenchmarkSpec, target: Path, asked: str) -> str:
-    shapes = getattr(benchmark(spec.name), "EXPORTS", {})
+    shapes = _shapes(spec)
     if asked == "auto":
-        asked = "llava" if target.suffix.lower() == ".jsonl" else next(iter(shapes), "llava")
-        if asked == "llava" and target.suffix.lower() != ".jsonl":
-            raise DataError(f"{target}: {spec.name} has no upload file; name a .jsonl file")
+        asked = "llava" if target.suffix.lower() == ".jsonl" else next(iter(shapes))
+        if asked == VLMEVALKIT:
+            raise DataError(
+                f"{target}: {spec.name} has no upload file; name a .jsonl file, "
+                f"or say --as {VLMEVALKIT}"
+            )
     if asked != "llava" and asked not in shapes:
         known = ", ".join(("llava", *shapes))
         raise DataError(f"{target}: {spec.name} has no export {asked!r}; it has: {known}")
