@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,7 @@ def score_folder(
         score = module.score(questions, said, spec.protocol, verdicts)
         if strict:
             refuse_gaps(spec, questions, said, score)
-        rows = ({"id": q.id, "extracted": score.extracted.get(q.id)} for q in questions)
-        write_lines(out / f"extracted.{spec.key}.jsonl", rows)
+        write_lines(out / f"extracted.{spec.key}.jsonl", _extracted(questions, score))
         found = _fields(spec, questions, score, settings) | judge_fields(verdicts)
         metrics[spec.key] = found | failed_fields(out, spec.key)
         examples += _examples(spec.key, questions, said, score)
@@ -178,6 +177,14 @@ def refuse_gaps(
         )
     if score.problem:
         raise DataError(f"{spec.key}: {spec.file}: {score.problem}; score without strict")
+
+
+def _extracted(questions: Sequence[Question], score: Score) -> Iterator[dict[str, Any]]:
+    """What was read from each answer, and its credit; rotations leave that to their first row."""
+    for question in questions:
+        row = {"id": question.id, "extracted": score.extracted.get(question.id)}
+        credit = score.credits.get(question.id)
+        yield row if credit is None else {**row, "credit": credit}
 
 
 def _fields(
