@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlforge.cli import ask
+from vlforge.cli import ask, compare
 from vlforge.cli.show import plain_line, progress, shown_path, table
 from vlforge.types import DataError
 
@@ -32,12 +32,13 @@ Examples:
 
 
 def build_app() -> typer.Typer:
-    """`eval run`, `eval score`, `eval judge` and `eval export`."""
+    """`eval run`, `eval score`, `eval judge`, `eval export` and `eval compare`."""
     app = typer.Typer(help="Ask benchmarks and score the answers.", no_args_is_help=True)
     app.command("run", epilog=ask.EXAMPLES)(ask.run)
     app.command("score", epilog=SCORE_EXAMPLES)(score)
     app.command("judge", epilog=JUDGE_EXAMPLES)(judge)
     app.command("export", epilog=EXPORT_EXAMPLES)(export)
+    app.command("compare", epilog=compare.EVAL_EXAMPLES)(compare.compare_answers)
     return app
 
 

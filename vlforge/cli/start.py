@@ -20,6 +20,7 @@ from vlforge.cli import (
     analyze,
     chat,
     check,
+    compare,
     convert,
     convert_model,
     download,
@@ -127,6 +128,7 @@ def build_app() -> typer.Typer:
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("watch", epilog=watch.EXAMPLES)(watch.watch)
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
+    app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
     app.command("report", epilog=report.EXAMPLES)(report.report)
     app.command("why", epilog=why.EXAMPLES)(why.why)
     app.add_typer(lists.build_app(), name="list")

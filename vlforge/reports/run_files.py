@@ -101,9 +101,14 @@ def read_run(run_dir: Path) -> Run:
     if not isinstance(graph, Mapping) or not isinstance(graph.get("nodes"), list):
         raise DataError(f"{run_dir / 'graph.json'}: no list of nodes; give the folder of a run")
     nodes = tuple(_node(run_dir, n) for n in graph["nodes"] if isinstance(n, Mapping))
+    text, recipe = recipe_of(run_dir)
+    return Run(run_dir, nodes, recipe, text, read_mapping(run_dir / "env.json"))
+
+
+def recipe_of(run_dir: Path) -> tuple[str, Mapping[str, Any]]:
+    """A run's recipe as text and as read; both empty where there is none."""
     text = _text(run_dir / "recipe.yaml")
-    env = read_json(run_dir / "env.json")
-    return Run(run_dir, nodes, _yaml(text), text, env if isinstance(env, Mapping) else {})
+    return text, _yaml(text)
 
 
 def read_json(path: Path) -> Any:
