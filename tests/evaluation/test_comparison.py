@@ -97,7 +97,7 @@ def test_the_interval_covers_as_often_as_it_says():
 
 
 def test_sides_swapped_swap_the_signs():
-    a, b = split(3, 11, same=20)
+    a, b = split(3, 13, same=18)
     one, other = paired(a, b, range(34)), paired(b, a, range(34))
     assert one.value == -other.value
     assert one.outcome == "above"
@@ -116,6 +116,27 @@ def test_answers_alike_are_not_told_apart_however_few():
 def test_one_picture_shows_nothing():
     assert paired([0.0] * 5, [1.0] * 5, ["same"] * 5).outcome == "open"
     assert paired([0.0] * 30, [1.0] * 30, range(30)).outcome == "above"
+
+
+@pytest.mark.parametrize(("rises", "outcome"), [(4, "open"), (5, "open"), (6, "above")])
+def test_few_changes_to_one_side_have_to_pass_the_sign_test(rises, outcome):
+    a, b = [0.0] * 40, [1.0] * rises + [0.0] * (40 - rises)
+    found = paired(a, b, range(40))
+    assert found.interval[0] > 0
+    assert (found.outcome, found.changed) == (outcome, rises)
+    assert found.sign_p == pytest.approx(2 / 2**rises)
+    assert bool(found.doubt) == (outcome == "open")
+    together = paired(a, b, [k // 3 for k in range(40)])
+    assert (together.changed, together.outcome) == (2, "open")
+
+
+def test_two_models_alike_are_told_apart_no_more_often_than_promised():
+    rng = random.Random(5)
+    wrong = 0
+    for _ in range(200):
+        a, b = ([float(rng.random() < 0.9) for _ in range(30)] for _ in "ab")
+        wrong += paired(a, b, range(30)).outcome != "open"
+    assert wrong <= 10  # 5 % of 200
 
 
 def test_nothing_to_compare_is_an_error():

@@ -271,6 +271,8 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
         notes.append("all questions are about one picture: the interval says nothing of others")
     elif whole.clusters < FEW:
         notes.append(f"only {whole.clusters} pictures: too few to lean on an interval")
+    if whole.doubt:
+        notes.append(whole.doubt)
     if not any(question.answers for question in questions.values()):
         notes.append("the benchmark's files are gone: no right answers, no categories")
     parts = _parts(a, b, keys, questions, pictures)
@@ -378,5 +380,7 @@ def _numbers(found: Difference) -> dict[str, Any]:
         "b": found.b,
         "difference": found.value,
         "interval": list(found.interval),
+        "changed_pictures": found.changed,
+        "sign_test_p": found.sign_p,
         "outcome": found.outcome,
     }

@@ -138,13 +138,20 @@ def _values(found: Sequence[Comparison], a: Path, b: Path, scale: float) -> dict
         anchors.take(name)
     panels = [_panel(one, anchors, pictures, max(2, int(EACH * scale))) for one in found]
     return {
-        "title": f"{a.name} and {b.name}",
+        "title": " and ".join(_names(a, b)),
         "headline": headline(found),
         "folders": (("A", str(a)), ("B", str(b))),
         "panels": panels,
         "settings": _settings(found),
         "part_count": sum(len(panel.parts) + panel.parts_left for panel in panels),
     }
+
+
+def _names(a: Path, b: Path) -> tuple[str, str]:
+    """The folders' names, with their runs' where those alone tell them apart."""
+    if a.name != b.name:
+        return a.name, b.name
+    return f"{a.parent.name}/{a.name}", f"{b.parent.name}/{b.name}"
 
 
 def _panel(one: Comparison, anchors: Anchors, pictures: Thumbnails, each: int) -> Panel:

@@ -141,6 +141,7 @@ def _against(
     low, high = found.whole.interval
     told = f"{numbers.signed(found.whole.value)} [{numbers.signed(low)}, {numbers.signed(high)}]"
     changed = f"{len(found.rose):,} questions better, {len(found.fell):,} worse"
+    changed += f"; {found.whole.doubt}" if found.whole.doubt else ""
     return found.whole.outcome, f"{start}{told} over questions, one seed; {changed}"
 
 
