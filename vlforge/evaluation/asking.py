@@ -74,6 +74,8 @@ def prompt_rows(
         # In LLaVA's TextVQA files a picture's questions share their id.
         is_number = question.options and question.id.isdigit()
         theirs = int(question.id) if is_number else question.group or question.id
+        # LLaVA's scripts join by the id as its question file has it, numbers as numbers.
+        theirs = question.facts.get("question_id", theirs)
         yield {
             "id": question.id,
             "question_id": theirs,
@@ -113,7 +115,12 @@ class Answers(Protocol):
     """Who answers batches: one model here, or several processes."""
 
     def answers(
-        self, batches: Sequence[Sequence[Ask]], longest: int, path: Path | None
+        self,
+        batches: Sequence[Sequence[Ask]],
+        longest: int,
+        path: Path | None,
+        *,
+        is_first: bool = True,
     ) -> Iterator[Outcome]:
         """What became of every batch; rows are on disk before they are given."""
         ...
@@ -167,7 +174,8 @@ class Asking:
         if left:
             path.touch()
             longest = longest_answer(spec, self.config.max_new_tokens)
-            for outcome in self.answers().answers(left, longest, path):
+            who, is_first = self.answers(), not rows
+            for outcome in who.answers(left, longest, path, is_first=is_first):
                 rows |= {row["id"]: row for row in outcome.rows}
                 failed |= outcome.failed
                 self.progress(self.done + len(rows) + len(failed), self.total, spec.key)

@@ -110,6 +110,7 @@ def _question(row: Mapping[str, Any], spec: BenchmarkSpec, answer: str, category
         answers=(answer,) if answer else (),
         labels={"category": category},
         asked=asked,
+        facts={"question_id": row["question_id"]},
     )
 
 
