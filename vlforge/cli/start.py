@@ -232,7 +232,10 @@ def _usage(error: Any) -> int:
 
 def _say_how_to_continue(given: Sequence[str]) -> None:
     if given and given[0] in CONTINUABLE:
-        plain_line("Stopped; what was finished is kept. Continue with the same command:")
-        plain_line(f"  vlforge {shlex.join(given)}")
+        # --fresh would begin anew what has just been begun.
+        again = [word for word in given if word != "--fresh"]
+        same = "the same command" if len(again) == len(given) else "this"
+        plain_line(f"Stopped; what was finished is kept. Continue with {same}:")
+        plain_line(f"  vlforge {shlex.join(again)}")
     else:
         plain_line("Stopped.")
