@@ -9,6 +9,7 @@ MGM@769820c), GT-Vision-Lab/VQA@a013f00 (official VQA), open-compass/VLMEvalKit@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -52,6 +53,11 @@ _DOTS_DELETED = 32
 """The references pass a flag where the count belongs, so only so many dots go."""
 
 
+# Ten people who answer a question mostly say the same.
+_remembered = functools.lru_cache(maxsize=1 << 16)
+
+
+@_remembered
 def normalise_m4c(answer: str) -> str:
     """The answer as M4C's processor (LLaVA, MGM, lmms-eval) compares it."""
     answer = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
@@ -59,11 +65,13 @@ def normalise_m4c(answer: str) -> str:
     return _simplify_words(_strip_marks(answer, _DOT_BEFORE_NO_DIGIT))
 
 
+@_remembered
 def normalise_vqa(answer: str) -> str:
     """The answer as the official VQA evaluation compares it."""
     return _simplify_words(_strip_marks(_one_line(answer), _DOT_BEFORE_NO_DIGIT))
 
 
+@_remembered
 def normalise_vlmevalkit(answer: str) -> str:
     """The answer as VLMEvalKit compares it: a dot after a digit stays."""
     return _simplify_words(_strip_marks(_one_line(answer), _DOT_BETWEEN_NO_DIGITS))
