@@ -91,3 +91,37 @@ def test_eval_run_loads_as_asked_and_says_what_that_means(answered, tmp_path, ca
     assert (settings["precision"], settings["template"]) == ("bf16", "chatml_direct")
     assert main(["eval", "run", str(folder), *asked, "--device-map", "language"]) == 2
     assert "'language' is no PART=DEVICE" in capsys.readouterr().err
+
+
+def test_eval_run_ranks_options_and_says_so(answered, tmp_path, capsys):
+    folder = tiny_folder(tmp_path / "model", template="v1")
+    row = {"id": 1, "question": "what is it", "answer": "cat", "options": ["cat", "red horse"]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["eval", "run", str(folder), "--benchmark", "custom", "--questions", "mine.jsonl"]
+    how = ["--answer-by", "likelihood", "--likelihood", "mean", "--processes", "1"]
+    assert main([*words, *how, "--out", "ranked"]) == 0
+    assert "custom@choice+likelihood/mean" in capsys.readouterr().out
+    (said,) = map(
+        json.loads, (tmp_path / "ranked/predictions.custom.jsonl").read_text().splitlines()
+    )
+    assert said["text"] == max(said["likelihoods"], key=said["likelihoods"].get)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--batch", "many"], "--batch is 'many'; give a number from 1, or auto"),
+        (["--processes", "0"], "--processes is '0'"),
+        (["--answer-by", "luck"], "--answer-by: "),
+        (["--url", "http://127.0.0.1/v1"], "one of the two"),
+    ],
+)
+def test_eval_run_names_the_option_that_is_wrong(answered, tmp_path, capsys, words, told):
+    asked = ["--benchmark", "textvqa", "--questions", "q.jsonl", "--annotation", "a.json"]
+    assert main(["eval", "run", str(tmp_path), *asked, *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_eval_run_needs_a_file_to_ask(tmp_path, capsys):
+    assert main(["eval", "run", str(tmp_path), "--benchmark", "seedbench"]) == 2
+    assert "give --questions or --annotation" in capsys.readouterr().err

@@ -146,15 +146,16 @@ def _ask_and_score(config: Any, out: Path, device: str) -> None:
     from vlforge.evaluation.run import evaluate
 
     out.mkdir(parents=True, exist_ok=True)
-    warnings: list[str] = []
+    heads = {"warning": "Note   ", "usage": "Server "}
+    told: list[str] = []
 
     def log(event: dict[str, Any]) -> None:
-        if event["event"] == "warning":
-            warnings.append(event["text"])
+        if event["event"] in heads:
+            told.append(f"{heads[event['event']]} {event['text']}")
 
     with progress("ask") as shown:
         metrics = evaluate(config, out, device=device, progress=shown, log=log)
     show_scores(metrics)
-    for text in warnings:
-        plain_line(f"Note    {text}")
+    for text in told:
+        plain_line(text)
     plain_line(f"Scores  {shown_path(out / 'metrics.json')}")

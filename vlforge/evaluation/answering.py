@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ _STEP = 32
 """Characters by which two questions may differ and still count as equally long."""
 _HOPELESS = 3
 """So many batches without a single answer, and the fault is the model's or the file's."""
+_FAILURES = 24
+"""So many requests without a single answer, and the server is to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,27 @@ class Alone:
             raise RecipeError("this model tells no likelihoods of options; answer_by: generation")
 
     def answers(
-        self, batches: Sequence[Sequence[Ask]], longest: int, path: Path | None
+        self,
+        batches: Sequence[Sequence[Ask]],
+        longest: int,
+        path: Path | None,
+        *,
+        is_first: bool = True,
     ) -> Iterator[Outcome]:
         """What became of every batch; rows are in the file `path` before they are given.
+
+        Args:
+            is_first: nothing was answered before; else what is left may be what always fails.
 
         Raises:
             DataError, ModelError: nothing could be answered.
         """
-        hope = Hope(_HOPELESS)
         if hasattr(self.chat, "answer_each"):
             asks = [ask for batch in batches for ask in batch]
-            yield from self._side_by_side(asks, longest, path)
+            hope = Hope(_FAILURES, at_end=is_first)
+            yield from self._side_by_side(asks, longest, path, hope)
             return
+        hope = patience(is_first)
         with ThreadPoolExecutor(1, "pictures") as pool:
             waiting: Future[list[Sample]] | None = None
             for number, batch in enumerate(batches):
@@ -193,7 +205,7 @@ class Alone:
             return samples  # whoever answers meets it again, and tells of the one question
 
     def _side_by_side(
-        self, asks: Sequence[Ask], longest: int, path: Path | None
+        self, asks: Sequence[Ask], longest: int, path: Path | None, hope: Hope
     ) -> Iterator[Outcome]:
         """Answers as they come, in any order, of a model that takes many questions at once."""
         came: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
@@ -214,7 +226,6 @@ class Alone:
                 came.put(error)
 
         threading.Thread(target=work, daemon=True).start()
-        hope = Hope(_HOPELESS * 8)
         try:
             for left in range(len(asks) - 1, -1, -1):
                 outcome = came.get()
@@ -227,17 +238,24 @@ class Alone:
             raise
 
 
+def patience(is_first: bool, processes: int = 1) -> Hope:
+    """With models of our own; what is left of a folder with answers is tried to the end."""
+    most = _HOPELESS * processes if is_first else sys.maxsize
+    return Hope(most, at_end=is_first)
+
+
 class Hope:
     """Watches whether a model answers at all.
 
-    Where the first `most` outcomes, or all, hold no answer, the first failure is raised.
+    Where the first `most` outcomes hold no answer, or with `at_end` none does, the first
+    failure is raised.
     """
 
-    def __init__(self, most: int):
-        self.most = most
+    def __init__(self, most: int, *, at_end: bool):
+        self.most, self.at_end = most, at_end
         self.seen = 0
         self.first = ""
-        self.is_sure = False
+        self.is_answered = False
 
     def see(self, outcome: Outcome, *, is_last: bool) -> None:
         """Take note of one more outcome.
@@ -245,10 +263,11 @@ class Hope:
         Raises:
             DataError: none so far holds an answer, and there is no hope for the others.
         """
-        self.is_sure = self.is_sure or bool(outcome.rows)
+        self.is_answered = self.is_answered or bool(outcome.rows)
         self.seen += 1
         self.first = self.first or next(iter(outcome.failed.values()), "")
-        if not self.is_sure and self.first and (is_last or self.seen >= self.most):
+        is_over = self.seen >= self.most or (is_last and self.at_end)
+        if is_over and self.first and not self.is_answered:
             raise DataError(f"no question was answered; the first: {self.first}")
 
 

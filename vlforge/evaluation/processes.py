@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vlforge.evaluation.answering import Alone, Ask, Hope, Outcome, append_rows, cores
+from vlforge.evaluation.answering import Alone, Ask, Outcome, append_rows, cores, patience
 from vlforge.evaluation.chats import device_of, open_chat
 from vlforge.evaluation.config import EvalConfig
 from vlforge.types import ModelError, Sample, VLForgeError
@@ -61,7 +61,12 @@ class Crew:
             process.join()
 
     def answers(
-        self, batches: Sequence[Sequence[Ask]], longest: int, path: Path | None
+        self,
+        batches: Sequence[Sequence[Ask]],
+        longest: int,
+        path: Path | None,
+        *,
+        is_first: bool = True,
     ) -> Iterator[Outcome]:
         """What became of every batch, as they come; as `Alone.answers`.
 
@@ -69,7 +74,7 @@ class Crew:
             ModelError: no process is left.
         """
         orders = [_Order(n, tuple(b), longest, path) for n, b in enumerate(batches)]
-        waiting, hope = orders[::-1], Hope(3 * self.count)
+        waiting, hope = orders[::-1], patience(is_first, self.count)
         while self._started < min(self.count, len(orders)):
             self._start(self._started)
             self._started += 1

@@ -100,7 +100,9 @@ class _Opened:
         return self.answers
 
     def close(self) -> None:
-        """End processes, and tell what is known of their models."""
+        """End processes; tell what is known of their models, or what a server took."""
+        if isinstance(self.answers, Alone) and hasattr(self.answers.chat, "endpoint"):
+            self.log({"event": "usage", "text": self.answers.chat.endpoint.usage.line()})
         if self.crew is not None:
             self.crew.close()
             self._tell(self.crew.notes)

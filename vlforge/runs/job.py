@@ -27,6 +27,7 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
+    processes: int = 1
     progress: ProgressFn = no_progress
     log: LogFn = no_log
     stop: Callable[[], bool] = never

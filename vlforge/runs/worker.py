@@ -157,6 +157,7 @@ def _job(order: Order, out: Path, pipe: Connection | None) -> Job:
         seed=order.seed,
         device=order.device,
         threads=order.threads,
+        processes=order.processes,
         progress=progress,
         log=log,
         stop=_asked(pipe),

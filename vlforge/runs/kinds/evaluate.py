@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from vlforge.evaluation.config import EvalConfig
 from vlforge.runs.job import Cost, Job, Upstream
@@ -17,6 +18,8 @@ def run(config: EvalConfig, job: Job) -> None:
     """Ask and score into the stage folder."""
     from vlforge.evaluation.run import evaluate
 
+    if config.processes == "auto" and config.endpoint is None:
+        config = replace(config, processes=_processes(config, job))
     evaluate(
         config,
         job.out,
@@ -24,6 +27,17 @@ def run(config: EvalConfig, job: Job) -> None:
         threads=job.threads,
         progress=job.progress,
         log=job.log,
+    )
+
+
+def _processes(config: EvalConfig, job: Job) -> int:
+    """As many as may train a stage: one where stages run side by side; never two on a GPU."""
+    from vlforge.evaluation.chats import process_count
+
+    if config.device_map != "none":
+        return 1
+    return (
+        min(job.processes, process_count(config, "cuda")) if job.device == "cuda" else job.processes
     )
 
 
