@@ -1,11 +1,15 @@
 """The line between the processes of a launch, both ends in one process."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.side_by_side import free_port
 from vlforge.runs import control
 from vlforge.runs.control import Control, Lost, leading
 from vlforge.runs.launch import Launch
+from vlforge.runs.team import Call
+from vlforge.runs.worker import Order
 
 
 @pytest.fixture
@@ -27,7 +31,20 @@ def test_answers_are_read_when_they_are_there(ends):
     first, other = ends
     assert first.read("result/0/1") is None
     other.tell("result/0/1", ("died", "exit code 1"))
-    assert first.read("result/0/1") == ("died", "exit code 1")
+    assert first.read("result/0/1") == ["died", "exit code 1"]
+
+
+def test_an_order_comes_out_as_it_went_in(ends):
+    first, other = ends
+    launch = Launch(0, 2, 0, 2, "127.0.0.1", 1)
+    order = Order(
+        "align.s0", "train", "ab12", {"data": "a.json", "lr": 1e-3, "train": ["connector"]},
+        {"x": "y"}, 3, Path("store"), Path("runs/r"), "auto", 2, {"a": "b"}, 1.5, 2, launch,
+    )  # fmt: skip
+    first.call(Call(order, Path("out"), "127.0.0.1", 9).words())
+    called = other.called()
+    assert called is not None
+    assert Call.of(called[1]) == Call(order, Path("out"), "127.0.0.1", 9)
 
 
 def test_a_process_that_says_nothing_is_lost(ends, monkeypatch):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
-import pickle
 import socket
 import time
 from collections.abc import Iterator
@@ -67,9 +67,9 @@ class Control:
         return cls(launch, PrefixStore(f"vlforge/{launch.attempt}", store))
 
     def call(self, work: Any) -> int:
-        """Call all others to take part in something; the number that it has."""
+        """Call all others to take part in something, told as JSON; the number that it has."""
         number = int(self.store.add("orders", 1)) - 1
-        self.store.set(f"order/{number}", pickle.dumps(work))
+        self.store.set(f"order/{number}", json.dumps(work))
         return number
 
     def called(self) -> tuple[int, Any] | None:
@@ -81,14 +81,14 @@ class Control:
         return self.orders - 1, work
 
     def tell(self, key: str, what: Any) -> None:
-        """Say something under a name."""
+        """Say something under a name, as JSON: nobody on the net gets code run here."""
         with self._speaking():
-            self.store.set(key, pickle.dumps(what))
+            self.store.set(key, json.dumps(what))
 
     def read(self, key: str) -> Any:
         """What was said under a name; None where nothing was yet."""
         with self._speaking():
-            return pickle.loads(self.store.get(key)) if self.store.check([key]) else None
+            return json.loads(self.store.get(key)) if self.store.check([key]) else None
 
     def beat(self) -> None:
         """Say that this process is there."""

@@ -30,13 +30,13 @@ def follow(launch: Launch) -> str:
 
 
 def _follow(launch: Launch, control: Control, number: int, signalled: list[float]) -> str:
-    from vlforge.runs.team import take_part
+    from vlforge.runs.team import Call, take_part
 
     while True:
         control.beat()
         called = control.called()
         if called is not None:
-            take_part(called[1], launch, control, called[0])
+            take_part(Call.of(called[1]), launch, control, called[0])
             continue
         said = control.read(f"end/{number}")
         if said is not None:

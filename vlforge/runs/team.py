@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,22 @@ class Call:
     out: Path
     address: str
     port: int
+
+    def words(self) -> dict[str, Any]:
+        """It as JSON has it."""
+        order = asdict(self.order) | {"store": str(self.order.store)}
+        order |= {"run_dir": str(self.order.run_dir)}
+        return {"order": order, "out": str(self.out), "address": self.address, "port": self.port}
+
+    @classmethod
+    def of(cls, words: Mapping[str, Any]) -> Call:
+        """What `words` gave."""
+        order = dict(words["order"])
+        for name in ("store", "run_dir"):
+            order[name] = Path(order[name])
+        launch = order["launch"]
+        order["launch"] = Launch(**launch) if launch is not None else None
+        return cls(Order(**order), Path(words["out"]), words["address"], words["port"])
 
 
 class Members:
@@ -191,7 +207,7 @@ def run_together(order: Order, out: Path, pipe: Connection | None) -> float:
     meeting = meeting_of(order, launch)
     number = -1
     if control is not None:
-        number = control.call(Call(order, out, meeting.address, meeting.port))
+        number = control.call(Call(order, out, meeting.address, meeting.port).words())
     members = Members(order, out, environments(meeting, order, launch))
     team = _Team(order, members, pipe, control, number)
     try:
@@ -293,7 +309,7 @@ class _Team:
         for rank in range(1, self.control.launch.count):
             told = None if rank in self.ended else self.control.read(f"result/{self.number}/{rank}")
             if told is not None:
-                yield rank, told
+                yield rank, tuple(told)
         silent = self.control.silent()
         if silent is not None and silent not in self.ended:
             yield silent, ("died", "not heard of for more than a minute")
