@@ -37,6 +37,12 @@ def test_a_table_is_read_back_as_it_was_said(mmb, tmp_path, ending):
     assert read_answers(target, mmbench.read(mmb)).said == {"7": "B.\tthe\nlast", "8": "A"}
 
 
+def test_an_empty_cell_that_json_calls_nan_is_no_text(mmb, tmp_path):
+    path = tmp_path / "theirs.json"
+    path.write_text('[{"index": 7, "prediction": NaN}, {"index": 8, "prediction": "A"}]')
+    assert read_answers(path, mmbench.read(mmb)).said == {"7": "", "8": "A"}
+
+
 def test_its_columns_are_the_data_sets_without_pictures(mmb):
     columns, rows = table_of(mmbench.read(mmb), {"7": "B"})
     assert columns == ["index", "question", "hint", "A", "B", "answer", "category",

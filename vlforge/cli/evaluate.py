@@ -156,7 +156,7 @@ def export(
         typer.Argument(help="The file; its ending chooses the format.", show_default=False),
     ] = None,
     shape: Annotated[
-        str, typer.Option("--as", help="llava, or one of the benchmark's own: upload, …")
+        str, typer.Option("--as", help="llava, vlmevalkit, or the benchmark's own: upload, …")
     ] = "auto",
 ) -> None:
     """Write the answers as another tool's file."""

@@ -88,7 +88,9 @@ def text_of(row: Mapping[str, Any], path: Path, number: int, default: str | None
             # lmms-eval keeps lists of lists, one reply each.
             while isinstance(value, list) and value:
                 value = value[0]
-            return "" if value is None or value == [] else str(value)
+            # NaN is a table's empty cell, written as JSON.
+            is_empty = value is None or value == [] or value != value
+            return "" if is_empty else str(value)
     if default is not None:
         return default
     if "answer" in row and len(row) <= _UPLOADED:

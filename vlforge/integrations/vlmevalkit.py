@@ -6,8 +6,8 @@ and hands over to VLMEvalKit's `run.py`:
     python -m vlforge.integrations.vlmevalkit my-model=FOLDER -- \\
         run.py --data MMBench_DEV_EN --model my-model
 
-Where its code should not be touched, `vlforge chat`'s models behind an OpenAI-compatible
-server and its `--base-url` do the same; answers made here are exchanged as files.
+Where its environment should not hold ours, answers are exchanged as files: its tables are
+scored here, and `eval export --as vlmevalkit` writes what its `--mode eval --reuse` scores.
 
 Source: open-compass/VLMEvalKit@e8e78f0 (vlmeval/vlm/base.py, config.py, inference.py).
 """

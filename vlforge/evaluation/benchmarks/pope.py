@@ -201,7 +201,7 @@ def score(
     kinds = [None] if is_overall else list(found)
     fields = {
         "score": f1,
-        "interval": list(_f1_interval(questions, counts, kinds)),
+        "interval": list(_f1_interval(questions, counts, kinds, rule)),
         "accuracy": whole.accuracy,
         "all": _fields(whole, rule),
         "groups": {
@@ -252,9 +252,13 @@ def _fields(one: Confusion, rule: str) -> dict[str, float | int]:
 
 
 def _f1_interval(
-    questions: Sequence[Question], counts: Mapping[str, int], kinds: Sequence[str | None]
+    questions: Sequence[Question],
+    counts: Mapping[str, int],
+    kinds: Sequence[str | None],
+    rule: str,
 ) -> tuple[float, float]:
-    """Of the mean F1 over categories; None is all questions together."""
+    """Of the mean F1 over categories, as `rule` counts it; None is all questions together."""
+    missed = (_FN,) if rule == "lmms-eval" else (_FN, _OTHER_YES)
     rows = []
     for question in questions:
         row = [0.0] * (3 * len(kinds))
@@ -263,7 +267,7 @@ def _f1_interval(
             if kind is None or kind in question.labels_of("category"):
                 row[3 * place] = float(cell == _TP)
                 row[3 * place + 1] = float(cell == _FP)
-                row[3 * place + 2] = float(cell in (_FN, _OTHER_YES))
+                row[3 * place + 2] = float(cell in missed)
         rows.append(row)
 
     def mean_f1(sums: Any) -> Any:
