@@ -15,6 +15,8 @@ from vlforge.evaluation.run import evaluate
 from vlforge.evaluation.scoring import score_folder
 from vlforge.types import DataError
 
+PREDICTIONS = "predictions.custom.jsonl"
+
 
 def rows_of(path):
     """A jsonl file."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlforge.cli import ask
 from vlforge.cli.show import plain_line, shown_path, table
+from vlforge.types import DataError
+
+if TYPE_CHECKING:
+    from vlforge.evaluation.config import BenchmarkSpec
 
 EXAMPLES = """\b
 Examples:
@@ -19,6 +24,8 @@ EVAL_EXAMPLES = """\b
 Examples:
   vlforge eval compare scores_7b scores_13b -o compared.html
   vlforge eval compare runs/raw runs/clean/score --json
+  vlforge eval compare llava.jsonl mgm.jsonl --benchmark pope \\
+      --questions llava_pope_test.jsonl --annotations coco -o compared.html
 """
 
 
@@ -32,6 +39,16 @@ def compare_answers(
         bool, typer.Option("--common", help="Other prompts or data: only what both were asked.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON.")] = False,
+    benchmark: Annotated[
+        str, typer.Option(help="Whose answers they are, where A or B is a file of answers.")
+    ] = "",
+    questions: Annotated[Path | None, typer.Option(help="Its questions.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", "--annotation", help="Its right answers.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of its pictures.")] = None,
+    protocol: Annotated[str, typer.Option(help="How answers are read and scored.")] = "auto",
+    metric: Annotated[str, typer.Option(help="The metric of `custom`.")] = "auto",
 ) -> None:
     """Compare two evaluations question by question.
 
@@ -41,16 +58,19 @@ def compare_answers(
     from vlforge.evaluation.pairing import compare_folders, evaluation_folder
     from vlforge.reports.answers_compared import HEAD, headline, table_rows, write_comparison
 
-    folders = evaluation_folder(a), evaluation_folder(b)
-    found = compare_folders(*folders, common=common)
+    files = {"questions": questions, "annotation": annotations, "images": images}
+    settings = {key: str(path) for key, path in files.items() if path}
+    spec = _spec({"name": benchmark, "protocol": protocol, "metric": metric, **settings})
+    a, b = (one if spec and one.is_file() else evaluation_folder(one) for one in (a, b))
+    found = compare_folders(a, b, common=common, spec=spec)
     if out is not None:
-        write_comparison(found, *folders, out)
+        write_comparison(found, a, b, out)
     if as_json:
-        sides = {"a": str(folders[0]), "b": str(folders[1])}
+        sides = {"a": str(a), "b": str(b)}
         print(json.dumps({**sides, "benchmarks": {c.key: c.as_json() for c in found}}))
         return
-    plain_line(f"A  {shown_path(folders[0])}")
-    plain_line(f"B  {shown_path(folders[1])}")
+    plain_line(f"A  {shown_path(a)}")
+    plain_line(f"B  {shown_path(b)}")
     plain_line("")
     table(HEAD, table_rows(found), right=tuple(range(1, len(HEAD))))
     plain_line("")
@@ -59,6 +79,19 @@ def compare_answers(
         for note in one.notes:
             plain_line(f"{one.key}: {note}")
     plain_line(f"Page  {shown_path(out)}" if out else "With -o PAGE.html: the questions too")
+
+
+def _spec(settings: dict[str, str]) -> BenchmarkSpec | None:
+    """What files of answers are scored by; None where no benchmark was named."""
+    from vlforge.evaluation.config import BenchmarkSpec
+    from vlforge.recipe.typed import build
+
+    if not settings["name"]:
+        return None
+    spec: BenchmarkSpec = build(BenchmarkSpec, settings, ask.option)
+    if not spec.questions and not spec.annotation:
+        raise DataError("give --questions or --annotations: the files of the benchmark")
+    return spec
 
 
 def compare(

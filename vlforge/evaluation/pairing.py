@@ -24,22 +24,33 @@ from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import read_json, read_lines
 from vlforge.evaluation.judging import verdicts_for
 from vlforge.evaluation.questions import Question, picture_hash
+from vlforge.evaluation.scoring import scored_answers
 from vlforge.types import DataError, VLForgeError
 
 _WHAT = {"protocol": "protocols", "prompt_hash": "prompts", "data_hash": "data"}
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """One benchmark of a folder that `eval run` wrote.
+class Given:
+    """What scoring a file of answers found; a folder's files say it themselves."""
 
-    `fields` is its part of `metrics.json`; the files are read when they are asked for.
+    said: dict[str, str]
+    extracted: dict[str, str | None]
+    credits: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One benchmark of a folder that `eval run` wrote, or of a file of answers (`given`).
+
+    `fields` is its part of `metrics.json`; a folder's files are read when they are asked for.
     """
 
     folder: Path
     key: str
     fields: Mapping[str, Any]
     spec: BenchmarkSpec | None
+    given: Given | None = None
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -59,12 +70,16 @@ class Evaluated:
     @cached_property
     def said(self) -> dict[str, str]:
         """What the model said, by question id; empty where the folder has no predictions."""
+        if self.given is not None:
+            return self.given.said
         path = self.folder / f"predictions.{self.key}.jsonl"
         return {row["id"]: row["text"] for row in read_lines(path)} if path.is_file() else {}
 
     @cached_property
     def extracted(self) -> dict[str, str | None]:
         """What the rule read from each answer, by question id."""
+        if self.given is not None:
+            return self.given.extracted
         path = self.folder / f"extracted.{self.key}.jsonl"
         rows = read_lines(path) if path.is_file() else []
         return {row["id"]: row.get("extracted") for row in rows}
@@ -76,6 +91,8 @@ class Evaluated:
         Raises:
             DataError: scored before credits were kept, and the benchmark's files are gone.
         """
+        if self.given is not None:
+            return self.given.credits
         path = self.folder / f"extracted.{self.key}.jsonl"
         rows = read_lines(path)
         found = {row["id"]: float(row["credit"]) for row in rows if row.get("credit") is not None}
@@ -151,8 +168,9 @@ def evaluation_folder(path: Path) -> Path:
     run, name = (path, "") if (path / "graph.json").is_file() else (path.parent, path.name)
     if not (run / "graph.json").is_file():
         what = "no such folder" if not path.exists() else "holds no scores (metrics.json)"
+        what = "a file of answers needs --benchmark and its files" if path.is_file() else what
         raise DataError(
-            f"{path}: {what}; give one that `vlforge eval run` wrote, or a run's evaluate stage"
+            f"{path}: {what}; else give what `vlforge eval run` wrote, or a run's evaluate stage"
         )
     nodes = [node for node in read_json(run / "graph.json")["nodes"] if node["kind"] == "evaluate"]
     wanted = name.removeprefix("$")
@@ -190,16 +208,34 @@ def read_evaluations(folder: Path) -> dict[str, Evaluated]:
     }
 
 
-def compare_folders(a: Path, b: Path, *, common: bool = False) -> list[Comparison]:
+def read_answer_file(path: Path, spec: BenchmarkSpec) -> dict[str, Evaluated]:
+    """A file of answers that any tool wrote, scored: one benchmark, by its key.
+
+    Raises:
+        DataError: files that cannot be read or do not belong together.
+        RecipeError: a protocol that the benchmark does not know.
+    """
+    _, found, score, fields = scored_answers(spec, path)
+    given = Given(found.said, dict(score.extracted), dict(score.credits))
+    return {spec.key: Evaluated(path, spec.key, fields, spec, given)}
+
+
+def compare_folders(
+    a: Path, b: Path, *, common: bool = False, spec: BenchmarkSpec | None = None
+) -> list[Comparison]:
     """Every benchmark that both folders hold.
 
     Args:
+        spec: what files of answers are to; where a side is no folder.
         common: compare the questions that both were asked where prompts or data differ.
 
     Raises:
         DataError: nothing in common, or what may not be compared; one line.
     """
-    ours, theirs = read_evaluations(a), read_evaluations(b)
+    ours, theirs = (
+        read_answer_file(one, spec) if spec and one.is_file() else read_evaluations(one)
+        for one in (a, b)
+    )
     shared = [key for key in ours if key in theirs]
     if not shared:
         raise DataError(
@@ -265,14 +301,7 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
     ones, twos = [a.credits[key] for key in keys], [b.credits[key] for key in keys]
     fell, rose = changed_ids(a.credits, b.credits, keys)
     is_score = bool(differing) or (_is_mean(whole.a, a) and _is_mean(whole.b, b))
-    if not is_score:
-        notes.append("its score is no mean over questions; tested is the mean credit")
-    if whole.clusters == 1:
-        notes.append("all questions are about one picture: the interval says nothing of others")
-    elif whole.clusters < FEW:
-        notes.append(f"only {whole.clusters} pictures: too few to lean on an interval")
-    if whole.doubt:
-        notes.append(whole.doubt)
+    notes += _notes(a, b, whole, is_score)
     if not any(question.answers for question in questions.values()):
         notes.append("the benchmark's files are gone: no right answers, no categories")
     parts = _parts(a, b, keys, questions, pictures)
@@ -280,6 +309,26 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
         a.key, a, b, whole, mcnemar(ones, twos), tuple(parts), tuple(fell), tuple(rose),
         is_score, tuple(notes), questions,
     )  # fmt: skip
+
+
+def _notes(a: Evaluated, b: Evaluated, whole: Difference, is_score: bool) -> Iterable[str]:
+    """What a reader has to know besides the numbers."""
+    if not is_score:
+        scores = (f"{one.fields.get('score'):.4g}" for one in (a, b))
+        yield "its score (A {}, B {}) is no mean over questions; tested is the mean credit".format(
+            *scores
+        )
+    if whole.clusters == 1:
+        yield "all questions are about one picture: the interval says nothing of others"
+    elif whole.clusters < FEW:
+        yield f"only {whole.clusters} pictures: too few to lean on an interval"
+    if whole.doubt:
+        yield whole.doubt
+    for letter, one in (("A", a), ("B", b)):
+        if lacks := one.fields.get("missing"):
+            yield f"{letter} has no answer to {lacks:,} questions, which count as wrong"
+    if a.given or b.given:
+        yield "in which words the answers in a file were asked for is not known"
 
 
 def _difference(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.answers import read_answers
+from vlforge.evaluation.answers import Answers, read_answers
 from vlforge.evaluation.asking import answers_kept, picture_name
 from vlforge.evaluation.benchmarks import benchmark, questions_of
 from vlforge.evaluation.config import BenchmarkSpec
@@ -85,17 +85,31 @@ def score_answers(
         DataError: files that cannot be read or do not belong together.
         RecipeError: a protocol that the benchmark does not know.
     """
+    questions, found, score, fields = scored_answers(spec, answers, judged=judged)
+    if strict:
+        refuse_gaps(spec, questions, found.said, score)
+    return fields
+
+
+def scored_answers(
+    spec: BenchmarkSpec, answers: Path, *, judged: Path | None = None
+) -> tuple[list[Question], Answers, Score, dict[str, Any]]:
+    """Questions, answers, score, and what `metrics.json` would hold, of a file of answers.
+
+    Raises:
+        DataError: files that cannot be read or do not belong together.
+        RecipeError: a protocol that the benchmark does not know.
+    """
     check_specs([spec])
     module = benchmark(spec.name)
     questions = questions_of(spec)
     found = read_answers(answers, questions, module)
     verdicts = {**found.verdicts, **verdicts_for(judged, found.said)}
     score = module.score(questions, found.said, spec.protocol, verdicts)
-    if strict:
-        refuse_gaps(spec, questions, found.said, score)
     source: dict[str, Any] = {"model": str(answers), "generation": None, "versions": {}}
     counted = {"duplicate": found.duplicate, "unknown": found.unknown}
-    return _fields(spec, questions, score, source) | counted | judge_fields(verdicts)
+    fields = _fields(spec, questions, score, source) | counted | judge_fields(verdicts)
+    return questions, found, score, fields
 
 
 def judge_folder(

@@ -74,7 +74,6 @@ class Panel:
     protocol: str
     unit: str
     scores: tuple[tuple[str, str, int, float, Markup | None], ...]
-    headlines: str
     whole: PartRow
     test: str
     notes: tuple[str, ...]
@@ -175,7 +174,6 @@ def _panel(one: Comparison, anchors: Anchors, pictures: Thumbnails, each: int) -
         protocol=str(one.a.fields.get("protocol")),
         unit="share right" if one.test else "mean credit",
         scores=tuple(scores),
-        headlines="" if one.is_score else _headlines(one),
         whole=_row("", one.key, one.whole, reach),
         test=_test_words(one),
         notes=one.notes,
@@ -212,11 +210,6 @@ def _test_words(one: Comparison) -> str:
         text += f" {one.whole.n:,} questions share {one.whole.clusters:,} pictures, which only "
         text += "the interval takes into account."
     return text
-
-
-def _headlines(one: Comparison) -> str:
-    scores = [number(side.fields.get("score")) for side in (one.a, one.b)]
-    return f"Score: A {numbers.figures(scores[0], 4)}, B {numbers.figures(scores[1], 4)}."
 
 
 def _settings(found: Sequence[Comparison]) -> list[tuple[str, str, str, bool]]:
