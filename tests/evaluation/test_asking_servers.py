@@ -156,3 +156,19 @@ def test_a_recipe_names_a_server(tmp_path):
     }
     found = build(EvalConfig, settings, lambda *keys: "recipe.yaml:3")
     assert found.endpoint == EndpointSpec("qwen", "http://127.0.0.1:8000/v1", concurrency=3)
+
+
+@pytest.mark.slow
+def test_a_recipe_asks_a_server(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spec = write_questions(tmp_path / "world", 6)
+    with endpoint(say) as server:
+        lines = ["name: served", "stages:", "  score:", "    kind: evaluate", "    endpoint:"]
+        lines += ["      model: little", f"      url: {server.url}", "    benchmarks:"]
+        lines += ["      - name: custom", f"        questions: {spec.questions}"]
+        Path("served.yaml").write_text("\n".join(lines) + "\n")
+        assert main(["check", "served.yaml"]) == 0
+        assert main(["run", "served.yaml"]) == 0, capsys.readouterr().err
+        assert len(server.asked) == 6
+    metrics = json.loads(next(Path("runs/served").glob("*score*/metrics.json")).read_text())
+    assert metrics["custom"]["score"] == 1.0

@@ -14,13 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.evaluation.little_world import rows_of, write_world
+from tests.evaluation.little_world import rows_of, write_questions, write_world
 from vlforge.evaluation import processes
 from vlforge.evaluation.answering import ask_of, plan_batches
 from vlforge.evaluation.benchmarks import questions_of
 from vlforge.evaluation.chats import process_count
 from vlforge.evaluation.run import evaluate
+from vlforge.inference import options, prompts
 from vlforge.types import ModelError
 
 
@@ -61,9 +63,9 @@ def test_batches_begin_with_the_largest_and_keep_pictures_together(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_give_the_bytes_of_one(tmp_path, count):
-    config = write_world(tmp_path)
+@pytest.mark.parametrize(("count", "precision"), [(2, "fp32"), (3, "fp32"), (2, "bf16")])
+def test_processes_give_the_bytes_of_one(tmp_path, count, precision):
+    config = write_world(tmp_path, precision=precision)
     whole = evaluate(config, tmp_path / "one", device="cpu")
     shared = evaluate(replace(config, processes=count), tmp_path / "many", device="cpu")
     assert shared == whole
@@ -199,3 +201,26 @@ def test_by_default_one_process_asks_where_there_is_no_gpu(tmp_path):
     assert process_count(config, "cpu") == 1
     assert process_count(replace(config, processes=5), "cpu") == 5
     assert process_count(replace(config, device_map="auto"), "auto") == 1
+
+
+@pytest.mark.parametrize("way", ["generation", "likelihood"])
+def test_memory_that_runs_out_halves_the_batch_and_changes_no_answer(tmp_path, monkeypatch, way):
+    config = write_world(tmp_path, batch=8, answer_by=way, likelihood="mean")
+    spec = write_questions(tmp_path / "options", 16, options=way == "likelihood")
+    config = replace(config, benchmarks=(spec,))
+    evaluate(config, tmp_path / "whole", device="cpu")
+    tried: list[int] = []
+    embed = prompts.embed
+
+    def small_memory(loaded, some):
+        tried.append(len(some))
+        if len(some) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed(loaded, some)
+
+    monkeypatch.setattr(prompts, "embed", small_memory)
+    monkeypatch.setattr(options, "embed", small_memory)
+    evaluate(config, tmp_path / "small", device="cpu")
+    assert texts_of(tmp_path / "small") == texts_of(tmp_path / "whole")
+    assert max(tried) > 1
+    assert tried.count(1) == 16
