@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,7 +150,7 @@ def _ask_and_score(config: Any, out: Path, device: str) -> None:
     heads = {"warning": "Note   ", "usage": "Server "}
     told: list[str] = []
 
-    def log(event: dict[str, Any]) -> None:
+    def log(event: Mapping[str, Any]) -> None:
         if event["event"] in heads:
             told.append(f"{heads[event['event']]} {event['text']}")
 

@@ -63,7 +63,7 @@ def sample_of(question: Question, places: Sequence[str | bytes]) -> Sample:
 def _sample(key: str, text: str, places: Sequence[str | bytes]) -> Sample:
     if places and text.count(IMAGE_MARK) != len(places):
         text = f"{IMAGE_MARK}\n" * len(places) + text
-    return Sample(key, tuple(places), (Turn("user", text),))  # type: ignore[arg-type]
+    return Sample(key, tuple(places), (Turn("user", text),))
 
 
 def ask_of(question: Question, places: Sequence[str], config: EvalConfig) -> Ask:
@@ -101,7 +101,8 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         with path.open("ab", buffering=0) as file:
-            file.write(data)
+            while data:  # all at once but on a disk that is nearly full
+                data = data[file.write(data) :]
 
 
 class Alone:

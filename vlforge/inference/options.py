@@ -64,6 +64,7 @@ def _spoken(
     loaded: Loaded, sample: Sample, options: Sequence[str], way: Way
 ) -> tuple[Prompt, list[Ids]]:
     """The prompt, and the ids of every option as the template writes an answer."""
+    assert loaded.template is not None, "models of ours hold conversations"
     begins, said = set(), []
     for text in options:
         turns = (*sample.turns, Turn("assistant", text))
