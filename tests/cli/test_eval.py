@@ -125,3 +125,18 @@ def test_eval_run_names_the_option_that_is_wrong(answered, tmp_path, capsys, wor
 def test_eval_run_needs_a_file_to_ask(tmp_path, capsys):
     assert main(["eval", "run", str(tmp_path), "--benchmark", "seedbench"]) == 2
     assert "give --questions or --annotation" in capsys.readouterr().err
+
+
+def test_answers_made_elsewhere_are_exported(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps({"question_id": 1, "image": "a.jpg", "text": f"what{SUFFIX}"}) + "\n"
+    )
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question_id": 1, "text": "It's a dog."}) + "\n")
+    words = ["eval", "export", "a.jsonl", "vizwiz", "upload.json"]
+    assert main(words) == 2
+    assert "--questions" in capsys.readouterr().err
+    assert main([*words, "--questions", "q.jsonl"]) == 0
+    assert json.loads(Path("upload.json").read_text()) == [
+        {"image": "a.jpg", "answer": "it 's dog"}
+    ]

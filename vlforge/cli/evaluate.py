@@ -28,6 +28,7 @@ EXPORT_EXAMPLES = """\b
 Examples:
   vlforge eval export scores mmbench upload.xlsx    MMBench's upload sheet
   vlforge eval export scores textvqa answers.jsonl  LLaVA's answer file
+  vlforge eval export answers.jsonl vizwiz upload.json --questions llava_test.jsonl
 """
 
 
@@ -147,26 +148,44 @@ def judge(
 
 
 def export(
-    folder: Annotated[
-        Path | None, typer.Argument(help="A folder `eval run` wrote.", show_default=False)
-    ] = None,
-    name: Annotated[str, typer.Argument(help="Whose answers.", show_default=False)] = "",
+    answers: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder `eval run` wrote, or answers of any tool.", show_default=False
+        ),
+    ],
+    name: Annotated[str, typer.Argument(help="The benchmark.", show_default=False)],
     target: Annotated[
-        Path | None,
-        typer.Argument(help="The file; its ending chooses the format.", show_default=False),
-    ] = None,
+        Path, typer.Argument(help="The file; its ending chooses the format.", show_default=False)
+    ],
     shape: Annotated[
         str, typer.Option("--as", help="llava, vlmevalkit, or the benchmark's own: upload, …")
     ] = "auto",
+    questions: Annotated[Path | None, typer.Option(help="The questions of such answers.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", "--annotation", help="Their right answers.")
+    ] = None,
 ) -> None:
     """Write the answers as another tool's file."""
-    if folder is None or not name or target is None:
-        raise DataError("give the folder, the benchmark and the file to write")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
-    from vlforge.evaluation.export import export_answers
+    from vlforge.evaluation.export import export_answers, export_file
 
-    plain_line(f"Answers {shown_path(export_answers(folder, name, target, shape))}")
+    if answers.is_dir():
+        written = export_answers(answers, name, target, shape)
+    elif not answers.is_file():
+        raise DataError(f"{answers}: no such folder or file; give what `vlforge eval run` wrote")
+    else:
+        from vlforge.evaluation.config import BenchmarkSpec
+        from vlforge.recipe.typed import build
+
+        if questions is None and annotations is None:
+            raise DataError("a file of answers needs --questions or --annotations")
+        spec = {
+            "name": name,
+            "questions": str(questions or ""),
+            "annotation": annotations and str(annotations),
+        }
+        written = export_file(build(BenchmarkSpec, spec, ask.option), answers, target, shape)
+    plain_line(f"Answers {shown_path(written)}")
 
 
 def show_scores(metrics: dict[str, Any]) -> None:
