@@ -91,9 +91,9 @@ def test_one_killed_process_leaves_its_questions_to_the_others(tmp_path):
     def start(crew, number):
         started(crew, number)
         if number == 1:
-            victim = list(crew._processes.values())[-1]
-            part = tmp_path / "many" / "predictions.custom.part-1.jsonl"
-            threading.Thread(target=_kill_once_there, args=(victim.pid, part, crew_killed)).start()
+            pids = [process.pid for process in crew._processes.values()]
+            how = {"args": (pids, tmp_path / "many", crew_killed), "daemon": True}
+            threading.Thread(target=_kill_the_first_that_answers, **how).start()
 
     processes.Crew._start = start
     try:
@@ -104,11 +104,14 @@ def test_one_killed_process_leaves_its_questions_to_the_others(tmp_path):
     assert rows_of(tmp_path / "many") == rows_of(tmp_path / "one")
 
 
-def _kill_once_there(pid: int, part: Path, killed: list[int]) -> None:
-    while not part.exists() or not part.stat().st_size:
+def _kill_the_first_that_answers(pids: list[int], out: Path, killed: list[int]) -> None:
+    parts = [out / f"predictions.custom.part-{number}.jsonl" for number in range(len(pids))]
+    while not killed:
+        for pid, part in zip(pids, parts, strict=True):
+            if not killed and part.exists() and part.stat().st_size:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
         time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    killed.append(pid)
 
 
 @pytest.mark.slow
