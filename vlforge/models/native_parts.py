@@ -35,7 +35,6 @@ class Branch(nn.Module):
         if isinstance(value, nn.Module) and "_grown_on" in self.__dict__:
             setattr(self.__dict__["_grown_on"], name, value)
 
-
     def around(self) -> nn.Module:
         """The module that this is a branch of."""
         found: nn.Module = self.__dict__["_grown_on"]

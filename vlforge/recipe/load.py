@@ -35,11 +35,11 @@ def load_recipe(
         stage = str(tree["kind"])
         tree = {"name": path.stem, "stages": {stage: tree}}
         overrides = [_from_the_top(text, stage) for text in overrides]
-    given = copy.deepcopy(tree)
+    before = copy.deepcopy(tree)
     _apply_size(tree, size, source)
     apply_overrides(tree, overrides)
     _check_top(tree, source)
-    _check_no_stage_is_half_new(tree["stages"], given.get("stages") or {})
+    _check_no_stage_is_half_new(tree["stages"], before.get("stages") or {})
     stages = {name: _stage(name, body, source) for name, body in tree["stages"].items()}
     arms = _arms(tree.get("arms") or {}, stages, tree, source)
     _check_graph(stages, source)
@@ -53,7 +53,7 @@ def load_recipe(
         jobs=_count(tree.get("jobs", 1), "jobs", 1, source),
         threads=_count(tree.get("threads", 0), "threads", 0, source),
         device=_device(tree.get("device", "auto"), source),
-        description=str(tree.get("description") or given.get("description") or ""),
+        description=str(tree.get("description") or before.get("description") or ""),
         folder=str(path.resolve().parent),
         text=source.text,
         resolved=resolved,

@@ -234,8 +234,8 @@ class TrainConfig:
     """One stage of VLM training: align, instruct, or any other.
 
     `model` is three nouns to assemble, or the folder of a model to go on with (`$align`: what
-    an earlier stage made), ours or an image-text model of transformers. `image_aspect_ratio` changes how that
-    model fits pictures.
+    an earlier stage made), ours or an image-text model of transformers.
+    `image_aspect_ratio` changes how that model fits pictures.
     `train` names what learns: vision, connector, language, a stage of the family as
     published (`align`, `instruct`), regular expressions over parameter names,
     `vision_last_half` (of an encoder's layers) or `vision_high_last_blocks` (Mini-Gemini's
@@ -258,7 +258,8 @@ class TrainConfig:
     all are counted and the first are named. `template: v1+im_start_end` puts each picture
     between two tokens of its own; `template: auto` is a native model's own chat template.
     `tokenizer: slow` gives texts the ids of transformers 4's slow Llama tokenizer, with which
-    LLaVA and MGM trained, `fast` those of its fast one (XTuner). `compat: llava` (mgm, xtuner, …) gives rows that system's labels, its faults too.
+    LLaVA and MGM trained, `fast` those of its fast one (XTuner). `compat: llava` (mgm, xtuner,
+    …) gives rows that system's labels, its faults too.
     `group` brings rows of like length together: `length` (the same as `group_by_length`)
     in windows of 50 batches; `llava`, `mgm` and `xtuner` as those systems, pictures and texts
     apart; `balanced` leaves the order and shares each batch out so that devices end together.

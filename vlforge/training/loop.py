@@ -91,8 +91,8 @@ from vlforge.training.rows import Sieve, say
 from vlforge.training.schedules import Schedule
 from vlforge.training.selection import selections
 from vlforge.training.sights import Ask, Stage, check_sight, sight_of
-from vlforge.training.task_digest import task_digest
 from vlforge.training.stopping import never
+from vlforge.training.task_digest import task_digest
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
 
 _POSITIVE = (
