@@ -16,6 +16,7 @@ from vlforge.evaluation.scoring import score_answers
 GOLDEN = {
     "rules_file": "evaluation/pope/*yes_no_rules*.json",
     "category_file": "evaluation/pope/expected_*.json",
+    "full_file": "evaluation/pope/*full_run*_expected.json",
     "llava_eval_file": "llava_xtuner/llava_eval/*golden*.json",
     "scoring_file": "mgm/misc/*scoring*.json",
 }
@@ -53,6 +54,19 @@ def test_a_categorys_f1_is_llavas(category_file: Path):
             assert got[key.lower()] == pytest.approx(value, abs=1e-6), key
     assert found["score"] == pytest.approx(golden["f1"], abs=1e-6)
     assert found["interval"][0] < found["score"] < found["interval"][1]
+
+
+def test_ratios_of_a_full_runs_counts_are_llavas(full_file: Path):
+    golden = load(full_file)
+    mean = golden.pop("mean_f1")
+    found = {
+        category: yes_no.Confusion(**{key.lower(): row[key] for key in ("TP", "FP", "TN", "FN")})
+        for category, row in golden.items()
+    }
+    for category, row in golden.items():
+        for key in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
+            assert getattr(found[category], key) == pytest.approx(row[key], abs=1e-6), category
+    assert sum(one.f1 for one in found.values()) / len(found) == pytest.approx(mean, abs=1e-6)
 
 
 def test_every_category_is_scored_as_llava_prints_it(llava_eval_file: Path):
