@@ -6,8 +6,7 @@ Shapes: B rows, T ids, I pictures, N tokens a picture, S pixels a side.
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlforge.data.images import header_size
 from vlforge.kernels.moving import moved
 from vlforge.models.base import PARTS, VisionLanguageModel
 from vlforge.models.parts.anyres import BLANK, Size
@@ -28,14 +28,15 @@ from vlforge.training.balance import Shares
 from vlforge.training.batches import TokenRows
 from vlforge.training.batching import Batching
 from vlforge.training.config import Mixture
-from vlforge.training.encoded_rows import Coded, RowsWriter, WrittenRows, find_or_write
+from vlforge.training.encoded_rows import WrittenRows
 from vlforge.training.feature_cache import DiskFeatures
-from vlforge.training.mixture import Data, mixtures, samples_of
+from vlforge.training.mixture import Data, mixtures
 from vlforge.training.picture_sources import name_of
 from vlforge.training.pictures import Pictures
-from vlforge.training.row_coding import Read, RowCoder, encode_all, rows_key
+from vlforge.training.row_coding import RowCoder, rows_key
+from vlforge.training.row_writing import check_usable, write_or_find
 from vlforge.training.rows import SHOWN_DROPS, Dropped, Sieve
-from vlforge.types import DataError, LogFn, ProgressFn, Sample, no_log, no_progress
+from vlforge.types import LogFn, ProgressFn, no_log, no_progress
 
 
 @dataclass(frozen=True)
@@ -133,20 +134,17 @@ def read_conversations(
     """
     coder = RowCoder(template, tokenizer, sieve.max_length, compat)
     parts = mixtures(data)
-    # Without a folder of the stage's own all is gone with this process.
-    own = None if scratch else tempfile.TemporaryDirectory(prefix="vlforge-")
     key = rows_key(parts, image_root, model, coder, (sieve.on_too_long, sieve.on_no_labels))
 
-    def found_in(part: Mixture) -> Iterator[tuple[Read, Coded | None]]:
-        return encode_all(coder, _read(part, image_root, model), threads, progress, log)
+    def measure(images: Sequence[str | bytes]) -> tuple[tuple[Size, ...], tuple[int, ...]]:
+        # Headers are read where what a picture takes depends on its size.
+        found = [header_size(one) if model.needs_sizes else BLANK for one in images]
+        return tuple(found), tuple(model.count(found))
 
-    def write(rows: RowsWriter) -> dict[str, Any]:
-        return _write(rows, parts, sieve, found_in)
-
-    written, was_there = find_or_write(scratch or Path(own.name if own else ""), key, write)
-    if was_there:
-        sieve.restore(written.facts["sieve"])
-    log({"event": "encoded", "rows": len(written.rows), "found": was_there})
+    run: dict[str, Any] = {"threads": threads, "progress": progress, "log": log}
+    written, own = write_or_find(
+        parts, image_root, coder, measure, sieve, key, scratch=scratch, **run
+    )
     bad = written.bad_at_start()
     how: dict[str, Any] = {"crop_seed": crop_seed, "decode": decode, "known_bad": bad}
     sizes = written.picture_sizes
@@ -156,47 +154,6 @@ def read_conversations(
     pictures.bad |= written.late()
     usable = _without_bad_pictures(parts, written, bad, pictures, sieve)
     return replace(usable, keeps_alive=own, log=log)
-
-
-def _write(
-    rows: RowsWriter,
-    parts: Sequence[Mixture],
-    sieve: Sieve,
-    found_in: Callable[[Mixture], Iterator[tuple[Read, Coded | None]]],
-) -> dict[str, Any]:
-    """Write the rows that are trained on; what is told of the others."""
-    rows_read = 0
-    for part in parts:
-        rows.begin(part.path)
-        for read, coded in found_in(part):
-            rows_read += read.sample is not None
-            if read.sample is None or coded is None:
-                sieve.dropped.add(read.reason, read.detail, read.place)
-            elif sieve.keeps(coded, read.place):
-                kept = zip(read.sample.images[: coded.images], read.sizes, strict=False)
-                images = tuple([rows.sources.number(*one) for one in kept])
-                rows.add(coded, images, _words(read.sample), read.place)
-    sieve.check()
-    return {"rows_read": rows_read, "sieve": sieve.state()}
-
-
-def _read(part: Mixture, image_root: str | None, model: VisionLanguageModel) -> Iterator[Read]:
-    """The rows of a dataset, bad ones among them in their places."""
-    name = Path(part.path).name
-    waiting: list[Read] = []
-
-    def bad(number: int, error: DataError) -> None:
-        waiting.append(Read(f"{name}:{number}", reason="unreadable row", detail=str(error)))
-
-    for sample in samples_of(part, image_root, bad):
-        yield from waiting
-        waiting.clear()
-        yield Read.of(sample, f"{name}:{sample.id}", model)
-    yield from waiting
-
-
-def _words(sample: Sample) -> int:
-    return sum(len(turn.text.split()) for turn in sample.turns if turn.role != "system")
 
 
 def _without_bad_pictures(
@@ -216,11 +173,7 @@ def _without_bad_pictures(
     usable[lost] = False
     starts = (0, *written.ends[:-1])
     sizes = tuple(int(usable[a:b].sum()) for a, b in zip(starts, written.ends, strict=True))
-    for part, size in zip(parts, sizes, strict=True):
-        if not size:
-            counts = sieve.dropped.counts
-            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-            raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
+    check_usable(parts, sizes, sieve.dropped)
     numbers = np.flatnonzero(usable)
     return ConversationData(
         rows=rows.chosen(numbers) if len(lost) else rows,

@@ -8,15 +8,14 @@ as a token and how often it comes.
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlforge.data.images import ImageError, header_size
+from vlforge.data.images import header_size
 from vlforge.inference.native import native_base
 from vlforge.models import native, native_outline
 from vlforge.models.native import NativeEncoded
@@ -25,10 +24,11 @@ from vlforge.models.native_parts import NativeParts
 from vlforge.text.templates import Template
 from vlforge.training.config import TrainConfig
 from vlforge.training.conversations import ConversationData
-from vlforge.training.encoded_rows import Coded, RowsWriter, WrittenRows, find_or_write
-from vlforge.training.mixture import mixtures, samples_of
+from vlforge.training.encoded_rows import Coded
+from vlforge.training.mixture import mixtures
 from vlforge.training.native_pictures import NativePictures
-from vlforge.training.row_coding import MISFIT, Read, encode_all, rows_key
+from vlforge.training.row_coding import rows_key
+from vlforge.training.row_writing import check_usable, write_or_find
 from vlforge.training.rows import Sieve
 from vlforge.types import IGNORE_INDEX, DataError, LogFn, ProgressFn, Sample, no_log, no_progress
 
@@ -123,19 +123,16 @@ def read_native(
     if coder.outline.is_slow(template):
         kind = type(model.whole.processor).__name__
         log({"event": "warning", "text": f"{kind} is shown a blank picture for each row's ids"})
-    own = None if scratch else tempfile.TemporaryDirectory(prefix="vlforge-")
-    home = scratch or Path(own.name if own else "")
+    parts = mixtures(config.data)
     rules = (sieve.on_too_long, sieve.on_no_labels, *coder.rules())
-    key = rows_key(mixtures(config.data), config.image_root, model, coder, rules)  # type: ignore[arg-type]
-
-    def write(rows: RowsWriter) -> dict[str, Any]:
-        return _write(rows, config, coder, sieve, threads, progress, log)
-
-    written, was_there = find_or_write(home, key, write)
-    if was_there:
-        sieve.restore(written.facts["sieve"])
-    log({"event": "encoded", "rows": len(written.rows), "found": was_there})
-    sizes = _sizes(config, written, sieve)
+    key = rows_key(parts, config.image_root, model, coder, rules)  # type: ignore[arg-type]
+    run: dict[str, Any] = {"threads": threads, "progress": progress, "log": log}
+    written, own = write_or_find(
+        parts, config.image_root, coder, _measured, sieve, key, scratch=scratch, **run
+    )
+    starts = (0, *written.ends[:-1])
+    sizes = tuple(end - start for start, end in zip(starts, written.ends, strict=True))
+    check_usable(parts, sizes, sieve.dropped)
     pictures = NativePictures(
         model.whole,
         written.sources,
@@ -158,70 +155,7 @@ def read_native(
     )
 
 
-def _write(
-    rows: RowsWriter,
-    config: TrainConfig,
-    coder: NativeCoder,
-    sieve: Sieve,
-    threads: int,
-    progress: ProgressFn,
-    log: LogFn,
-) -> dict[str, Any]:
-    """Encode all rows; gives the facts that are kept beside them."""
-    rows_read = 0
-    for part in mixtures(config.data):
-        rows.begin(part.path)
-        found = _read(part, config.image_root)
-        for read, coded in encode_all(coder, found, threads, progress, log):  # type: ignore[arg-type]
-            rows_read += read.sample is not None
-            if read.reason or coded is None:
-                sieve.dropped.add(read.reason, read.detail, read.place)
-            elif sieve.keeps(coded, read.place):
-                _add(rows, read, coded)
-    sieve.check()
-    return {"rows_read": rows_read, "sieve": sieve.state()}
-
-
-def _sizes(config: TrainConfig, written: WrittenRows, sieve: Sieve) -> tuple[int, ...]:
-    """Usable rows of each dataset; every one has some."""
-    starts = (0, *written.ends[:-1])
-    sizes = tuple(end - start for start, end in zip(starts, written.ends, strict=True))
-    for part, size in zip(mixtures(config.data), sizes, strict=True):
-        if not size:
-            counts = sieve.dropped.counts
-            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-            raise DataError(f"{part.path}: no usable row ({reasons or 'the file is empty'})")
-    return sizes
-
-
-def _add(rows: RowsWriter, read: Read, coded: Coded) -> None:
-    assert read.sample is not None
-    kept = zip(read.sample.images[: coded.images], read.sizes, strict=False)
-    images = tuple(rows.sources.number(*one) for one in kept)
-    words = sum(len(turn.text.split()) for turn in read.sample.turns if turn.role != "system")
-    rows.add(coded, images, words, read.place)
-
-
-def _read(part: Any, image_root: str | None) -> Iterator[Read]:
-    """The rows of a dataset, bad ones among them in their places."""
-    name = Path(part.path).name
-    waiting: list[Read] = []
-
-    def bad(number: int, error: DataError) -> None:
-        waiting.append(Read(f"{name}:{number}", reason="unreadable row", detail=str(error)))
-
-    for sample in samples_of(part, image_root, bad):
-        yield from waiting
-        waiting.clear()
-        yield _sized(sample, f"{name}:{sample.id}")
-    yield from waiting
-
-
-def _sized(sample: Sample, place: str) -> Read:
-    """A sample with the sizes of its pictures, from their headers."""
-    try:
-        sizes: tuple[Size, ...] = tuple(tuple(header_size(one)) for one in sample.images)
-        return Read(place, sample, sizes, sizes)  # type: ignore[arg-type]
-    except DataError as error:
-        what = "unreadable picture" if isinstance(error, ImageError) else MISFIT
-        return Read(place, sample, reason=what, detail=str(error))
+def _measured(images: Sequence[str | bytes]) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
+    """Sizes of pictures, from their headers: what they take follows from these."""
+    sizes = tuple(map(header_size, images))
+    return sizes, sizes

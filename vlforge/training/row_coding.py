@@ -13,7 +13,7 @@ import os
 import pickle
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -26,10 +26,10 @@ import numpy as np
 
 import vlforge
 from vlforge.data.detect import files_of_pattern
-from vlforge.data.images import ImageError, header_size
+from vlforge.data.images import ImageError
 from vlforge.models.base import VisionLanguageModel
 from vlforge.models.encoding import Encoded, encode_sample
-from vlforge.models.parts.anyres import BLANK, Size
+from vlforge.models.parts.anyres import Size
 from vlforge.text.templates import Template
 from vlforge.text.tokenizers import adapt
 from vlforge.training.config import Mixture
@@ -47,6 +47,7 @@ _MOST_READ = 1000
 _CODE = (
     "data", "text", "models/encoding.py", "training/row_coding.py", "training/rows.py",
     "training/mixture.py", "training/encoded_rows.py", "training/picture_sources.py",
+    "training/row_writing.py",
 )  # fmt: skip
 """What of this package decides how a row is read and encoded."""
 
@@ -93,27 +94,30 @@ class RowCoder:
         return Coded(tokens, len(row.images), *found)
 
 
+Measure = Callable[[Sequence[str | bytes]], tuple[tuple[Size, ...], tuple[Any, ...]]]
+"""Sizes of a row's pictures, and what its coder is told of each."""
+
+
 @dataclass(frozen=True)
 class Read:
     """A row as it was read: a sample to encode, or why it is none.
 
-    counts: tokens of each picture.
+    counts: tokens of each picture, or what else its coder is told of it.
     place: how messages name it.
     """
 
     place: str
     sample: Sample | None = None
     sizes: tuple[Size, ...] = ()
-    counts: tuple[int, ...] = ()
+    counts: tuple[Any, ...] = ()
     reason: str = ""
     detail: str = ""
 
     @classmethod
-    def of(cls, sample: Sample, place: str, model: VisionLanguageModel) -> Read:
-        """A sample with what its pictures take, from their headers where that differs."""
+    def of(cls, sample: Sample, place: str, measure: Measure) -> Read:
+        """A sample with what its pictures take."""
         try:
-            found = [header_size(one) if model.needs_sizes else BLANK for one in sample.images]
-            return cls(place, sample, tuple(found), tuple(model.count(found)))
+            return cls(place, sample, *measure(sample.images))
         except DataError as error:
             what = "unreadable picture" if isinstance(error, ImageError) else MISFIT
             return cls(place, sample, reason=what, detail=str(error))
