@@ -26,7 +26,7 @@ from vlforge.models.native import message
 from vlforge.models.parts.native_processor import open_processor
 from vlforge.models.reading import first_line
 from vlforge.text.render import render
-from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample
+from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -176,20 +176,24 @@ def native_prompt(loaded: Loaded, sample: Sample) -> NativePrompt:
 
     A model without conversations (BLIP-2) takes the words of a single turn.
     """
-    if loaded.template is not None:
-        words = render(loaded.template, sample.turns, generation=True).text
-        tag = getattr(loaded.processor, "image_token", LLAVA_IMAGE_TOKEN)
-        return NativePrompt(words.replace(LLAVA_IMAGE_TOKEN, tag), sample.images)
-    if getattr(loaded.processor, "chat_template", None):
-        messages = [message(turn.role, turn.text) for turn in sample.turns]
-        text = loaded.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-        return NativePrompt(text, sample.images)
+    if loaded.template is not None or getattr(loaded.processor, "chat_template", None):
+        return NativePrompt(native_text(loaded, sample.turns, generation=True), sample.images)
     if len(sample.turns) > 1:
         raise DataError(f"{loaded.path} takes one question, not a conversation; ask anew")
     words = sample.turns[0].text.replace(LLAVA_IMAGE_TOKEN, "").strip()
     return NativePrompt(words or None, sample.images)
+
+
+def native_text(loaded: Loaded, turns: Sequence[Turn], *, generation: bool = False) -> str:
+    """A conversation in the template asked for, else the model's own; open for an answer or not."""
+    if loaded.template is not None:
+        words = render(loaded.template, turns, generation=generation).text
+        tag = getattr(loaded.processor, "image_token", LLAVA_IMAGE_TOKEN)
+        return words.replace(LLAVA_IMAGE_TOKEN, tag)
+    messages = [message(turn.role, turn.text) for turn in turns]
+    return loaded.processor.apply_chat_template(
+        messages, add_generation_prompt=generation, tokenize=False
+    )
 
 
 def native_caption_prompt(
@@ -198,8 +202,6 @@ def native_caption_prompt(
     """What makes the model describe a picture: a question if it converses, else a beginning."""
     if loaded.template is None and not getattr(loaded.processor, "chat_template", None):
         return NativePrompt(prompt, (image,))
-    from vlforge.types import Turn
-
     words = f"{LLAVA_IMAGE_TOKEN}\n{prompt or describe}"
     asked = native_prompt(loaded, Sample("caption", ("",), (Turn("user", words),)))
     return replace(asked, images=(image,))

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from vlforge.inference.generate import pad_left
-from vlforge.inference.native import native_inputs, native_prompt
+from vlforge.inference.native import native_inputs, native_prompt, native_text
 from vlforge.inference.prompts import Batches, Prompt, embed
 from vlforge.text.encode import encode_turns
-from vlforge.text.render import render
-from vlforge.types import LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample, Turn
+from vlforge.types import DataError, ModelError, Sample, Turn
 
 if TYPE_CHECKING:
     from vlforge.inference.load import Loaded
@@ -162,7 +161,7 @@ def _picked(logits_RTV: Tensor, said: Sequence[Ids]) -> list[list[float]]:
     for logits_TV, ids in zip(logits_RTV, said, strict=True):
         scores = torch.log_softmax(logits_TV[: len(ids)].float(), -1)
         wanted = torch.tensor(ids, device=scores.device)[:, None]
-        found.append([float(value) for value in scores.gather(-1, wanted)[:, 0].tolist()])
+        found.append(scores.gather(-1, wanted)[:, 0].tolist())
     return found
 
 
@@ -198,13 +197,5 @@ def _native(loaded: Loaded, sample: Sample, options: Sequence[str], way: Way) ->
 
 def _rest(loaded: Loaded, sample: Sample, begin: str, text: str) -> str:
     """What stands behind the prompt where the answer is `text`."""
-    turns = (*sample.turns, Turn("assistant", text))
-    if loaded.template is not None:
-        tag = getattr(loaded.processor, "image_token", LLAVA_IMAGE_TOKEN)
-        whole = render(loaded.template, turns).text.replace(LLAVA_IMAGE_TOKEN, tag)
-    else:
-        from vlforge.models.native import message
-
-        messages = [message(turn.role, turn.text) for turn in turns]
-        whole = loaded.processor.apply_chat_template(messages, tokenize=False)
+    whole = native_text(loaded, (*sample.turns, Turn("assistant", text)))
     return whole[len(begin) :].rstrip("\n") if whole.startswith(begin) else text
