@@ -7,20 +7,18 @@ batches to the others; all end with the process that started them.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from vlforge.data.fresh_process import start_fresh
 from vlforge.evaluation.answering import Alone, Ask, Outcome, append_rows, cores, patience
 from vlforge.evaluation.chats import device_of, open_chat
 from vlforge.evaluation.config import EvalConfig
@@ -91,15 +89,10 @@ class Crew:
                 yield outcome
 
     def _start(self, number: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
         threads = max(1, self.threads // self.count) if self.threads else 0
         settings = (self.config, number, self.count, self.device, threads)
-        process = spawn.Process(target=serve, args=(*settings, theirs))
-        with _bare_main():
-            process.start()
-        theirs.close()
-        self._processes[ours] = process
+        process, pipe = start_fresh(serve, *settings)
+        self._processes[pipe] = process
 
     def _hand_out(self, waiting: list[_Order]) -> None:
         """Give every process a batch, and then a second whose pictures it can open meanwhile."""
@@ -184,14 +177,3 @@ def _open(
     while True:
         order = orders.get()
         opened.put((order, alone.opened(order.batch)))
-
-
-@contextmanager
-def _bare_main() -> Iterator[None]:
-    """A process needs nothing of the script that starts it, and must not run it once more."""
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -87,6 +88,25 @@ def longest_answer(spec: BenchmarkSpec, asked: int | Literal["auto"] = "auto") -
     if asked != "auto":
         return asked
     return int(getattr(benchmark(spec.name), "MAX_NEW_TOKENS", LONGEST_ANSWER))
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """A benchmark's protocols, where nothing but a rule's name tells them apart.
+
+    Its module takes `knows` and `name` for what `Benchmark` wants.
+    """
+
+    benchmark: str
+    rules: tuple[str, ...]
+
+    def knows(self, rule: str) -> bool:
+        """Whether `rule` names one of them, `BENCHMARK@` before it or not."""
+        return rule.removeprefix(f"{self.benchmark}@") in ("auto", *self.rules)
+
+    def name(self, questions: Sequence[Question], rule: str) -> str:
+        """`pope@llava`; raises as `rule_of`."""
+        return f"{self.benchmark}@{rule_of(self.benchmark, self.rules, rule)}"
 
 
 def rule_of(name: str, protocols: Sequence[str], rule: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_text
 from vlforge.evaluation.metrics import captions as metrics
@@ -29,6 +29,8 @@ from vlforge.evaluation.results import result
 from vlforge.types import DataError, RecipeError, VLForgeError
 
 PROTOCOLS = tuple(TOKENISERS)
+_KNOWN = Protocols("captions", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 HEADLINES = (
     "cider", "cider_plain", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "meteor", "spice",
 )  # fmt: skip
@@ -127,16 +129,6 @@ def _line(line: str, path: Path, number: int) -> Any:
 def _texts(row: Mapping[str, Any]) -> list[str]:
     given: Any = next((row[name] for name in _TEXTS if row.get(name)), [])
     return [given] if isinstance(given, str) else list(map(str, given))
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a tokeniser."""
-    return rule.removeprefix("captions@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`captions@ptb`: the tokeniser."""
-    return f"captions@{rule_of('captions', PROTOCOLS, rule)}"
 
 
 def score(

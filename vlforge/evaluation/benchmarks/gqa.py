@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_text
 from vlforge.evaluation.metrics.vqa import normalise_m4c
@@ -42,6 +42,8 @@ RULES: dict[str, Callable[[str], str]] = {
 }
 """How both sides are read before they are compared (official: the prediction alone)."""
 PROTOCOLS = tuple(RULES)
+_KNOWN = Protocols("gqa", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 
 
 def predictions_file(questions: Sequence[Question], said: Mapping[str, str], target: Path) -> None:
@@ -112,16 +114,6 @@ def _steps(program: Sequence[Mapping[str, Any]]) -> int:
     """Steps of reasoning, without those that only name things."""
     told = (f"{step.get('operation')}: {step.get('argument')}" for step in program)
     return sum(not any(name in step for name in _NOT_STEPS) for step in told)
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("gqa@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`gqa@official`."""
-    return f"gqa@{rule_of('gqa', PROTOCOLS, rule)}"
 
 
 def score(

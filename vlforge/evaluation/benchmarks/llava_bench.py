@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Judging, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Judging, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics.intervals import interval_of
 from vlforge.evaluation.question_files import question_lines
@@ -23,6 +23,8 @@ from vlforge.inference.endpoint.config import ChatRequest
 from vlforge.types import DataError
 
 PROTOCOLS = ("vlforge", "llava")
+_KNOWN = Protocols("llava_bench", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 MAX_NEW_TOKENS = 1024
 _SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 _RATE = (
@@ -88,16 +90,6 @@ def _annotated(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         captions[str(row["image"])] = "\n".join(told) if isinstance(told, list) else str(told)
     rows = question_lines(folder / "answers_gpt4.jsonl")
     return captions, {str(row["question_id"]): str(row["text"]) for _, row in rows}
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("llava_bench@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`llava_bench@llava`."""
-    return f"llava_bench@{rule_of('llava_bench', PROTOCOLS, rule)}"
 
 
 def judging(question: Question, answer: str, rule: str) -> Judging | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Judging, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Judging, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_json
 from vlforge.evaluation.metrics import choices, mathvista
@@ -24,6 +24,8 @@ from vlforge.evaluation.tables import parquet_rows
 from vlforge.types import DataError
 
 PROTOCOLS = ("vlforge", "official", "vlmevalkit")
+_KNOWN = Protocols("mathvista", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 MAX_NEW_TOKENS = 1024
 _KINDS = (
     "question_type", "answer_type", "language", "source", "category", "task", "context", "grade",
@@ -111,16 +113,6 @@ def _images(row: Mapping[str, Any], folder: Path) -> tuple[str | bytes, ...]:
     if isinstance(decoded, dict) and decoded.get("bytes"):
         return (decoded["bytes"],)
     return (str(folder / str(row["image"])),) if row.get("image") else ()
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("mathvista@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`mathvista@official`."""
-    return f"mathvista@{rule_of('mathvista', PROTOCOLS, rule)}"
 
 
 def score(

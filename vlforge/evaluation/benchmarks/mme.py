@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_text
 from vlforge.evaluation.metrics import yes_no
@@ -39,6 +39,8 @@ RULES: dict[str, Callable[[str], str | None]] = {
     "lmms-eval": yes_no.lmms_eval_mme,
 }
 PROTOCOLS = tuple(RULES)
+_KNOWN = Protocols("mme", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 _PLEASE = "Please answer yes or no."
 _PICTURES = (".jpg", ".png", ".jpeg")
 
@@ -185,16 +187,6 @@ def _pair(asked: str, answer: str, file: Path, number: int) -> tuple[str, str]:
     if word not in (yes_no.YES, yes_no.NO):
         raise DataError(f"{file}:{number}: the answer {answer!r} is neither yes nor no")
     return _bare(asked), word
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("mme@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`mme@official`."""
-    return f"mme@{rule_of('mme', PROTOCOLS, rule)}"
 
 
 def score(

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics import choices, mmmu
 from vlforge.evaluation.question_files import (
@@ -35,6 +35,8 @@ from vlforge.evaluation.tables import parquet_rows
 from vlforge.types import DataError, RecipeError
 
 PROTOCOLS = ("vlforge", "official", "vlmevalkit", "lmms-eval")
+_KNOWN = Protocols("mmmu", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 PROMPTS = ("auto", "mgm", "vlmevalkit", "lmms-eval")
 MAX_NEW_TOKENS = 128
 DOMAINS = {
@@ -199,16 +201,6 @@ def _picture(row: Mapping[str, Any], number: int) -> str | bytes | None:
     if isinstance(value, dict):
         return value.get("bytes") or value.get("path")
     return value if isinstance(value, str | bytes) else None
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("mmmu@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`mmmu@official`."""
-    return f"mmmu@{rule_of('mmmu', PROTOCOLS, rule)}"
 
 
 def score(

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics.intervals import interval_of
 from vlforge.evaluation.metrics.yes_no import NO, RULES, YES, Confusion
@@ -27,6 +27,8 @@ from vlforge.evaluation.tables import read_table
 from vlforge.types import DataError
 
 PROTOCOLS = ("vlforge", "llava", "vlmevalkit", "lmms-eval")
+_KNOWN = Protocols("pope", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 _FILES = "coco_pope_*.json"
 _OVERALL = ("vlmevalkit", "lmms-eval")
 """Rules whose headline is the F1 of all questions at once, not the mean of the categories'."""
@@ -160,16 +162,6 @@ def _decoded(cell: str, index: str, path: Path) -> bytes:
         return base64.b64decode("".join(cell.split()), validate=True)
     except (binascii.Error, ValueError):
         raise DataError(f"{path}: index {index}: its picture is no base64") from None
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("pope@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`pope@llava`."""
-    return f"pope@{rule_of('pope', PROTOCOLS, rule)}"
 
 
 def score(

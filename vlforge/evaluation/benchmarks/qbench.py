@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_lines
 from vlforge.evaluation.metrics.choices import EXTRACTORS
@@ -23,6 +23,8 @@ from vlforge.evaluation.results import result
 from vlforge.types import DataError
 
 PROTOCOLS = ("vlforge", "vlmevalkit", "lmms-eval")
+_KNOWN = Protocols("qbench", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 CHOOSE = "Choose between one of the options as follows:"
 CHOOSE_ZH = "在下列选项中选择一个:"
 _LANGUAGES = ("auto", "en", "zh")
@@ -93,16 +95,6 @@ def _entries(path: Path) -> list[Any]:
 def _label(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     return f"{name} {value}" if value is not None else ""
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("qbench@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`qbench@vlforge`."""
-    return f"qbench@{rule_of('qbench', PROTOCOLS, rule)}"
 
 
 def score(

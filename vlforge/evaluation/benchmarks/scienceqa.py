@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics import choices
 from vlforge.evaluation.question_files import lettered, letters_of, read_value
@@ -56,6 +56,8 @@ RULES: dict[str, Callable[[str, choices.Options], str | None]] = {
     "lmms-eval": lmms_eval,
 }
 PROTOCOLS = tuple(RULES)
+_KNOWN = Protocols("scienceqa", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 
 
 def read(spec: BenchmarkSpec) -> list[Question]:
@@ -117,16 +119,6 @@ def _listed(path: Path) -> dict[str, str]:
         except (KeyError, TypeError, IndexError) as error:
             raise DataError(f"{path}: entry {number}: {error!r}") from None
     return found
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("scienceqa@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`scienceqa@llava`."""
-    return f"scienceqa@{rule_of('scienceqa', PROTOCOLS, rule)}"
 
 
 def score(

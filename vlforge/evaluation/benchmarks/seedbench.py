@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_lines
 from vlforge.evaluation.metrics import choices
@@ -45,6 +45,8 @@ RULES: dict[str, Callable[[str, choices.Options], str | None]] = {
     "lmms-eval": lmms_eval,
 }
 PROTOCOLS = tuple(RULES)
+_KNOWN = Protocols("seedbench", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 
 
 def upload(questions: Sequence[Question], said: Mapping[str, str], target: Path) -> None:
@@ -115,16 +117,6 @@ def _in_order(spec: BenchmarkSpec, known: Mapping[str, Question]) -> list[Questi
         images = (str(folder / str(row["image"])),) if row.get("image") else known[key].images
         found.append(replace(known[key], text=str(row["text"]), images=images))
     return found
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("seedbench@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`seedbench@llava`."""
-    return f"seedbench@{rule_of('seedbench', PROTOCOLS, rule)}"
 
 
 def score(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_text
 from vlforge.evaluation.metrics.vqa import normalise_m4c
@@ -23,6 +23,8 @@ from vlforge.evaluation.vqa_scores import llava_questions, score_soft, ten_answe
 from vlforge.types import DataError
 
 PROTOCOLS = ("m4c", "vqa-official", "vlmevalkit")
+_KNOWN = Protocols("vizwiz", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 _UNANSWERABLE = (
     "When the provided information is insufficient, respond with 'Unanswerable'.\n" + SHORT_ANSWER
 )
@@ -91,16 +93,6 @@ def _by_id(
             labels = {"answer_type": str(entry[1].get("answer_type", ""))}
             found[str(row["question_id"])] = (entry[0], labels)
     return found
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("vizwiz@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`vizwiz@m4c`: the normaliser."""
-    return f"vizwiz@{rule_of('vizwiz', PROTOCOLS, rule)}"
 
 
 def score(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts, rule_of
+from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics.vqa import NORMALISERS
 from vlforge.evaluation.question_files import SHORT_ANSWER, read_value
@@ -21,6 +21,8 @@ from vlforge.evaluation.vqa_scores import llava_questions, score_soft, ten_answe
 from vlforge.types import DataError
 
 PROTOCOLS = ("vqa-official", "m4c", "vlmevalkit")
+_KNOWN = Protocols("vqav2", PROTOCOLS)
+knows, protocol_name = _KNOWN.knows, _KNOWN.name
 EXPORTS = {"upload": vqa_upload}
 assert set(PROTOCOLS) == set(NORMALISERS)
 
@@ -83,16 +85,6 @@ def _official(
             )
         )
     return found
-
-
-def knows(rule: str) -> bool:
-    """Whether `rule` names a protocol of this benchmark."""
-    return rule.removeprefix("vqav2@") in ("auto", *PROTOCOLS)
-
-
-def protocol_name(questions: Sequence[Question], rule: str) -> str:
-    """`vqav2@vqa-official`: the normaliser."""
-    return f"vqav2@{rule_of('vqav2', PROTOCOLS, rule)}"
 
 
 def score(
