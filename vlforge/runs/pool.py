@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
-from types import ModuleType
 from typing import Any
 
 from vlforge.runs.memory import resident_mb
-from vlforge.runs.worker import STOP, Order, say_exit, serve
+from vlforge.runs.worker import STOP, Order, say_exit, serve, start_tied
 
 Event = tuple[str, Any]
 """(node, message) as a worker sends it."""
@@ -25,7 +21,6 @@ class Pool:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self._spawn = multiprocessing.get_context("spawn")
         self._jobs = jobs
         self._busy: dict[Connection, str] = {}
         self._idle: list[Connection] = []
@@ -91,16 +86,10 @@ class Pool:
         self._workers.clear()
 
     def _start(self) -> Connection:
-        ours, theirs = self._spawn.Pipe()
-        line_end, line = self._spawn.Pipe(duplex=False)
-        worker = self._spawn.Process(target=serve, args=(theirs, line_end), daemon=False)
-        with _bare_main():
-            worker.start()
-        theirs.close()
-        line_end.close()
-        self._workers[ours] = worker
-        self._lifelines.append(line)
-        return ours
+        (worker, pipe), lifeline = start_tied(serve)
+        self._workers[pipe] = worker
+        self._lifelines.append(lifeline)
+        return pipe
 
     def _bury(self, pipe: Connection) -> int | None:
         del self._busy[pipe]
@@ -108,17 +97,6 @@ class Pool:
         worker.join(5)
         code: int | None = worker.exitcode
         return code
-
-
-@contextmanager
-def _bare_main() -> Iterator[None]:
-    """A worker needs nothing of the script that starts it, and must not run it once more."""
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
 
 
 def longest_first(

@@ -7,7 +7,6 @@ and ends all where one fails or dies: nobody waits for somebody who is gone.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -31,6 +30,7 @@ from vlforge.runs.worker import (
     report_of,
     run_stage,
     say_exit,
+    start_tied,
 )
 from vlforge.types import StageStopped, VLForgeError
 
@@ -110,21 +110,13 @@ class Members:
     """
 
     def __init__(self, order: Order, out: Path, environments: Mapping[int, dict[str, str]]):
-        spawn = multiprocessing.get_context("spawn")
         self._pipes: dict[Connection, int] = {}
         self._processes: dict[int, Any] = {}
-        self._lifelines = []
+        self._lifelines: list[Connection] = []
         for rank, told in environments.items():
-            ours, theirs = spawn.Pipe()
-            line_end, line = spawn.Pipe(duplex=False)
-            process = spawn.Process(
-                target=serve_member, args=(order, out, rank, told, theirs, line_end)
-            )
-            process.start()
-            theirs.close()
-            line_end.close()
-            self._pipes[ours], self._processes[rank] = rank, process
-            self._lifelines.append(line)
+            (process, pipe), lifeline = start_tied(serve_member, order, out, rank, told)
+            self._pipes[pipe], self._processes[rank] = rank, process
+            self._lifelines.append(lifeline)
 
     def events(self, timeout_s: float) -> Iterator[Said]:
         """What they say; a dead one says ("died", how)."""
@@ -164,8 +156,8 @@ def serve_member(
     out: Path,
     rank: int,
     told: Mapping[str, str],
-    pipe: Connection,
     lifeline: Connection,
+    pipe: Connection,
 ) -> None:
     """Run a stage as one of several; only the first process's progress is told."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from vlforge.data.fresh_process import Fresh, start_fresh
 from vlforge.data.roots import set_moved
 from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.typed import build
@@ -58,7 +60,7 @@ class Order:
     launch: Launch | None = None
 
 
-def serve(pipe: Connection, lifeline: Connection) -> None:
+def serve(lifeline: Connection, pipe: Connection) -> None:
     """Run orders from `pipe` until None comes; die with the parent (`lifeline` closes)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forget_launch(os.environ)
@@ -174,6 +176,17 @@ def _asked(pipe: Connection | None) -> Callable[[], bool]:
         return bool(asked)
 
     return stop
+
+
+def start_tied(target: Callable[..., None], *args: Any) -> tuple[Fresh, Connection]:
+    """Start `target(*args, lifeline, pipe)`; the lifeline, too, whose other end it holds.
+
+    Given to `die_with_parent` there, it ends that process with this one.
+    """
+    theirs, ours = multiprocessing.Pipe(duplex=False)
+    fresh = start_fresh(target, *args, theirs)
+    theirs.close()
+    return fresh, ours
 
 
 def die_with_parent(lifeline: Connection) -> None:

@@ -1,0 +1,43 @@
+"""Starting a process that has nothing of the one that starts it, and a line to talk to it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any, NamedTuple
+
+
+class Fresh(NamedTuple):
+    """A process that was started, and this side's end of the line to it."""
+
+    process: Any
+    pipe: Connection
+
+
+def start_fresh(target: Callable[..., None], *args: Any) -> Fresh:
+    """Start `target(*args, pipe)` in a process of its own, `pipe` being its end of the line.
+
+    It is spawned, not forked, and does not run the script that starts it once more.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=target, args=(*args, theirs))
+    with _bare_main():
+        process.start()
+    theirs.close()
+    return Fresh(process, ours)
+
+
+@contextmanager
+def _bare_main() -> Iterator[None]:
+    """Nothing of the script is told; else spawning would read it, and run it once more."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
