@@ -13,6 +13,7 @@ from vlforge.models.parts.packs import check_packable, wants_one_row
 from vlforge.training.averaging import Cut
 from vlforge.training.balance import Shares, by_chunks, by_cost, by_turns, row_costs
 from vlforge.training.config import TrainConfig
+from vlforge.training.freezing import parts_of
 from vlforge.training.grouping import Group, regroup
 from vlforge.training.packing import plan_packs
 from vlforge.types import RecipeError
@@ -48,7 +49,7 @@ class Batching:
         if rule in ("llava", "mgm"):
             share = "chunks"
         elif rule == "balanced":
-            train = [part for part in PARTS if any(n.startswith(f"{part}.") for n in learning)]
+            train = parts_of(learning, PARTS)
             rows = data.rows
             seen = rows.lengths - rows.texts + rows.images.counts
             share, costs = (

@@ -29,7 +29,6 @@ WAIT = timedelta(hours=2)
 
 A process that dies is noticed by who started it, long before."""
 Name = TypeVar("Name", str, tuple[str, str])
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Devices:
@@ -160,15 +159,32 @@ class Devices:
         return whole
 
 
-class ShardedDevices(Devices):
+class SharingDevices(Devices):
+    """Every process holds a share of the model: whole tensors are gathered by all of them."""
+
+    @contextmanager
+    def gathering(self, lazies: Mapping[Name, Lazy]) -> Iterator[Mapping[Name, Lazy]]:
+        """The main process reads whole tensors, one at a time."""
+        with one_by_one(lazies, self.is_main, self._told) as read:
+            yield read
+
+    def _told(self, number: int) -> int:
+        """The main process's number, everywhere."""
+        told = torch.tensor([number], device=self.device)
+        torch.distributed.broadcast(told, 0)
+        return int(told.item())
+
+
+class ShardedDevices(SharingDevices):
     """Every process holds a share of the model: torch's FSDP2."""
 
     def __init__(self, accelerator: Any, parallel: Parallel, precision: str):
         super().__init__(accelerator)
         if precision == "fp16":
             raise RecipeError("precision fp16 and parallel: fsdp2: take bf16 or fp32, or ddp")
-        self._offload = parallel.offload and self.device.type != "cpu"
-        self._dtype = _DTYPES.get(precision) if self.device.type != "cpu" else None
+        on_cpu = self.device.type == "cpu"
+        self._offload = parallel.offload and not on_cpu
+        self._dtype = torch.bfloat16 if precision == "bf16" and not on_cpu else None
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module itself, its layers shared out."""
@@ -200,12 +216,6 @@ class ShardedDevices(Devices):
         found = torch.nn.utils.clip_grad_norm_(parameters, norm)
         return found.full_tensor() if isinstance(found, DTensor) else found
 
-    @contextmanager
-    def gathering(self, lazies: Mapping[Name, Lazy]) -> Iterator[Mapping[Name, Lazy]]:
-        """The main process reads whole tensors, one at a time."""
-        with one_by_one(lazies, self.is_main, self._told) as read:
-            yield read
-
     def make_whole(self, module: nn.Module) -> None:
         """A plain module, whole in the main process's memory and empty in the others'."""
         from vlforge.training.sharding import make_whole
@@ -213,12 +223,6 @@ class ShardedDevices(Devices):
         make_whole(module, keep=self.is_main)
         vars(module).pop("forward", None)
         self.wait()
-
-    def _told(self, number: int) -> int:
-        """The main process's number, everywhere."""
-        told = torch.tensor([number], device=self.device)
-        torch.distributed.broadcast(told, 0)
-        return int(told.item())
 
     def _lazy(self, name: str, tensor: Tensor) -> Lazy:
         from vlforge.training.sharding import whole_tensor

@@ -17,7 +17,6 @@ import mmap
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from vlforge.training.config import TrainConfig
 from vlforge.training.contents import Contents
 from vlforge.training.disk_lists import cannot_write
 from vlforge.training.pictures import FEATURE_CHUNK, Pictures, cache_features, features_fit
-from vlforge.training.precision import DTYPES
+from vlforge.training.precision import DTYPES, as_in_a_step
 from vlforge.types import LogFn, RecipeError, no_log
 
 HOME = ".features"
@@ -109,13 +108,6 @@ def hindrance(config: TrainConfig, model: Any, learning: Collection[str]) -> str
     if model.needs_sizes:
         return "keeps one tile a picture, and image_aspect_ratio is anyres"
     return None
-
-
-def as_in_a_step(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Products in the precision that a step has on this device."""
-    if device.type == "cuda" and precision in ("bf16", "fp16"):
-        return torch.autocast(device.type, DTYPES[precision])
-    return nullcontext()
 
 
 def bytes_of_picture(tokens: int, width: int, dtype: torch.dtype) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
@@ -54,3 +54,8 @@ def _set_modes(module: nn.Module, is_learning: bool) -> None:
     module.training = is_learning
     for child in module.children():
         _set_modes(child, is_learning)
+
+
+def parts_of(learning: Collection[str], parts: Sequence[str]) -> list[str]:
+    """Those of `parts` in which a parameter learns, in order."""
+    return [part for part in parts if any(name.startswith(f"{part}.") for name in learning)]

@@ -17,6 +17,7 @@ from vlforge.models.lean import apply_lean
 from vlforge.models.parts.recompute import layers_of
 from vlforge.training.batching import group_of
 from vlforge.training.config import TrainConfig
+from vlforge.training.freezing import parts_of
 from vlforge.training.parallel import Parallel, settle_parallel
 from vlforge.training.pictures import machine_memory
 from vlforge.training.room import Pass, choose_twice, rows_of_pass
@@ -76,7 +77,7 @@ def largest_pass(
         text_tokens=max(0.0, longest - images * model.cost().image_tokens),
         supervised=int(data.rows.supervised.max()),
         images=images,
-        learning=tuple(p for p in PARTS if any(n.startswith(f"{p}.") for n in learning)),
+        learning=tuple(parts_of(learning, PARTS)),
         state=state_bytes(model, settle_parallel(config.parallel), devices.count),
         number=4 if config.precision == "fp32" or not on_gpu else 2,
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,13 @@ def settle_precision(asked: str, device: str) -> Precision:
     if device == "cpu" or not torch.cuda.is_available():
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def as_in_a_step(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Products in the precision that a step has on this device."""
+    if device.type == "cuda" and precision in ("bf16", "fp16"):
+        return torch.autocast(device.type, DTYPES[precision])
+    return nullcontext()
 
 
 def allow_tf32(asked: bool | str, precision: Precision) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vlforge.models.folder import ModelFolder
 from vlforge.models.native_folder import NativeFolder
@@ -25,6 +24,7 @@ from vlforge.training.native_rows import read_native
 from vlforge.training.native_stage import template_of
 from vlforge.training.native_task import NativeTask
 from vlforge.training.parallel import settle_parallel
+from vlforge.training.precision import as_in_a_step
 from vlforge.training.rows import Sieve
 from vlforge.training.trackers import Trackers, check_trackers, settings_of
 from vlforge.training.watch import Sight
@@ -120,13 +120,9 @@ def _looks(stage: Stage, evaluate: HeldOut, ask: Ask | None, log: LogFn) -> Look
 
 def _in_precision(ask: Ask, folder: ModelFolder, config: TrainConfig) -> Asked:
     """Asks with the products that the stage trains with: frozen parts may be in half precision."""
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
     def asked(devices: Devices) -> dict[str, float]:
-        kind = devices.device.type
-        is_half = kind != "cpu" and config.precision in dtypes
-        dtype = dtypes.get(config.precision, torch.bfloat16)
-        with torch.autocast(kind, dtype=dtype, enabled=is_half):
+        with as_in_a_step(devices.device, config.precision):
             return ask(folder, devices)
 
     return asked

@@ -15,6 +15,7 @@ import numpy as np
 
 from vlforge.models.base import PARTS
 from vlforge.training.balance import row_costs
+from vlforge.training.freezing import parts_of
 from vlforge.types import ModelError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Work:
         self, cost: Any, data: ConversationData, learning: Collection[str], has_features: bool
     ):
         self._cost, self._rows, self._has_features = cost, data.rows, has_features
-        self._train = [part for part in PARTS if any(n.startswith(f"{part}.") for n in learning)]
+        self._train = parts_of(learning, PARTS)
 
     @classmethod
     def of(

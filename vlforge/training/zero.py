@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,10 +20,8 @@ from vlforge.checkpoints.weights import Lazy
 from vlforge.training.config import TrainConfig
 from vlforge.training.deepspeed_json import deepspeed_settings
 from vlforge.training.devices import (
-    Devices,
-    Name,
+    SharingDevices,
     by_parameter,
-    one_by_one,
     running,
 )
 from vlforge.training.parallel import Parallel
@@ -38,7 +36,7 @@ _SHARES = (
 """What the optimisers of ZeRO-3, of ZeRO-1 and 2, and of bf16 call this process's weights."""
 
 
-class ZeroDevices(Devices):
+class ZeroDevices(SharingDevices):
     """Every process holds a share of moments, gradients or weights: DeepSpeed's ZeRO."""
 
     def __init__(self, accelerator: Any, parallel: Parallel, precision: str):
@@ -137,12 +135,6 @@ class ZeroDevices(Devices):
             found[f"{name}/step"] = Lazy.of(step, name)
         return found
 
-    @contextmanager
-    def gathering(self, lazies: Mapping[Name, Lazy]) -> Iterator[Mapping[Name, Lazy]]:
-        """The main process reads whole tensors, one at a time."""
-        with one_by_one(lazies, self.is_main, self._told) as read:
-            yield read
-
     def put_weights(self, module: nn.Module, whole: Mapping[str, Lazy]) -> None:
         """Whole weights to the shares."""
         from deepspeed.utils import safe_set_full_fp32_param
@@ -221,11 +213,6 @@ class ZeroDevices(Devices):
                 base.state[share] |= {what: torch.zeros_like(share) for what in _MOMENTS}
         if hasattr(shared, "_lazy_init_hp_params_optimizer_state"):
             shared._lazy_init_hp_params_optimizer_state()
-
-    def _told(self, number: int) -> int:
-        told = torch.tensor([number], device=self.device)
-        torch.distributed.broadcast(told, 0)
-        return int(told.item())
 
 
 class _Engine(nn.Module):
