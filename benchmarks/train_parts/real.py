@@ -24,10 +24,6 @@ from .cases import TINY, TrainCase
 from .made import model_of, write_data
 from .ours import config_of
 
-STEPS, WARM = 60, 10
-"""Steps of a run, and those before the clock starts; both are times at which losses are
-fetched, so that the device has done what it was given."""
-
 _PHOTO: dict[str, Any] = {"size": (640, 480), "files": 512, "most": 1000, "longest": 2048}
 
 REAL = (
@@ -54,12 +50,13 @@ TINY_REAL = tuple(replace(case, batch=4) for case in TINY if "mixture" not in ca
 
 
 def measure_real(
-    case: TrainCase, device: str, threads: int, steps: int = STEPS, warm: int = WARM
+    case: TrainCase, device: str, threads: int, steps: int, warm: int
 ) -> dict[str, Any]:
     """Train a case and tell how fast that was; the model is not stored.
 
     Args:
-        steps: of the run; rates are over those after the first `warm`.
+        steps: of the run; rates are over those after the first `warm`. Losses are to be
+            fetched after both, so that the device has done what it was given.
     """
     case = replace(case, steps=steps)
     with tempfile.TemporaryDirectory() as name:

@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
 
+from tests.models.kept import kept_bytes
 from tests.models.plain_minigpt4 import tiny as minigpt4
 from tests.tiny_mgm import mgm
 from tests.tiny_model import SPEC, llava
@@ -175,19 +176,11 @@ def test_memory_is_what_autograd_keeps(train, lean, twice):
     for name, weight in model.named_parameters():
         weight.requires_grad_(weight.requires_grad and name not in model.unused_parameters)
     apply_lean(model, lean, twice)
-    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
     ids = torch.tensor([[1, -200] + [5] * 62])
     labels = torch.full_like(ids, -100)
     labels[:, 34:] = 5
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.loss_sum(model.splice(ids, torch.randn(1, 3, 64, 64), labels=labels))
-    found = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in weights)
+    pixels = torch.randn(1, 3, 64, 64)
+    found = kept_bytes(model, lambda: model.loss_sum(model.splice(ids, pixels, labels=labels)))
     told = model.cost().sample_bytes(63, 30, 1, train, twice, lean)
     if not twice:
         assert told == pytest.approx(found, rel=0.05)

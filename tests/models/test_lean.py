@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.convnext.modeling_convnext import ConvNextDropPath
 
 from tests.families import FAMILIES, made
+from tests.models.kept import kept_bytes
 from tests.tiny_model import SPEC, llava
 from tests.tiny_qwen import model as qwen_vl
 from vlforge.kernels.lean_loss import lean_loss, supervised_places
@@ -185,18 +186,9 @@ def test_nothing_supervised_still_reaches_every_weight():
     assert grads.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
 
 
-def kept_bytes(model, given):
-    """Of tensors that autograd keeps, weights not counted."""
-    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.loss_sum(model.lay_out(**given))
-    return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in weights)
+def size_of(model, given):
+    """Of what autograd keeps of a loss."""
+    return kept_bytes(model, lambda: model.loss_sum(model.lay_out(**given)))
 
 
 @pytest.mark.parametrize("train", LEARNING, ids="-".join)
@@ -249,7 +241,7 @@ def test_layers_computed_twice_keep_less(name):
     sizes = []
     for parts in ((), ("language",), ("vision", "language")):
         apply_lean(model, ALL, parts)
-        sizes.append(kept_bytes(model, given))
+        sizes.append(size_of(model, given))
     assert sizes[0] > sizes[1] > sizes[2]
 
 
@@ -260,10 +252,10 @@ def test_a_frozen_decoder_behind_a_connector_is_computed_twice_and_does_not_drop
     learns(model, ("connector",))
     given = batch(model)
     apply_lean(model, Lean())
-    once, size = step(model, given), kept_bytes(model, given)
+    once, size = step(model, given), size_of(model, given)
     assert apply_lean(model, Lean(), ("language",)) == {"language": 2}
     assert torch.equal(step(model, given)[0], once[0])
-    assert kept_bytes(model, given) < size
+    assert size_of(model, given) < size
     apply_lean(model, Lean())
     assert not any(layer.training for layer in model.language.model.layers)
 

@@ -75,8 +75,7 @@ def tokenizer(*specials: str, **named: str) -> PreTrainedTokenizerFast:
 
 def qwen(out: Path) -> Path:
     """Qwen2.5-VL: patches by size, window attention, three-part positions."""
-    words = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    ids = words.convert_tokens_to_ids
+    words, named = _qwen_words()
     config = Qwen2_5_VLConfig(
         text_config=TEXT
         | {
@@ -92,21 +91,15 @@ def qwen(out: Path) -> Path:
             "fullatt_block_indexes": [1],
             "window_size": 112,
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+        **named,
         tie_word_embeddings=False,
     )
-    pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    return _write(Qwen2_5_VLForConditionalGeneration, config, words, pictures, image, out)
+    return _write_qwen(Qwen2_5_VLForConditionalGeneration, config, words, out)
 
 
 def qwen2(out: Path) -> Path:
     """Qwen2-VL: patches by size, three-part positions."""
-    words = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    ids = words.convert_tokens_to_ids
+    words, named = _qwen_words()
     config = Qwen2VLConfig(
         text_config=TEXT | {"vocab_size": len(words), "rope_parameters": _mrope()},
         vision_config={
@@ -116,21 +109,15 @@ def qwen2(out: Path) -> Path:
             "num_heads": 4,
             "mlp_ratio": 2,
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+        **named,
         tie_word_embeddings=True,
     )
-    pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    return _write(Qwen2VLForConditionalGeneration, config, words, pictures, image, out)
+    return _write_qwen(Qwen2VLForConditionalGeneration, config, words, out)
 
 
 def qwen3(out: Path) -> Path:
     """Qwen3-VL: the encoder's earlier layers go into the decoder's, positions interleaved."""
-    words = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    ids = words.convert_tokens_to_ids
+    words, named = _qwen_words()
     config = Qwen3VLConfig(
         text_config=TEXT
         | {
@@ -148,15 +135,28 @@ def qwen3(out: Path) -> Path:
             "num_position_embeddings": 36,
             "deepstack_visual_indexes": [0, 1],
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+        **named,
         tie_word_embeddings=False,
     )
+    return _write_qwen(Qwen3VLForConditionalGeneration, config, words, out)
+
+
+def _qwen_words() -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
+    """The tokenizer, and the ids that configurations name."""
+    tokens = {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
+    words = tokenizer(*tokens.values())
+    return words, {name: words.convert_tokens_to_ids(token) for name, token in tokens.items()}
+
+
+def _write_qwen(kind: Any, config: Any, words: Any, out: Path) -> Path:
     pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16)
     image = "<|vision_start|><|image_pad|><|vision_end|>"
-    return _write(Qwen3VLForConditionalGeneration, config, words, pictures, image, out)
+    return _write(kind, config, words, pictures, image, out)
 
 
 def _mrope() -> dict[str, Any]:

@@ -73,9 +73,7 @@ class VLForge(BaseModel):  # type: ignore[misc]
 
     def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: Any = None) -> str:
         """The answer to one message of texts and pictures."""
-        text, images = _laid_out(message)
-        (answer,) = self.answerer.answers([Ask((("user", text),), images)], [self.generation])
-        return answer
+        return self.chat_inner([{"role": "user", "content": message}], dataset)
 
     def chat_inner(self, messages: Sequence[Mapping[str, Any]], dataset: Any = None) -> str:
         """The answer to the last turn of a conversation."""

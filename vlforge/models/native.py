@@ -152,11 +152,7 @@ class NativeModel(nn.Module):
         _check_tags(sample, len(images))
         text, spans = self._text(sample.turns, template, generation)
         ids, offsets, replaced, inputs = self.expand(text, images)
-        if len(replaced) != len(images):
-            raise DataError(
-                f"the text holds {len(replaced)} of {self.image_token} and the sample has "
-                f"{len(images)} images; say <image> for each, and nothing else that means one"
-            )
+        _check_marks(len(replaced), self.image_token, len(images))
         made = self._row(text, spans, ids, offsets, replaced)
         whole = replace(made, inputs=inputs).cut(max_length)
         if whole.lost_images:
@@ -171,15 +167,14 @@ class NativeModel(nn.Module):
         sample: Sample,
         stand_ins: Sequence[str],
         template: Template | None = None,
-        max_length: int | None = None,
     ) -> NativeEncoded:
-        """The same ids and labels without any pixel, as far as they can be told without.
+        """The same ids and labels, whole, without any pixel, as far as they can be told without.
 
         Args:
             stand_ins: what the processor writes for each picture; see `native_outline`.
 
         Raises:
-            DataError: as `encode`; pictures that do not fit are counted as lost instead.
+            DataError: as `encode`.
         """
         _check_tags(sample, len(stand_ins))
         text, spans = self._text(sample.turns, template, False)
@@ -188,7 +183,7 @@ class NativeModel(nn.Module):
             grown, add_special_tokens=self._adds_specials(text), return_offsets_mapping=True
         )
         offsets = [tuple(pair) for pair in made["offset_mapping"]]
-        return self._row(text, spans, list(made["input_ids"]), offsets, replaced).cut(max_length)
+        return self._row(text, spans, list(made["input_ids"]), offsets, replaced)
 
     def _row(
         self,
@@ -382,14 +377,18 @@ def _check_tags(sample: Sample, pictures: int) -> None:
         raise DataError(f"the turns hold {tags} <image> and the sample has {pictures} images")
 
 
+def _check_marks(found: int, mark: str | None, pictures: int) -> None:
+    if found != pictures:
+        raise DataError(
+            f"the text holds {found} of {mark} and the sample has {pictures} images; say <image> "
+            "for each, and nothing else that means one"
+        )
+
+
 def _grow(text: str, mark: str, stand_ins: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
     """A text with its marks replaced in order, told as transformers' processors tell it."""
     words = text.split(mark) if stand_ins else [text]
-    if len(words) != len(stand_ins) + 1:
-        raise DataError(
-            f"the text holds {len(words) - 1} of {mark} and the sample has {len(stand_ins)} "
-            "images; say <image> for each, and nothing else that means one"
-        )
+    _check_marks(len(words) - 1, mark, len(stand_ins))
     grown, replaced, at = words[0], [], len(words[0])
     for stand_in, after in zip(stand_ins, words[1:], strict=True):
         new = (len(grown), len(grown) + len(stand_in))

@@ -35,32 +35,28 @@ class Branch(nn.Module):
         if isinstance(value, nn.Module) and "_grown_on" in self.__dict__:
             setattr(self.__dict__["_grown_on"], name, value)
 
-    def around(self) -> nn.Module:
+    def around(self) -> Any:
         """The module that this is a branch of."""
-        found: nn.Module = self.__dict__["_grown_on"]
-        return found
+        return self.__dict__["_grown_on"]
 
 
 class LanguageBranch(Branch):
     """The language model's branch, which knows words and the output layer."""
 
-    def _whole(self) -> Any:
-        return self.around()
-
     @property
     def config(self) -> Any:
         """The language model's own."""
-        return self._whole().config.get_text_config()
+        return self.around().config.get_text_config()
 
     def get_input_embeddings(self) -> Any:
-        return self._whole().get_input_embeddings()
+        return self.around().get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
-        return self._whole().get_output_embeddings()
+        return self.around().get_output_embeddings()
 
     def get_decoder(self) -> Any:
         """The layers without the output layer."""
-        return self._whole().get_decoder()
+        return self.around().get_decoder()
 
 
 class NativeParts(nn.Module):

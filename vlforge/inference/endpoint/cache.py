@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from vlforge.inference.endpoint.config import Reply
@@ -45,9 +46,7 @@ class ReplyCache:
         row = {"key": key, "text": reply.text, "in": reply.tokens_in, "out": reply.tokens_out}
         line = json.dumps(row | {"finish": reply.finish}, ensure_ascii=False) + "\n"
         with self._lock:
-            self._found[key] = Reply(
-                reply.text, reply.tokens_in, reply.tokens_out, True, reply.finish
-            )
+            self._found[key] = replace(reply, is_cached=True)
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as file:

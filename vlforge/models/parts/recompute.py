@@ -71,16 +71,8 @@ def layers_of(model: Any) -> dict[str, list[nn.Module]]:
             continue
         if isinstance(module, GradientCheckpointingLayer | ConvNextLayer):
             inside = f"{name}."
-            found[_part(model, name)].append(module)
+            found["language" if name.startswith("language.") else "vision"].append(module)
     return found
-
-
-def _part(model: Any, name: str) -> str:
-    if hasattr(model, "part_of"):
-        part = model.part_of(f"{name.removeprefix('model.')}.")
-    else:
-        part = name.split(".", 1)[0]
-    return "language" if part == "language" else "vision"
 
 
 def set_recompute(
