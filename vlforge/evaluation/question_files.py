@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,3 +81,19 @@ def lettered(asked: str, options: Mapping[str, str], suffix: str = LETTER_ANSWER
 def letters_of(texts: Sequence[Any]) -> dict[str, str]:
     """Options by letter, in order."""
     return {chr(ord("A") + place): str(text) for place, text in enumerate(texts)}
+
+
+def options_of(given: Any, place: str) -> dict[str, str]:
+    """Options by letter: of a list, of a list written as a string, or by letter already.
+
+    Raises:
+        DataError: a string that is no list.
+    """
+    if isinstance(given, str):
+        try:
+            given = ast.literal_eval(given)
+        except (ValueError, SyntaxError):
+            raise DataError(f"{place}: options {given[:40]!r} are no list") from None
+    if isinstance(given, dict):
+        return {str(letter): str(text) for letter, text in given.items()}
+    return letters_of(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlforge.evaluation.metrics.intervals import interval
@@ -43,10 +43,22 @@ def result(
         return Score(found | dict(fields or {}), {}, read, problem)
     by_id = {q.id: q for q in questions}
     scored = [by_id[key] for key in credits if key in by_id]
-    found |= part_of(scored, credits)
+    own = dict(fields or {})
+    # The interval of a mean that is not the headline would be drawn for nothing.
+    found |= {"n": len(scored)} if "interval" in own else part_of(scored, credits)
     if groups:
         found["groups"] = by_label(scored, credits, groups)
-    return Score(found | dict(fields or {}), dict(credits), read, problem)
+    return Score(found | own, dict(credits), read, problem)
+
+
+def letters(
+    questions: Sequence[Question],
+    said: Mapping[str, str],
+    reads: Callable[[str, Mapping[str, str]], str | None],
+) -> tuple[dict[str, str | None], dict[str, float]]:
+    """What a rule reads from answers to questions with options, and 1 for each right letter."""
+    extracted = {q.id: reads(said[q.id], q.options) for q in questions if q.id in said}
+    return extracted, {q.id: float(extracted.get(q.id) in q.answers) for q in questions}
 
 
 def part_of(questions: Sequence[Question], credits: Mapping[str, float]) -> dict[str, Any]:

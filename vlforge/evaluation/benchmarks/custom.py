@@ -13,6 +13,7 @@ import ast
 import base64
 import binascii
 import json
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ from vlforge.evaluation.metrics import choices, vqa, yes_no
 from vlforge.evaluation.question_files import (
     SHORT_ANSWER,
     lettered,
-    letters_of,
+    options_of,
     read_text,
     read_value,
 )
 from vlforge.evaluation.questions import Question, Score
-from vlforge.evaluation.results import result
+from vlforge.evaluation.results import letters, result
 from vlforge.evaluation.tables import parquet_rows, read_table
 from vlforge.types import DataError, RecipeError
 
@@ -164,17 +165,10 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _options(row: Mapping[str, Any], place: str) -> dict[str, str]:
     given = _first(row, OPTIONS)
-    if isinstance(given, str):
-        try:
-            given = ast.literal_eval(given)
-        except (ValueError, SyntaxError):
-            raise DataError(f"{place}: options {given[:40]!r} are no list") from None
-    if isinstance(given, dict):
-        return {str(letter): str(text) for letter, text in given.items()}
     if given:
-        return letters_of(given)
-    letters = (chr(code) for code in range(ord("A"), ord("Z") + 1))
-    return {letter: str(row[letter]) for letter in letters if row.get(letter) not in (None, "")}
+        return options_of(given, place)
+    columns = (letter for letter in string.ascii_uppercase if row.get(letter) not in (None, ""))
+    return {letter: str(row[letter]) for letter in columns}
 
 
 def _listed(value: Any) -> tuple[str, ...]:
@@ -241,10 +235,7 @@ def score(
         return result(name, questions, said, dict(said), None)
     kinds = tuple(kind for kind in CATEGORY if any(q.labels_of(kind) for q in questions))
     if metric == "choice":
-        extracted = {
-            q.id: choices.vlforge(said[q.id], q.options) for q in questions if q.id in said
-        }
-        credits = {q.id: float(extracted.get(q.id) in q.answers) for q in questions}
+        extracted, credits = letters(questions, said, choices.vlforge)
     else:
         extracted = {key: text.strip() or None for key, text in said.items()}
         credit = CREDITS[metric]

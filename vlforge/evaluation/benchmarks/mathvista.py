@@ -17,7 +17,7 @@ from vlforge.evaluation.benchmarks import UNJUDGED, Judging, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import write_json
 from vlforge.evaluation.metrics import choices, mathvista
-from vlforge.evaluation.question_files import question_lines, read_value
+from vlforge.evaluation.question_files import letters_of, question_lines, read_value
 from vlforge.evaluation.questions import Question, Score
 from vlforge.evaluation.results import result
 from vlforge.evaluation.tables import parquet_rows
@@ -158,9 +158,7 @@ def _extraction(
     if rule == "vlforge":
         return mathvista.vlforge_extraction(text, question.facts)
     if question.facts["question_type"] == "multi_choice":
-        listed = question.facts["choices"] or ()
-        options = {chr(ord("A") + place): str(one) for place, one in enumerate(listed)}
-        return choices.vlmevalkit(text, options)
+        return choices.vlmevalkit(text, letters_of(question.facts["choices"] or ()))
     return mathvista.official_extraction(text, question.facts)
 
 

@@ -17,15 +17,16 @@ from vlforge.evaluation.benchmarks import UNJUDGED, Judging, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.judge import judged_choice
 from vlforge.evaluation.metrics.choices import EXTRACTORS, vlmevalkit
-from vlforge.evaluation.metrics.intervals import interval
+from vlforge.evaluation.question_files import LETTER_ANSWER
 from vlforge.evaluation.questions import Question, Score
+from vlforge.evaluation.results import part_of
 from vlforge.evaluation.sheets import write_xlsx
 from vlforge.evaluation.tables import read_table
 from vlforge.types import DataError, RecipeError
 
 ROTATION = 1_000_000
 """Rotation r of question i has index i + r * 1e6."""
-ASK = "Answer with the option's letter from the given choices directly."
+ASK = LETTER_ANSWER
 ASK_ZH = "请直接回答选项字母。"
 _LMMS_EVAL_ZH = "请直接使用所提供的选项字母作为答案回答。"
 PROMPTS = ("auto", "llava", "mgm", "xtuner", "vlmevalkit", "lmms-eval")
@@ -229,8 +230,7 @@ def score(
     if not all(question.answers[0] for question in questions):
         return Score(fields, {}, letters)
     fields |= {
-        "score": _mean(credits.values()),
-        "interval": _interval(list(first), credits, first),
+        **part_of(list(first.values()), credits),
         "circular": _mean(circular.values()),
         "vanilla": _mean(vanilla.values()),
         "vanilla_all": _mean(float(hit) for hit in hits.values()),
@@ -336,20 +336,8 @@ def _by_label(
             for label in question.labels_of(kind):
                 found.setdefault(label, []).append(name)
     return {
-        label: {
-            "score": _mean(credits[n] for n in names),
-            "n": len(names),
-            "interval": _interval(names, credits, first),
-        }
-        for label, names in found.items()
+        label: part_of([first[name] for name in names], credits) for label, names in found.items()
     }
-
-
-def _interval(
-    names: Sequence[str], credits: Mapping[str, float], first: Mapping[str, Question]
-) -> list[float]:
-    pictures = [first[name].picture_key() for name in names]
-    return list(interval([credits[name] for name in names], pictures))
 
 
 def _question(

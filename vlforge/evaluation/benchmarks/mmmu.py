@@ -25,7 +25,7 @@ from vlforge.evaluation.metrics import choices, mmmu
 from vlforge.evaluation.question_files import (
     LETTER_ANSWER,
     SHORT_ANSWER,
-    letters_of,
+    options_of,
     question_lines,
     read_value,
 )
@@ -129,15 +129,8 @@ def _question(row: Mapping[str, Any], prompt: str, place: str) -> Question:
 
 def _options(row: Mapping[str, Any], place: str) -> dict[str, str]:
     """By letter; Hugging Face keeps them as a Python list in a string."""
-    if isinstance(row.get("index2ans"), dict):
-        return {str(letter): str(text) for letter, text in row["index2ans"].items()}
-    given = row.get("options") or []
-    if isinstance(given, str):
-        try:
-            given = ast.literal_eval(given)
-        except (ValueError, SyntaxError):
-            raise DataError(f"{place}: options {given[:40]!r} are no list") from None
-    return letters_of(given)
+    by_letter = row.get("index2ans")
+    return options_of(by_letter if isinstance(by_letter, dict) else row.get("options") or [], place)
 
 
 def _answers(value: Any) -> tuple[str, ...]:

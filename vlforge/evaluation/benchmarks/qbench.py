@@ -19,7 +19,7 @@ from vlforge.evaluation.files import write_lines
 from vlforge.evaluation.metrics.choices import EXTRACTORS
 from vlforge.evaluation.question_files import letters_of, read_text, read_value
 from vlforge.evaluation.questions import Question, Score
-from vlforge.evaluation.results import result
+from vlforge.evaluation.results import letters, result
 from vlforge.types import DataError
 
 PROTOCOLS = ("vlforge", "vlmevalkit", "lmms-eval")
@@ -105,9 +105,7 @@ def score(
 ) -> Score:
     """Share of right letters, by type of question and by concern."""
     name = protocol_name(questions, rule)
-    read_letter = EXTRACTORS[name.partition("@")[2]]
-    extracted = {q.id: read_letter(said[q.id], q.options) for q in questions if q.id in said}
+    extracted, credits = letters(questions, said, EXTRACTORS[name.partition("@")[2]])
     if not all(question.answers for question in questions):
         return result(name, questions, said, extracted, None)
-    credits = {q.id: float(extracted.get(q.id) == q.answers[0]) for q in questions}
     return result(name, questions, said, extracted, credits, groups=("type", "concern"))

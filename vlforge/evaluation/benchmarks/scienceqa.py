@@ -20,7 +20,7 @@ from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics import choices
 from vlforge.evaluation.question_files import lettered, letters_of, read_value
 from vlforge.evaluation.questions import Question, Score
-from vlforge.evaluation.results import part_of, result
+from vlforge.evaluation.results import letters, part_of, result
 from vlforge.types import DataError
 
 _LETTERS = "ABCDE"
@@ -133,8 +133,7 @@ def score(
     """
     name = protocol_name(questions, rule)
     reads_letter = RULES[name.partition("@")[2]]
-    extracted = {q.id: reads_letter(said[q.id], q.options) for q in questions if q.id in said}
-    credits = {q.id: float(extracted.get(q.id) == q.answers[0]) for q in questions}
+    extracted, credits = letters(questions, said, reads_letter)
     shown = [question for question in questions if question.images]
     if reads_letter is llava:
         # It tells by the answers' prompts which have a picture, so by those that are there.

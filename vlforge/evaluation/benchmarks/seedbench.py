@@ -9,6 +9,7 @@ Sources: LLaVA@c121f04 (convert_seed_for_submission), EvolvingLMMs-Lab/lmms-eval
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vlforge.evaluation.question_files import (
     read_value,
 )
 from vlforge.evaluation.questions import Question, Score
-from vlforge.evaluation.results import result
+from vlforge.evaluation.results import letters, result
 from vlforge.types import DataError
 
 
@@ -105,8 +106,6 @@ def _question(
 
 
 def _in_order(spec: BenchmarkSpec, known: Mapping[str, Question]) -> list[Question]:
-    from dataclasses import replace
-
     path = Path(spec.questions)
     folder = Path(spec.images) if spec.images else path.parent
     found = []
@@ -127,7 +126,5 @@ def score(
 ) -> Score:
     """Share of right letters, by type of question and for pictures and videos apart."""
     name = protocol_name(questions, rule)
-    read_letter = RULES[name.partition("@")[2]]
-    extracted = {q.id: read_letter(said[q.id], q.options) for q in questions if q.id in said}
-    credits = {q.id: float(extracted.get(q.id) == q.answers[0]) for q in questions}
+    extracted, credits = letters(questions, said, RULES[name.partition("@")[2]])
     return result(name, questions, said, extracted, credits, groups=("type", "data"))

@@ -16,7 +16,7 @@ from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.metrics.vqa import NORMALISERS
 from vlforge.evaluation.question_files import question_lines
 from vlforge.evaluation.questions import Question, Score
-from vlforge.evaluation.vqa_scores import score_soft
+from vlforge.evaluation.vqa_scores import score_soft, ten_answers
 from vlforge.types import DataError, RecipeError
 
 PROTOCOLS = tuple(NORMALISERS)
@@ -132,13 +132,11 @@ def read_annotation(path: Path) -> Annotation:
     found = Annotation()
     for number, entry in enumerate(data):
         try:
-            answers = tuple(map(str, entry["answers"]))
+            answers = ten_answers(entry["answers"], f"{path}: entry {number}")
             question = str(entry["question"])
             keys = [entry.get("question_id"), entry["image_id"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: entry {number}: {error!r}") from None
-        if len(answers) != 10:
-            raise DataError(f"{path}: entry {number} has {len(answers)} answers where 10 belong")
         for key in keys:
             if key is not None:
                 found.exact[str(key), question.lower()] = answers

@@ -12,6 +12,7 @@ from typing import Any
 
 from vlforge.evaluation.metrics import choices
 from vlforge.evaluation.metrics.vqa import edit_distance
+from vlforge.evaluation.question_files import letters_of
 
 _HINTS = {
     ("multi_choice", "text", None): "and provide the correct option letter, e.g., A, B, C, D",
@@ -51,8 +52,7 @@ def query(problem: Mapping[str, Any]) -> str:
     lines.append(f"Question: {asked} (Unit: {unit})" if unit else f"Question: {asked}")
     if problem.get("choices"):
         lines.append("Choices:")
-        letters = (chr(ord("A") + place) for place in range(len(problem["choices"])))
-        lines += [f"({c}) {text}" for c, text in zip(letters, problem["choices"], strict=True)]
+        lines += [f"({c}) {text}" for c, text in letters_of(problem["choices"]).items()]
     return "\n".join(lines)
 
 
@@ -81,9 +81,7 @@ def vlforge_extraction(text: str, problem: Mapping[str, Any]) -> str | None:
     if said is not None:
         return said or None
     if problem["question_type"] == "multi_choice":
-        listed = problem.get("choices") or ()
-        options = {chr(ord("A") + place): str(one) for place, one in enumerate(listed)}
-        return choices.vlforge(text, options)
+        return choices.vlforge(text, letters_of(problem.get("choices") or ()))
     if problem["answer_type"] in ("integer", "float"):
         numbers = _NUMBER.findall(text)
         return numbers[-1].replace(",", "").rstrip(".") if numbers else None
@@ -117,7 +115,7 @@ def _choice(said: str, listed: Sequence[str]) -> str | None:
     said = said.strip()
     bracketed = _BRACKETED.findall(said)
     letter = bracketed[0].upper() if bracketed else said
-    places = {chr(ord("A") + place): text for place, text in enumerate(listed)}
-    if letter in places:
-        return places[letter]
+    options = letters_of(listed)
+    if letter in options:
+        return options[letter]
     return min(listed, key=lambda text: edit_distance(letter, text)) if listed else None
