@@ -127,12 +127,70 @@ class Loading:
     device_map: Literal["none", "auto"] | dict[str, str] = "none"
 
 
+@dataclass(frozen=True)
+class EndpointSpec:
+    """An OpenAI-compatible server and what may be spent on it.
+
+    `url` is the address up to `/v1`; the key comes from the environment variable `key_env`
+    and is never written anywhere (a server without keys needs none). At most `concurrency`
+    requests are under way, `requests_per_minute` and `tokens_per_minute` above 0 slow them
+    down. What may pass (429, 5xx, a lost connection, a reply that is none) is tried
+    `retries` times more, each wait twice as long, or as long as the server says. Prices are
+    for a million tokens; asking ends when `max_cost` is spent (0: no limit).
+    """
+
+    model: str
+    url: str = "https://api.openai.com/v1"
+    key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    retries: int = 6
+    timeout_s: float = 120.0
+    price_in: float = 0.0
+    price_out: float = 0.0
+    max_cost: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Caption:
     """A generated text and the mean log-probability of its tokens (natural log)."""
 
     text: str
     confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How answers are drawn: greedy at temperature 0, else by the key of each."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    beams: int = 1
+    candidates: int = 1
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request got no answer; `reason` is the same for all with this fault."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A find in a picture: left, top, right, bottom in pixels; `phrase` is its place among
+    the phrases asked for, `score` from 0 to 1."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    score: float
+    phrase: int
 
 
 class Captioner(Protocol):
@@ -181,13 +239,100 @@ class Chat(Protocol):
         ...
 
 
+class Writer(Protocol):
+    """Answers requests of words and pictures, many at once."""
+
+    def write(
+        self, samples: Sequence[Sample], drawing: Drawing, keys: Sequence[int]
+    ) -> list[list[Caption] | Refusal]:
+        """`drawing.candidates` answers per sample, in order, or why there is none.
+
+        `keys` are what the sampling of each depends on; an answer never depends on the others.
+        """
+        ...
+
+
+class Classifier(Protocol):
+    """Sorts pictures or texts into the classes it was trained on."""
+
+    labels: tuple[str, ...]
+
+    def classify_images(self, images: Sequence[Image]) -> list[list[float]]:
+        """Probabilities per picture, in the order of `labels`."""
+        ...
+
+    def classify_texts(self, texts: Sequence[str]) -> list[list[float]]:
+        """Probabilities per text, in the order of `labels`."""
+        ...
+
+
+class Grounder(Protocol):
+    """Finds what words name in pictures."""
+
+    def ground(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """Boxes per picture, the surest first, of any of the picture's own phrases."""
+        ...
+
+
+class LanguageScorer(Protocol):
+    """Says how likely texts are under a language model."""
+
+    def log_probs(self, texts: Sequence[tuple[str, str]]) -> list[list[float]]:
+        """For (before, text) the natural log-probability of each token of `text` behind `before`.
+
+        An empty `before` is the start of a document. Without tokens to tell of: an empty list.
+        """
+        ...
+
+
+class Painter(Protocol):
+    """Draws new pictures from pictures and words."""
+
+    def paint(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[str],
+        keys: Sequence[int],
+        **how: Any,
+    ) -> list[Image | Refusal]:
+        """One new picture per picture; `keys` seed each on its own."""
+        ...
+
+
 class ModelSource(Protocol):
-    """Gives operators the models they name; implemented by `inference`, injected by `runs`."""
+    """Gives operators the models they name; implemented by `inference`, injected by `runs`.
+
+    A name is a folder, or what the recipe's `endpoints` call a server.
+    """
 
     def captioner(self, path: str) -> Captioner:
         """The captioner stored at `path`."""
         ...
 
     def scorer(self, path: str) -> Scorer:
-        """The image-text scorer stored at `path`."""
+        """The image-text scorer stored at `path`: cosine, matching, tags or likelihood."""
+        ...
+
+    def embedder(self, path: str) -> Embedder:
+        """The encoder of pictures and texts stored at `path`."""
+        ...
+
+    def writer(self, path: str | EndpointSpec) -> Writer:
+        """A model that answers: a folder, an endpoint of the recipe, or one told here."""
+        ...
+
+    def classifier(self, path: str) -> Classifier:
+        """The picture or text classifier stored at `path`."""
+        ...
+
+    def grounder(self, path: str) -> Grounder:
+        """The open-vocabulary detector stored at `path`."""
+        ...
+
+    def language(self, path: str) -> LanguageScorer:
+        """The language model stored at `path`, to score with."""
+        ...
+
+    def painter(self, path: str) -> Painter:
+        """The diffusion model stored at `path`."""
         ...

@@ -14,9 +14,8 @@ from vlforge.cli import main
 from vlforge.evaluation.config import EvalConfig
 from vlforge.evaluation.run import evaluate
 from vlforge.inference.endpoint.client import EndpointError
-from vlforge.inference.endpoint.config import EndpointSpec
 from vlforge.recipe.typed import build
-from vlforge.types import DataError, RecipeError
+from vlforge.types import DataError, EndpointSpec, RecipeError
 
 
 def config_of(folder: Path, url: str, count: int = 12, **how) -> EvalConfig:

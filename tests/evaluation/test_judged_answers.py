@@ -16,8 +16,7 @@ from vlforge.evaluation.questions import Question
 from vlforge.evaluation.run import evaluate
 from vlforge.evaluation.scoring import score_folder
 from vlforge.inference.endpoint.client import Endpoint, EndpointError
-from vlforge.inference.endpoint.config import EndpointSpec
-from vlforge.types import Caption
+from vlforge.types import Caption, EndpointSpec
 
 KEY = "sk-not-to-be-seen"
 GRADES = {"v1_0": "1.0", "v1_1": "0.5", "v1_2": "no idea"}

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.endpoint_server import endpoint
 from vlforge.inference.endpoint.chat import EndpointChat, request_of
 from vlforge.inference.endpoint.client import Endpoint, EndpointError
-from vlforge.inference.endpoint.config import ChatRequest, EndpointSpec, Reply
-from vlforge.types import DataError, RecipeError, Sample, Turn
+from vlforge.inference.endpoint.config import ChatRequest, Reply
+from vlforge.types import DataError, EndpointSpec, RecipeError, Sample, Turn
 
 KEY = "sk-not-to-be-seen"
 

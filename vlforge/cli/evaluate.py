@@ -129,7 +129,7 @@ def judge(
         raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
     from vlforge.evaluation.scoring import judge_folder, score_folder
     from vlforge.inference.endpoint.client import Endpoint
-    from vlforge.inference.endpoint.config import EndpointSpec
+    from vlforge.types import EndpointSpec
 
     spec = EndpointSpec(
         model, url, key_env, concurrency=concurrency, price_in=price_in, price_out=price_out,

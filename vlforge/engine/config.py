@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlforge.types import Loading
+from vlforge.types import EndpointSpec, Loading
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class ProcessConfig:
     many rows drawn by `seed`, in order. `strict` stops at the first bad row,
     `confine` refuses pictures outside the dataset's folder, `compat: data_juicer`
     brings back what Data-Juicer does where that is wrong. `models` says how the models
-    of operators are loaded. `seed` is of all that operators draw.
+    of operators are loaded; where an operator names a model it may name one of `endpoints`
+    instead, an OpenAI-compatible server. `model_workers` processes hold models (0: one per
+    GPU). `replies` is a file that keeps what endpoints answered, for later runs too. `seed`
+    is of all that operators draw.
     """
 
     dataset_path: str = ""
@@ -79,6 +82,9 @@ class ProcessConfig:
     ray_address: str = "auto"
     project_name: str = "vlforge"
     models: Loading = field(default_factory=Loading)
+    endpoints: dict[str, EndpointSpec] = field(default_factory=dict)
+    model_workers: int = 0
+    replies: str = ""
     seed: int = 42
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vlforge.inference.endpoint.config import EndpointSpec
-from vlforge.types import Loading
+from vlforge.types import EndpointSpec, Loading
 
 LONGEST_ANSWER = 16
 """Tokens of an answer where nobody says otherwise: a word, a letter, a short phrase."""

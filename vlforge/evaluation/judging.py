@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from vlforge.evaluation.files import read_lines, write_lines
 from vlforge.evaluation.questions import Question
-from vlforge.inference.endpoint.config import ChatRequest, EndpointSpec, Reply
-from vlforge.types import DataError, ProgressFn, VLForgeError, no_progress
+from vlforge.inference.endpoint.config import ChatRequest, Reply
+from vlforge.types import DataError, EndpointSpec, ProgressFn, VLForgeError, no_progress
 
 
 class Judge(Protocol):

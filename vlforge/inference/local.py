@@ -6,12 +6,28 @@ processes that may never open a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Loading, ModelError, Sample, Scorer, Turn
+from vlforge.types import (
+    LLAVA_IMAGE_TOKEN,
+    Caption,
+    Captioner,
+    Classifier,
+    Embedder,
+    EndpointSpec,
+    Grounder,
+    LanguageScorer,
+    Loading,
+    ModelError,
+    Painter,
+    Sample,
+    Scorer,
+    Turn,
+    Writer,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -169,7 +185,9 @@ class LocalCaptioner:
 class LocalModels:
     """Opens the models that operators name, each once per process; a `ModelSource`.
 
-    Travels to workers as its settings; each worker opens its own copies.
+    Travels to workers as its settings; each worker opens its own copies. `endpoints` are
+    servers by the names that operators may give in place of a folder; `replies` is the file
+    that keeps what they answered ("": only while this process lives).
     """
 
     device: str = "auto"
@@ -178,28 +196,77 @@ class LocalModels:
     loading: Loading = field(default_factory=Loading)
     temperature: float = 1.0
     seed: int = 0
-    _loaded: dict[str, Loaded] = field(default_factory=dict, init=False, repr=False, compare=False)
+    endpoints: Mapping[str, EndpointSpec] = field(default_factory=dict)
+    replies: str = ""
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def captioner(self, path: str) -> LocalCaptioner:
-        """The captioner in the folder `path`."""
-        return LocalCaptioner(self._open(path), self.batch, self.temperature, self.seed)
+    def captioner(self, path: str) -> Captioner:
+        """The captioner in the folder `path`, or behind the endpoint of that name."""
+        from vlforge.inference.captioners import open_captioner
+
+        return open_captioner(self, path)
 
     def scorer(self, path: str) -> Scorer:
         """The scorer in the folder `path`: by embedding, tags or likelihood, as the model can."""
         from vlforge.inference.score import local_scorer
 
-        return local_scorer(self._open(path), self.batch)
+        return local_scorer(self.loaded(path), self.batch)
 
-    def _open(self, path: str) -> Loaded:
+    def embedder(self, path: str) -> Embedder:
+        """The encoder of pictures and texts in the folder `path`."""
+        from vlforge.inference.embedders import open_embedder
+
+        return open_embedder(self, path)
+
+    def writer(self, path: str | EndpointSpec) -> Writer:
+        """What answers: a folder, the endpoint of that name, or the one told here."""
+        from vlforge.inference.writers import open_writer
+
+        return open_writer(self, path)
+
+    def classifier(self, path: str) -> Classifier:
+        """The picture or text classifier in the folder `path`."""
+        from vlforge.inference.classifiers import open_classifier
+
+        return open_classifier(self, path)
+
+    def grounder(self, path: str) -> Grounder:
+        """The open-vocabulary detector in the folder `path`."""
+        from vlforge.inference.grounding import open_grounder
+
+        return open_grounder(self, path)
+
+    def language(self, path: str) -> LanguageScorer:
+        """The language model in the folder `path`, to score with."""
+        from vlforge.inference.language_scores import open_language
+
+        return open_language(self, path)
+
+    def painter(self, path: str) -> Painter:
+        """The diffusion model in the folder `path`."""
+        from vlforge.inference.painting import open_painter
+
+        return open_painter(self, path)
+
+    def loaded(self, path: str) -> Loaded:
+        """The model in the folder `path`, opened once."""
         from vlforge.inference.load import load_model
 
-        if path not in self._loaded:
+        def opened() -> Loaded:
             set_threads(self.threads)
-            self._loaded[path] = load_model(path, self.device, **vars(self.loading))
-        return self._loaded[path]
+            return load_model(path, self.device, **vars(self.loading))
+
+        found: Loaded = self.keep(("loaded", path), opened)
+        return found
+
+    def keep(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gave when `key` was first asked for."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": {}}
+        return {**self.__dict__, "_kept": {}}
 
 
 def set_threads(threads: int) -> None:

@@ -7,12 +7,23 @@ weights.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlforge.types import Caption, Captioner, ModelError, Sample, Scorer
+from vlforge.types import (
+    Caption,
+    Captioner,
+    Drawing,
+    EndpointSpec,
+    ModelError,
+    Refusal,
+    Sample,
+    Scorer,
+    Writer,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -102,12 +113,36 @@ class ScriptedChat:
         yield from (f" {word}" for word in words[1:])
 
 
+@dataclass
+class ScriptedWriter:
+    """Answers by `reply`, which sees a request and how often it was put; notes all requests."""
+
+    reply: Callable[[Sample, int], str | Refusal]
+    asked: list[Sample] = field(default_factory=list)
+    _seen: Counter[str] = field(default_factory=Counter)
+
+    def write(
+        self, samples: Sequence[Sample], drawing: Drawing, keys: Sequence[int]
+    ) -> list[list[Caption] | Refusal]:
+        """`drawing.candidates` answers per request; a request is named by its sample's id."""
+        found: list[list[Caption] | Refusal] = []
+        for sample in samples:
+            self.asked.append(sample)
+            text = self.reply(sample, self._seen[sample.id])
+            self._seen[sample.id] += 1
+            many = isinstance(text, Refusal)
+            found.append(text if many else [Caption(text, 0.0)] * drawing.candidates)  # type: ignore
+        return found
+
+
 @dataclass(frozen=True)
 class ScriptedModels:
     """A `ModelSource` whose paths are names."""
 
     captioners: Mapping[str, Captioner] = field(default_factory=dict)
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """Embedders, writers, classifiers, grounders, language scorers, painters."""
 
     def captioner(self, path: str) -> Captioner:
         """The captioner called `path`."""
@@ -117,8 +152,33 @@ class ScriptedModels:
         """The scorer called `path`."""
         return _named(self.scorers, path, "scorer")
 
+    def writer(self, path: str | EndpointSpec) -> Writer:
+        """The writer called `path`, or like the endpoint's model."""
+        name = path if isinstance(path, str) else path.model
+        return _named(self.others, name, "writer")
 
-def _named(models: Mapping[str, object], path: str, kind: str) -> object:
+    def embedder(self, path: str) -> Any:
+        """The embedder called `path`."""
+        return _named(self.others, path, "embedder")
+
+    def classifier(self, path: str) -> Any:
+        """The classifier called `path`."""
+        return _named(self.others, path, "classifier")
+
+    def grounder(self, path: str) -> Any:
+        """The detector called `path`."""
+        return _named(self.others, path, "grounder")
+
+    def language(self, path: str) -> Any:
+        """The language scorer called `path`."""
+        return _named(self.others, path, "language model")
+
+    def painter(self, path: str) -> Any:
+        """The painter called `path`."""
+        return _named(self.others, path, "painter")
+
+
+def _named(models: Mapping[str, Any], path: str, kind: str) -> Any:
     if path not in models:
         known = ", ".join(sorted(models)) or "none"
         raise ModelError(f"no scripted {kind} called {path!r}; there are: {known}")

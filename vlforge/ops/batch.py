@@ -17,12 +17,19 @@ from vlforge.types import (
     EOC_TOKEN,
     IMAGE_TOKEN,
     Captioner,
+    Classifier,
     Drop,
+    Embedder,
+    EndpointSpec,
+    Grounder,
+    LanguageScorer,
     ModelError,
     ModelSource,
     Need,
+    Painter,
     Row,
     Scorer,
+    Writer,
 )
 
 if TYPE_CHECKING:
@@ -60,34 +67,58 @@ class Context:
     seed: int = 0
     models: ModelSource | None = None
     produced: str = ""
-    _loaded: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _loaded: dict[tuple[str, Any], Any] = field(default_factory=dict)
 
     def captioner(self, path: str, op: str) -> Captioner:
-        """The captioner at `path`, loaded once."""
-        source = self._source(path, op)
-        key = ("captioner", path)
-        if key not in self._loaded:
-            self._loaded[key] = source.captioner(path)
-        loaded: Captioner = self._loaded[key]
-        return loaded
+        """The captioner at `path`, opened once."""
+        found: Captioner = self._opened("captioner", path, op)
+        return found
 
     def scorer(self, path: str, op: str) -> Scorer:
-        """The image-text scorer at `path`, loaded once."""
-        source = self._source(path, op)
-        key = ("scorer", path)
-        if key not in self._loaded:
-            self._loaded[key] = source.scorer(path)
-        loaded: Scorer = self._loaded[key]
-        return loaded
+        """The image-text scorer at `path`, opened once."""
+        found: Scorer = self._opened("scorer", path, op)
+        return found
+
+    def embedder(self, path: str, op: str) -> Embedder:
+        """The encoder of pictures and texts at `path`, opened once."""
+        found: Embedder = self._opened("embedder", path, op)
+        return found
+
+    def writer(self, path: str | EndpointSpec, op: str) -> Writer:
+        """The model that answers at `path`, or behind an endpoint, opened once."""
+        found: Writer = self._opened("writer", path, op)
+        return found
+
+    def classifier(self, path: str, op: str) -> Classifier:
+        """The classifier at `path`, opened once."""
+        found: Classifier = self._opened("classifier", path, op)
+        return found
+
+    def grounder(self, path: str, op: str) -> Grounder:
+        """The open-vocabulary detector at `path`, opened once."""
+        found: Grounder = self._opened("grounder", path, op)
+        return found
+
+    def language(self, path: str, op: str) -> LanguageScorer:
+        """The language model at `path`, to score with, opened once."""
+        found: LanguageScorer = self._opened("language", path, op)
+        return found
+
+    def painter(self, path: str, op: str) -> Painter:
+        """The diffusion model at `path`, opened once."""
+        found: Painter = self._opened("painter", path, op)
+        return found
+
+    def _opened(self, kind: str, path: str | EndpointSpec, op: str) -> Any:
+        if self.models is None:
+            raise ModelError(f"{op} names the model {path!r}, but this run was given no models")
+        if (kind, path) not in self._loaded:
+            self._loaded[kind, path] = getattr(self.models, kind)(path)
+        return self._loaded[kind, path]
 
     def plain(self, text: str) -> str:
         """`text` without special tokens and outer white space."""
         return text.replace(self.image_token, "").replace(self.eoc_token, "").strip()
-
-    def _source(self, path: str, op: str) -> ModelSource:
-        if self.models is None:
-            raise ModelError(f"{op} names the model {path!r}, but this run was given no models")
-        return self.models
 
 
 class Files:

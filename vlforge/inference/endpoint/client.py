@@ -16,13 +16,12 @@ from typing import Any
 from vlforge.inference.endpoint.cache import ReplyCache
 from vlforge.inference.endpoint.config import (
     ChatRequest,
-    EndpointSpec,
     Reply,
     Usage,
     text_of_content,
 )
 from vlforge.inference.endpoint.line import Line, Lost
-from vlforge.types import DataError, VLForgeError
+from vlforge.types import DataError, EndpointSpec, VLForgeError
 
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 """Answers that may be other ones a moment later."""

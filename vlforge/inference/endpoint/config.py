@@ -10,31 +10,6 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class EndpointSpec:
-    """An OpenAI-compatible server and what may be spent on it.
-
-    `url` is the address up to `/v1`; the key comes from the environment variable `key_env`
-    and is never written anywhere (a server without keys needs none). At most `concurrency`
-    requests are under way, `requests_per_minute` and `tokens_per_minute` above 0 slow them
-    down. What may pass (429, 5xx, a lost connection, a reply that is none) is tried
-    `retries` times more, each wait twice as long, or as long as the server says. Prices are
-    for a million tokens; asking ends when `max_cost` is spent (0: no limit).
-    """
-
-    model: str
-    url: str = "https://api.openai.com/v1"
-    key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    requests_per_minute: float = 0.0
-    tokens_per_minute: float = 0.0
-    retries: int = 6
-    timeout_s: float = 120.0
-    price_in: float = 0.0
-    price_out: float = 0.0
-    max_cost: float = 0.0
-
-
-@dataclass(frozen=True)
 class ChatRequest:
     """One request; `messages` as the API takes them, `seed` None where it is left out."""
 
