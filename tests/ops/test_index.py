@@ -20,7 +20,7 @@ def test_every_operator_is_found_and_described():
     for info in ops.names():
         cls = ops.find(info.name)
         assert issubclass(cls, Operator)
-        assert info.kind in ("filter", "mapper", "dedup", "grouper", "selector")
+        assert info.kind in ("filter", "mapper", "dedup", "grouper", "selector", "aggregator")
         assert info.doc.endswith((".", ":"))
 
 

@@ -136,8 +136,9 @@ def _bind(name: str, place: int, params: Any, shared: Mapping[str, str]) -> Boun
     defaults = {key: value for key, value in shared.items() if key in own}
     given = {key: value for key, value in values.items() if value is not None or key not in shared}
     op = _validated(name, cls, defaults | given)
-    notes = (f"{name}: without effect here: {', '.join(idle)}",) if idle else ()
-    return Bound(name, place, dict(params or {}), op, notes)
+    notes = [f"without effect here: {', '.join(idle)}"] if idle else []
+    notes += getattr(op, "notes", ())
+    return Bound(name, place, dict(params or {}), op, tuple(f"{name}: {n}" for n in notes))
 
 
 def _validated(name: str, cls: type[Any], values: dict[str, Any]) -> Operator:

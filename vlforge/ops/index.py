@@ -17,7 +17,7 @@ from typing import Any
 
 from vlforge.types import RecipeError
 
-_KINDS = "Filter|Mapper|Dedup|Deduplicator|Selector|Grouper|Aggregator"
+_KINDS = "Filter|Mapper|Dedup|Deduplicator|Selector|Grouper|Aggregator|Pipeline"
 _classes = re.compile(rf"\nclass (\w+(?:{_KINDS}))\(".encode()).findall
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BASES = frozenset({"base.py", "batch.py", "index.py", "bind.py", "foreign.py", "custom"})

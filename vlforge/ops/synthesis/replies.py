@@ -16,7 +16,14 @@ _LONGEST = 200_000
 
 
 class UnfitError(Exception):
-    """A reply that is not what was asked for; the text tells the model what is wrong."""
+    """A reply that is not what was asked for; the text tells the model what is wrong.
+
+    `reason` is that of the row's drop record where it is about more than the form.
+    """
+
+    def __init__(self, wrong: str, reason: str = ""):
+        super().__init__(wrong)
+        self.reason = reason
 
 
 def said(text: str) -> str:

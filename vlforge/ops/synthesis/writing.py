@@ -35,10 +35,14 @@ _CHAT_PATH = "/chat/completions"
 
 @dataclass(frozen=True)
 class Asked:
-    """One conversation to be answered; its turns hold `<image>` once per picture of `files`."""
+    """One conversation to be answered; its turns hold `<image>` once per picture of `files`.
+
+    `fault` is the reason of the row's drop record, should there be no further try.
+    """
 
     turns: tuple[Turn, ...]
     files: tuple[ImageFile, ...] = ()
+    fault: str = UNFIT
 
     @classmethod
     def of(cls, prompt: Prompt, files: Sequence[ImageFile] = ()) -> Asked:
@@ -99,6 +103,14 @@ class Writing(RowMapper):
         """The new row or rows from what `read` gave."""
         raise NotImplementedError
 
+    def unread(self, item: Item, drop: Drop) -> Row | Grown | Drop:
+        """What becomes of a row without a usable answer."""
+        return drop
+
+    def marked(self, row: Row, entry: Mapping[str, Any]) -> Row:
+        """A new row that tells where it comes from."""
+        return with_origin(row, dict(entry))
+
     def prompt(self) -> Prompt:
         """The words, fields open; a `system_prompt` of the recipe goes before the file's."""
         found = read_prompt(self.prompt_name, self.prompt_file, self.prompt_fields)
@@ -132,7 +144,7 @@ class Writing(RowMapper):
         self, item: Item, found: list[Any] | Drop | None, context: Context
     ) -> Grown | Row | Drop:
         if found is None or isinstance(found, Drop):
-            return item.row if found is None else found
+            return item.row if found is None else self.unread(item, found)
         made = self.made(item, found, context)
         if isinstance(made, Drop) or self.compat == "data_juicer":
             return made
@@ -144,8 +156,8 @@ class Writing(RowMapper):
             seed=context.seed,
         )
         if isinstance(made, Grown):
-            return replace(made, rows=tuple(with_origin(row, entry) for row in made.rows))
-        return made if made is item.row else with_origin(made, entry)
+            return replace(made, rows=tuple(self.marked(row, entry) for row in made.rows))
+        return made if made is item.row else self.marked(made, entry)
 
 
 Asks = Sequence[Asked] | Drop | None
@@ -185,7 +197,8 @@ def converse(
             break
         left = _round(batch, op, model, left, drawing, attempt, read, found)
     for at, place in left:
-        found[at] = Drop("", UNFIT, None, _last_complaint(left[at, place]))
+        one = left[at, place]
+        found[at] = Drop("", one.fault, None, _last_complaint(one))
     return found
 
 
@@ -218,17 +231,18 @@ def _round(
             try:
                 row[place] = read(at, place, reply[0])
             except UnfitError as error:
-                again[at, place] = _continued(one, reply[0].text, str(error))
+                again[at, place] = _continued(one, reply[0].text, error)
     return {key: one for key, one in again.items() if isinstance(found[key[0]], list)}
 
 
-def _continued(one: Asked, reply: str, wrong: str) -> Asked:
+def _continued(one: Asked, reply: str, error: UnfitError) -> Asked:
     """The conversation with the reply and what is wrong with it; older complaints are dropped."""
     asked = one.turns
     while asked and asked[-1].role == "user" and len(asked) > 2 and asked[-2].role == "assistant":
         asked = asked[:-2]
-    complaint = f"{wrong}. Reply again, only in the form that was asked for."
-    return replace(one, turns=(*asked, Turn("assistant", reply), Turn("user", complaint)))
+    complaint = f"{error}. Reply again, only in the form that was asked for."
+    turns = (*asked, Turn("assistant", reply), Turn("user", complaint))
+    return replace(one, turns=turns, fault=error.reason or UNFIT)
 
 
 def _last_complaint(one: Asked) -> str:
