@@ -1,7 +1,7 @@
 """The end of a pass whose operator must see all rows: what it decides, and the rows that go on.
 
 Rows wait in `work-N`, one line each, with their keys in `beside-N`; the decision
-is written down (`chosen-N`, `groups-N`, `learned-N`), so that a killed run need
+is written down (`chosen-N`, `marks-N`, `groups-N`, `learned-N`), so that a killed run need
 not take it again. Memory holds keys and places, never rows.
 """
 
@@ -18,13 +18,15 @@ from vlforge.engine.block import repeat_of
 from vlforge.engine.lines import dropped_line, work_line
 from vlforge.engine.outputs import Outputs
 from vlforge.engine.source import Position
-from vlforge.ops.base import CorpusMapper, Grouper, NearDedup, Selector
-from vlforge.ops.batch import Item
+from vlforge.ops.base import Choice, Chooser, CorpusMapper, Grouper, NearDedup
+from vlforge.ops.batch import Context, Item
 from vlforge.ops.bind import Bound
 from vlforge.types import Drop
 
 DROPPED = "dropped.jsonl"
 _AT_ONCE = 1000
+_STATS_OF_WORK = 3
+"""Where in a line between passes the statistics are."""
 _FRAMES_AT_ONCE = 1 << 14
 
 
@@ -34,8 +36,11 @@ class Barrier:
     def __init__(self, bound: Bound, number: int, outputs: Outputs):
         self.bound, self.number, self.outputs = bound, number, outputs
 
-    def settle(self) -> tuple[dict[str, int], int]:
+    def settle(self, context: Context) -> tuple[dict[str, int], int]:
         """Decide, write the decision and the dropped rows.
+
+        Args:
+            context: gives the operator the models it names.
 
         Returns:
             Rows dropped per reason, and how many rows there are more than those
@@ -54,10 +59,13 @@ class Barrier:
             return {}, len(groups) - sum(map(len, groups))
         if isinstance(op, NearDedup):
             return self._drop_repeats(op), 0
-        assert isinstance(op, Selector)
-        order = op.rank(self._keys())
-        self._choose(order)
+        assert isinstance(op, Choice)
+        order = self._chosen(op, context)
         chosen = set(order)
+        if op.mark:
+            self._mark(chosen)
+            return {}, 0
+        self._choose(order)
         return self._drop_unselected(chosen), len(order) - len(chosen)
 
     def learned(self) -> Any:
@@ -70,6 +78,7 @@ class Barrier:
         order = self._order()
         if order is None:
             order = range(len(offsets))
+        marks = self._marks()
         with self._path("work").open("rb") as file:
             for number in range(start.number, -(-len(order) // rows)):
                 part = order[number * rows : (number + 1) * rows]
@@ -77,6 +86,9 @@ class Barrier:
                     lines = [self._joined(file, offsets, group) for group in part]
                 else:
                     lines = [_line_at(file, offsets[place]) for place in part]
+                if marks is not None:
+                    told = zip(lines, part, strict=True)
+                    lines = [_marked(line, marks[0], marks[1][place]) for line, place in told]
                 yield lines, Position(number + 1)
 
     def row_count(self) -> int:
@@ -100,6 +112,37 @@ class Barrier:
     def _choose(self, order: Sequence[int]) -> None:
         self.outputs.append_raw(self._name("chosen"), array("q", order).tobytes())
 
+    def _chosen(self, op: Any, context: Context) -> list[int]:
+        """The places that a selector takes."""
+        if not isinstance(op, Chooser):
+            order: list[int] = op.rank(self._keys())
+            return order
+        frames = self._frames(op)
+        return [int(at) for at in op.choose(frames[:, 1:], context)] if len(frames) else []
+
+    def _mark(self, chosen: set[int]) -> None:
+        """Let all rows go on, and write down which were chosen."""
+        rows = sum(1 for _ in lines_of(self._path("work")))
+        self._choose(range(rows))
+        marks = bytes(place in chosen for place in range(rows))
+        self.outputs.append_raw(self._name("marks"), marks)
+
+    def _marks(self) -> tuple[str, bytes] | None:
+        """The statistic that rows get, and the value of each; None where none is asked for."""
+        name = getattr(self.bound.op, "mark", "")
+        return (name, self._path("marks").read_bytes()) if name else None
+
+    def _frames(self, op: Any) -> Any:
+        """[N, width] uint8, the keys beside the rows, each behind a byte that says it is one."""
+        import numpy as np
+
+        path = self._path("beside")
+        size = path.stat().st_size
+        if not size:
+            return np.zeros((0, 1), np.uint8)
+        rows = sum(1 for _ in lines_of(self._path("work")))
+        return np.memmap(path, np.uint8, "r").reshape(rows, size // rows)
+
     def _drop_unselected(self, chosen: set[int]) -> dict[str, int]:
         drop = Drop(self.bound.name, "not selected")
         gone = (
@@ -112,12 +155,11 @@ class Barrier:
     def _drop_repeats(self, op: NearDedup) -> dict[str, int]:
         import numpy as np
 
-        path = self._path("beside")
-        if not path.stat().st_size:
+        frames = self._frames(op)
+        if not len(frames):
             self._choose(())
             return {}
-        frames = np.memmap(path, np.uint8, "r").reshape(-1, 1 + op.key_bytes)
-        has_key = _flags(path, 1 + op.key_bytes)
+        has_key = _flags(self._path("beside"), frames.shape[1])
         firsts = np.arange(len(frames), dtype=np.int64)
         places = np.flatnonzero(has_key)
         if len(places) == len(frames):
@@ -158,6 +200,13 @@ class Barrier:
 
     def _path(self, what: str) -> Path:
         return self.outputs.path(self._name(what))
+
+
+def _marked(line: bytes, name: str, value: int) -> bytes:
+    """A row's line with one more statistic."""
+    told = decode(line)
+    told[_STATS_OF_WORK][name] = bool(value)
+    return encode(told)
 
 
 def _flags(path: Path, width: int) -> Any:

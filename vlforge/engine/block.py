@@ -11,7 +11,7 @@ import msgspec
 
 from vlforge.engine.histogram import Histogram, histograms
 from vlforge.engine.lines import changed_line
-from vlforge.engine.plan import Step
+from vlforge.engine.plan import KEYED, Step
 from vlforge.ops.base import (
     CorpusMapper,
     Dedup,
@@ -37,7 +37,8 @@ class Track(msgspec.Struct):
     `place` is the operator that dropped it. `keys` are its keys at dedups that
     are decided later, in order of rows, with the uid that the row had there;
     `at_dedup` is the row as it was at the first. `born` is the mapper that added
-    the row to those there were.
+    the row to those there were. `barrier_key` is the key at the barrier, where
+    working it out is a step.
     """
 
     item: Item
@@ -48,6 +49,7 @@ class Track(msgspec.Struct):
     traces: tuple[tuple[int, bytes], ...] = ()
     at_dedup: Row | None = None
     born: int | None = None
+    barrier_key: bytes | None = None
 
 
 class BlockReport(msgspec.Struct):
@@ -144,6 +146,8 @@ class BlockRun:
             self._grow(bound, alive, op.apply(batch, self.learned[bound.place]))
         elif isinstance(op, Dedup):
             self._dedup(bound, op, alive, batch, rewritten_later=not is_last)
+        elif isinstance(op, KEYED):
+            note_keys(bound, alive, batch)
         self.report.add_seconds(bound.place, since)
 
     def _filters(self, ops: Sequence[Bound], alive: list[Track], batch: Batch) -> None:
@@ -294,6 +298,16 @@ class BlockRun:
                 track.keys += ((bound.place, key, track.item.uid),)
                 if rewritten_later and track.at_dedup is None:
                     track.at_dedup = track.item.row
+
+
+def note_keys(bound: Bound, alive: Sequence[Track], batch: Batch) -> None:
+    """Each row's key at a barrier; a row without drops out."""
+    op: Any = bound.op
+    for track, key in zip(alive, op.keys(batch), strict=True):
+        if isinstance(key, Drop):
+            track.drop, track.place = replace(key, op=bound.name), bound.place
+        else:
+            track.barrier_key = key
 
 
 def decide(track: Track, bound: Bound, key: bytes, matcher: Matcher) -> None:

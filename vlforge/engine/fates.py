@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vlforge.data.json_lines import decode, encode, encode_lines
-from vlforge.engine.block import BlockReport, BlockRun, Track
+from vlforge.engine.block import BlockReport, BlockRun, Track, note_keys
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.lines import STATS, dropped_line, exported, stats_of, stats_told, work_told
-from vlforge.engine.plan import Pass, Plan, make_plan
+from vlforge.engine.plan import KEYED, Pass, Plan, has_key_step, make_plan
 from vlforge.engine.rows import Reading, reading_of, work_track
 from vlforge.engine.source import Block
-from vlforge.ops.base import CorpusMapper, Dedup, Filter, NearDedup
+from vlforge.ops.base import CorpusMapper, Dedup, Filter
 from vlforge.ops.batch import Context, Item
 from vlforge.ops.bind import Bound
 from vlforge.ops.index import places
@@ -238,7 +238,7 @@ class Head(msgspec.Struct, frozen=True):
         alive = [tracks[at] for at in fates.alive]
         if at_end:
             fates.data, fates.beside = self._written(alive, this, keys)
-            fates.width = _width(this)
+            fates.width = _width(this, keys)
         else:
             fates.items = [track.item for track in alive]
         return fates
@@ -250,7 +250,7 @@ class Head(msgspec.Struct, frozen=True):
         items = [track.item for track in alive]
         if this.barrier is not None:
             beside = [keys[id(track)] for track in alive]
-            joined = b"".join(beside) if _width(this) else _lines(beside)
+            joined = b"".join(beside) if isinstance(this.barrier.op, KEYED) else _lines(beside)
             return encode_lines([work_told(item) for item in items]), joined
         order = self.plan.stats
         stats = [stats_of(item, order) for item in items]
@@ -277,16 +277,15 @@ class Head(msgspec.Struct, frozen=True):
         """Per row that is alive, its key at the barrier, ready to be appended to a file."""
         op: Any = bound.op
         alive = [track for track in run.tracks if track.drop is None]
-        if isinstance(op, NearDedup):
-            nothing = bytes(1 + op.key_bytes)
-            keys = {}
-            for track, key in zip(alive, op.keys(run.batch(alive)), strict=True):
-                if isinstance(key, Drop):
-                    track.drop = Drop(bound.name, key.reason, key.stat, key.value, key.bound)
-                    track.place = bound.place
-                else:
-                    keys[id(track)] = nothing if key is None else b"\1" + key
-            return keys
+        if isinstance(op, KEYED):
+            if not has_key_step(op):
+                note_keys(bound, alive, run.batch(alive))
+            nothing = bytes(1 + getattr(op, "key_bytes", 0))
+            return {
+                id(track): nothing if track.barrier_key is None else b"\1" + track.barrier_key
+                for track in alive
+                if track.drop is None
+            }
         if isinstance(op, CorpusMapper):
             found = op.keys(run.batch(alive))
             return {id(t): encode(key) for t, key in zip(alive, found, strict=True)}
@@ -318,10 +317,10 @@ def head_of(
     )
 
 
-def _width(this: Pass) -> int:
+def _width(this: Pass, keys: Mapping[int, bytes]) -> int:
     """Bytes of what stands beside each row; 0 for lines."""
-    op = None if this.barrier is None else this.barrier.op
-    return 1 + op.key_bytes if isinstance(op, NearDedup) else 0
+    is_keyed = this.barrier is not None and isinstance(this.barrier.op, KEYED)
+    return len(next(iter(keys.values()), b"")) if is_keyed else 0
 
 
 def _dropped(track: Track, drop: Drop) -> bytes:

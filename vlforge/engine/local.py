@@ -307,7 +307,7 @@ class ProcessRun:
         bound = self._pass.barrier
         if bound is not None:
             since = time.perf_counter()
-            reasons, more = self._barrier(self.number).settle()
+            reasons, more = self._barrier(self.number).settle(self.context)
             for reason, count in reasons.items():
                 self.funnel.ops[bound.place].reasons[reason] += count
             self.funnel.grow(bound.place, more)

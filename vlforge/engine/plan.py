@@ -19,14 +19,25 @@ from typing import Any
 import msgspec
 
 from vlforge.engine.config import ProcessConfig
-from vlforge.ops.base import CorpusMapper, Dedup, Filter, Grouper, NearDedup, Operator, Selector
+from vlforge.ops.base import (
+    Chooser,
+    CorpusMapper,
+    Dedup,
+    Filter,
+    Grouper,
+    NearDedup,
+    Operator,
+    Selector,
+)
 from vlforge.ops.bind import Bound, bind
 from vlforge.ops.index import want_custom
 from vlforge.types import Need
 
 TEXT_BLOCK, PIXEL_BLOCK = 1000, 256
 """Rows per block where nothing is decoded, and where pictures or models are at work."""
-BARRIERS = (Selector, NearDedup, Grouper, CorpusMapper)
+BARRIERS = (Selector, Chooser, NearDedup, Grouper, CorpusMapper)
+KEYED = (NearDedup, Chooser)
+"""Barriers that know rows by bytes of one width."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -118,8 +129,15 @@ def _cut(opening: tuple[Step, ...], bounds: Sequence[Bound], barrier: Bound | No
     for kind, run in groupby(bounds, key=_filter_kind):
         members = list(run)
         steps += _filter_steps(members) if kind else [Step((b,)) for b in members]
+    if barrier is not None and has_key_step(barrier.op):
+        steps.append(Step((barrier,)))
     first = next((at for at, step in enumerate(steps) if step.stays_home), len(steps))
     return Pass(tuple(steps[:first]), tuple(steps[first:]), barrier)
+
+
+def has_key_step(op: Any) -> bool:
+    """Whether the barrier's keys are a step of their own, done where the models are."""
+    return isinstance(op, KEYED) and op.needs >= Need.PIXELS
 
 
 def _filter_kind(bound: Bound) -> str:

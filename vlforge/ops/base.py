@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlforge.data.images import ImageFile
-    from vlforge.ops.batch import Batch, Item
+    from vlforge.ops.batch import Batch, Context, Item
 
 Bounds = tuple[float | None, float | None]
 """Lowest and highest value that is kept; None: open."""
@@ -296,7 +296,7 @@ class NearDedup(Operator):
 
     @property
     def key_bytes(self) -> int:
-        """Bytes of each key."""
+        """Bytes of each key; 0 where the keys themselves say it, all of them as long."""
         raise NotImplementedError
 
     def keys(self, batch: Batch) -> list[bytes | Drop | None]:
@@ -310,7 +310,7 @@ class NearDedup(Operator):
             keys: [N, key_bytes] uint8, possibly mapped from a file; rows in order.
 
         Returns:
-            [N] int64, each at most the row's own place.
+            [N] int64; a row that is pointed to points to itself.
         """
         raise NotImplementedError
 
@@ -334,10 +334,21 @@ class Grouper(Operator):
         return {name: [row.get(name) for row in rows] for name in names}
 
 
-class Selector(Operator):
-    """Looks at all rows at once and says which stay, and in which order."""
+@dataclass(frozen=True, kw_only=True)
+class Choice(Operator):
+    """What all that choose among rows share.
+
+    With `mark` all rows stay, in their order, and the statistic of that name says whether
+    a row was chosen; `specified_field_filter` can ask for several such marks at once.
+    """
+
+    mark: str = ""
 
     kind: ClassVar[str] = "selector"
+
+
+class Selector(Choice):
+    """Looks at all rows at once and says which stay, and in which order."""
 
     def key(self, item: Item) -> Any:
         """What `rank` has to know of one row: a number, a string or None."""
@@ -345,6 +356,22 @@ class Selector(Operator):
 
     def rank(self, keys: Sequence[Any]) -> list[int]:
         """The places of the rows that stay, in their new order."""
+        raise NotImplementedError
+
+
+class Chooser(Choice):
+    """A selector that sees rows together and knows each by bytes, such as an embedding."""
+
+    def keys(self, batch: Batch) -> list[bytes | Drop]:
+        """What `choose` has to know of each row, all of one length."""
+        raise NotImplementedError
+
+    def choose(self, keys: Any, context: Context) -> Sequence[int]:
+        """The places of the rows that stay, in their new order.
+
+        Args:
+            keys: [N, bytes] uint8, possibly mapped from a file; rows in order.
+        """
         raise NotImplementedError
 
 
