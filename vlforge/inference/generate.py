@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,25 @@ from torch import Tensor
 
 from vlforge.types import ModelError
 
+GREEDY = -1
+"""Place of a candidate that is the greedy answer."""
 SHRINK_AT = 0.75
 """Finished rows leave the batch once the running ones are at most this share of it."""
+
+
+class LengthError(ModelError):
+    """Prompts that the model has no room for; `lengths` is by their places among those given."""
+
+    def __init__(self, lengths: Mapping[int, int], limit: int):
+        place, length = next(iter(lengths.items()))
+        super().__init__(
+            f"prompt {place} has {length} tokens and the model takes {limit}; "
+            "shorten the conversation or use fewer images"
+        )
+        self.lengths, self.limit = dict(lengths), limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LengthError, (self.lengths, self.limit)
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,8 @@ class Decoding:
     `temperature` 0 is greedy. `candidates` answers are drawn per prompt; with
     greedy decoding or beams they would all be equal, so only one is allowed.
     An answer ends at an id of `eos_ids`, at a string of `stop_strings` (cut
-    off), after `max_new_tokens`, or where the model's positions run out.
+    off), after `max_new_tokens`, or where the model's positions run out. With
+    `greedy_first` the first of the candidates is the greedy answer all the same.
     """
 
     max_new_tokens: int = 128
@@ -45,6 +63,12 @@ class Decoding:
     seed: int = 0
     candidates: int = 1
     beams: int = 1
+    greedy_first: bool = False
+
+    @property
+    def places(self) -> range:
+        """The candidates as their sampling knows them; `GREEDY` is drawn without."""
+        return range(GREEDY, self.candidates - 1) if self.greedy_first else range(self.candidates)
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -105,7 +129,8 @@ def generate(
         keys: one integer per prompt that its sampling depends on; its index if None.
 
     Raises:
-        ModelError: a prompt fills the model's positions, or logits are not finite.
+        LengthError: prompts that fill the model's positions.
+        ModelError: logits that are not finite, or an empty prompt.
     """
     if not prompts:
         return []
@@ -213,20 +238,18 @@ def _start_rows(
 ) -> list[Drawing]:
     limit = getattr(language.config, "max_position_embeddings", None)
     rows = []
-    for index, prompt in enumerate(prompts):
-        length = prompt.shape[0]
+    lengths = {index: prompt.shape[0] for index, prompt in enumerate(prompts)}
+    if limit is not None and max(lengths.values()) >= limit:
+        long = {index: length for index, length in lengths.items() if length >= limit}
+        raise LengthError(long, limit)
+    for index, length in lengths.items():
         if length == 0:
             raise ModelError(f"prompt {index} is empty; give it at least one token")
         budget = decoding.max_new_tokens
         if limit is not None:
             budget = min(budget, limit - length)
-        if budget < 1:
-            raise ModelError(
-                f"prompt {index} has {length} tokens and the model takes {limit}; "
-                "shorten the conversation or use fewer images"
-            )
         key = index if keys is None else keys[index]
-        for candidate in range(decoding.candidates):
+        for candidate in decoding.places:
             rows.append(Drawing(index, candidate, key, length, budget))
     return rows
 
@@ -300,8 +323,9 @@ def draw_token(logits_BV: Tensor, rows: Sequence[Drawing], decoding: Decoding, s
 
     Inverse-transform sampling in vocabulary order, one keyed uniform number per row.
     """
-    if not decoding.temperature:
-        return logits_BV.argmax(-1)
+    best = logits_BV.argmax(-1)
+    if not decoding.temperature or all(row.candidate == GREEDY for row in rows):
+        return best
     logits_BV = logits_BV / decoding.temperature
     if decoding.top_k:
         least = logits_BV.topk(min(decoding.top_k, logits_BV.shape[-1])).values[:, -1:]
@@ -315,7 +339,11 @@ def draw_token(logits_BV: Tensor, rows: Sequence[Drawing], decoding: Decoding, s
     draws = [uniform(decoding.seed, row.key, row.candidate, step) for row in rows]
     target = torch.tensor(draws, dtype=torch.float64, device=logits_BV.device)[:, None]
     found = torch.searchsorted(cumulated, target * cumulated[:, -1:], right=True)[:, 0]
-    return found.clamp(max=logits_BV.shape[-1] - 1)
+    found = found.clamp(max=logits_BV.shape[-1] - 1)
+    if not decoding.greedy_first:
+        return found
+    is_greedy = torch.tensor([row.candidate == GREEDY for row in rows], device=found.device)
+    return torch.where(is_greedy, best, found)
 
 
 def _advance(row: Drawing, token: int, log_prob: float, tokenizer: Any, decoding: Decoding) -> None:

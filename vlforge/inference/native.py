@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from vlforge.checkpoints.lora import open_adapter
 from vlforge.checkpoints.vlforge_adapter import ADAPTED, FOLDERS, WHOLE
 from vlforge.checkpoints.weights import Lazy, open_file
 from vlforge.data.images import load_rgb
-from vlforge.inference.generate import Decoding, Drawing, Generated, draw_token, settle
+from vlforge.inference.blip2 import blip2_generate, is_blip2, settle_placeholder
+from vlforge.inference.generate import Decoding, Drawing, Generated, LengthError
+from vlforge.inference.image_to_text import ends_of, inputs_of, words_apart
+from vlforge.inference.keyed import KeyedDraw, read_drawn
 from vlforge.models.native import message
 from vlforge.models.parts.native_processor import open_processor
 from vlforge.models.reading import first_line
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlforge.inference.load import Loaded
+
+
+class PromptError(ModelError):
+    """Pictures or words that a model's processor refuses."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,8 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
             raise ModelError(f"{folder} {fault} weights, {len(info[names])} in all, as {first}")
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{folder} has no processor for pictures and text; copy its files there")
+    if is_blip2(model):
+        settle_placeholder(model, processor)
     return model, ready_to_answer(processor)
 
 
@@ -180,6 +188,8 @@ def native_prompt(loaded: Loaded, sample: Sample) -> NativePrompt:
         return NativePrompt(native_text(loaded, sample.turns, generation=True), sample.images)
     if len(sample.turns) > 1:
         raise DataError(f"{loaded.path} takes one question, not a conversation; ask anew")
+    if not sample.images:
+        raise DataError(f"{loaded.path} takes a picture with every question; this one has none")
     words = sample.turns[0].text.replace(LLAVA_IMAGE_TOKEN, "").strip()
     return NativePrompt(words or None, sample.images)
 
@@ -211,60 +221,62 @@ def native_generate(
     loaded: Loaded, prompts: Sequence[NativePrompt], decoding: Decoding, keys: Sequence[int]
 ) -> list[list[Generated]]:
     """`decoding.candidates` answers per prompt, in order."""
+    if is_blip2(loaded.model):
+        return blip2_generate(loaded, prompts, decoding, keys)
     answers: dict[int, list[Generated]] = {}
-    for has_text in (True, False):
-        places = [n for n, prompt in enumerate(prompts) if (prompt.text is not None) == has_text]
-        if places:
-            some, theirs = [prompts[n] for n in places], [keys[n] for n in places]
-            made = run_native(loaded, some, decoding, theirs)
-            answers.update(zip(places, made, strict=True))
+    for places in words_apart(loaded.model, [prompt.text for prompt in prompts]):
+        some, theirs = [prompts[n] for n in places], [keys[n] for n in places]
+        made = run_native(loaded, some, decoding, theirs)
+        answers.update(zip(places, made, strict=True))
     return [answers[place] for place in range(len(prompts))]
 
 
-@torch.inference_mode()
 def run_native(
     loaded: Loaded, prompts: list[NativePrompt], decoding: Decoding, keys: list[int], **how: Any
 ) -> list[list[Generated]]:
-    """Answers to prompts that all have a text, or all have none; `how` is for `generate`."""
+    """Answers to prompts that all have a text, or all have none; `how` is for `generate`.
+
+    Raises:
+        LengthError: prompts that the model has no room for.
+    """
+    inputs = native_inputs(loaded, [prompt for prompt in prompts for _ in decoding.places])
+    _refuse_long(loaded, inputs, decoding.candidates)
+    return draw_natively(loaded, inputs_of(loaded.model, inputs), decoding, keys, **how)
+
+
+def _refuse_long(loaded: Loaded, inputs: Any, candidates: int) -> None:
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    mask = inputs.get("attention_mask")
+    if limit is None or mask is None:
+        return
+    lengths = enumerate(mask.sum(-1).tolist()[::candidates])
+    if long := {place: length for place, length in lengths if length >= limit}:
+        raise LengthError(long, limit)
+
+
+@torch.inference_mode()
+def draw_natively(
+    loaded: Loaded, inputs: Any, decoding: Decoding, keys: Sequence[int], **how: Any
+) -> list[list[Generated]]:
+    """Answers by transformers' `generate`; `inputs` hold each prompt `candidates` times."""
     rows = [
         Drawing(prompt=place, candidate=k, key=key, length=0, budget=decoding.max_new_tokens)
         for place, key in enumerate(keys)
-        for k in range(decoding.candidates)
+        for k in decoding.places
     ]
-    inputs = native_inputs(loaded, [prompts[row.prompt] for row in rows])
-    sampler = _KeyedDraw(rows, decoding)
+    decoding, ends = ends_of(loaded, decoding)
     output = loaded.model.generate(
         **inputs,
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
         num_beams=decoding.beams,
-        logits_processor=[sampler] if decoding.temperature else None,
-        eos_token_id=list(decoding.eos_ids) or None,
-        pad_token_id=loaded.tokenizer.pad_token_id,
+        logits_processor=[KeyedDraw(rows, decoding)] if decoding.temperature else None,
         return_dict_in_generate=True,
         output_logits=True,
+        **ends,
         **how,
     )
-    return _read(rows, output, loaded, decoding, len(prompts))
-
-
-def _read(
-    rows: list[Drawing], output: Any, loaded: Loaded, decoding: Decoding, count: int
-) -> list[list[Generated]]:
-    """Read tokens and log-probabilities off the output of transformers' `generate`."""
-    steps = len(output.logits)
-    tokens_BT = output.sequences[:, -steps:]
-    # With beams the rows of the logits are beams, which change places at every step.
-    chosen_BT = loaded.model.compute_transition_scores(
-        output.sequences,
-        tuple(logits.float() for logits in output.logits),
-        getattr(output, "beam_indices", None),
-        normalize_logits=True,
-    )
-    answers: list[list[Generated]] = [[] for _ in range(count)]
-    for row, tokens, scores in zip(rows, tokens_BT.tolist(), chosen_BT.tolist(), strict=True):
-        answers[row.prompt].append(settle(row, tokens, scores, loaded.tokenizer, decoding))
-    return answers
+    return read_drawn(rows, output, loaded.model, loaded.tokenizer, decoding)
 
 
 def native_inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
@@ -280,21 +292,7 @@ def native_inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
             images=flat or None, text=texts, padding=texts is not None, return_tensors="pt"
         )
     except (ValueError, TypeError) as error:
-        raise ModelError(
+        raise PromptError(
             f"{loaded.path}: its processor refuses the prompt: {first_line(error)}"
         ) from None
     return inputs.to(loaded.device, loaded.model.dtype)
-
-
-class _KeyedDraw:
-    """A logits processor that leaves one token per row: the one its key draws."""
-
-    def __init__(self, rows: list[Drawing], decoding: Decoding):
-        self.rows = rows
-        self.decoding = decoding
-        self.step = 0
-
-    def __call__(self, input_ids: Tensor, scores_BV: Tensor) -> Tensor:
-        tokens = draw_token(scores_BV.float(), self.rows, self.decoding, self.step)
-        self.step += 1
-        return torch.full_like(scores_BV, -torch.inf).scatter(1, tokens[:, None], 0.0)
