@@ -91,6 +91,10 @@ class Writing(RowMapper):
         """Whether a name that is no endpoint of the recipe is a model of an API, not a folder."""
         return False
 
+    def server(self) -> str | None:
+        """The address of a server that the operator names itself."""
+        return self.api_endpoint
+
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
         """What to ask about a row; None leaves the row as it is."""
         raise NotImplementedError
@@ -98,6 +102,10 @@ class Writing(RowMapper):
     def read(self, item: Item, place: int, reply: Caption) -> Any:
         """What a reply says, by its place among those asked for; `UnfitError`: ask again."""
         return reply.text.strip()
+
+    def read_in(self, item: Item, place: int, reply: Caption, context: Context) -> Any:
+        """As `read`, for operators that have to know the recipe's special tokens."""
+        return self.read(item, place, reply)
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown | Drop:
         """The new row or rows from what `read` gave."""
@@ -116,6 +124,10 @@ class Writing(RowMapper):
         found = read_prompt(self.prompt_name, self.prompt_file, self.prompt_fields)
         return found if self.system_prompt is None else found._replace(system=self.system_prompt)
 
+    def words(self) -> Prompt:
+        """The prompt as it is asked, fields open; for operators with a key called `prompt`."""
+        return self.prompt()
+
     def drawing(self) -> Drawing:
         """How replies are drawn."""
         return drawing_of(self.sampling_params)
@@ -129,11 +141,11 @@ class Writing(RowMapper):
         values = converse(
             batch,
             type(self),
-            reference(self.model_name(), self.api_endpoint, self.model_params, self.is_api()),
+            reference(self.model_name(), self.server(), self.model_params, self.is_api()),
             asked,
             self.drawing(),
             self.try_num,
-            lambda at, place, reply: self.read(batch.items[at], place, reply),
+            lambda at, place, reply: self.read_in(batch.items[at], place, reply, batch.context),
         )
         return [
             self._stamped(item, found, batch.context)
@@ -152,7 +164,7 @@ class Writing(RowMapper):
             name_of(type(self).__name__),
             item.uid,
             model=self.model_name(),
-            prompt=self.prompt().hash,
+            prompt=self.words().hash,
             seed=context.seed,
         )
         if isinstance(made, Grown):
