@@ -19,7 +19,7 @@ from vlforge.types import RecipeError
 
 _KINDS = "Filter|Mapper|Dedup|Deduplicator|Selector|Grouper|Aggregator|Pipeline"
 _classes = re.compile(rf"\nclass (\w+(?:{_KINDS}))\(".encode()).findall
-_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _BASES = frozenset({"base.py", "batch.py", "index.py", "bind.py", "foreign.py", "custom"})
 _custom: dict[str, type[Any]] = {}
 
