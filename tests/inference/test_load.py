@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
-from tests.inference.tiny import tiny_folder, tiny_language, tiny_tokenizer
+from tests.inference.tiny import tiny_folder, tiny_tokenizer
 from vlforge.inference.load import load_model, pick_device
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.models.parts.small_vision import SmallVisionConfig, SmallVisionModel
@@ -140,8 +140,6 @@ def test_a_run_names_its_last_train_stage(tmp_path):
 
 
 def test_parts_of_a_model_are_called_by_their_name(tmp_path):
-    tiny_language().save_pretrained(tmp_path / "language")
-    assert "a language model alone" in refusal(tmp_path / "language")
     SmallVisionModel(SmallVisionConfig()).save_pretrained(tmp_path / "vision")
     assert "a vision encoder alone" in refusal(tmp_path / "vision")
     (tmp_path / "vision" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")

@@ -32,8 +32,6 @@ def read_drawn(
     rows: Sequence[Drawing], output: Any, model: Any, tokenizer: Any, decoding: Decoding
 ) -> list[list[Generated]]:
     """Tokens and log-probabilities, off the output of `generate`, by prompt."""
-    steps = len(output.logits)
-    tokens_BT = output.sequences[:, -steps:]
     # With beams the rows of the logits are beams, which change places at every step.
     chosen_BT = model.compute_transition_scores(
         output.sequences,
@@ -41,6 +39,8 @@ def read_drawn(
         getattr(output, "beam_indices", None),
         normalize_logits=True,
     )
+    # Of beams only the steps that the longest answer took are told of.
+    tokens_BT = output.sequences[:, -chosen_BT.shape[1] :]
     answers: list[list[Generated]] = [[] for _ in range(1 + max(row.prompt for row in rows))]
     for row, tokens, scores in zip(rows, tokens_BT.tolist(), chosen_BT.tolist(), strict=True):
         answers[row.prompt].append(settle(row, tokens, scores, tokenizer, decoding))

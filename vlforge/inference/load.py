@@ -24,6 +24,13 @@ from vlforge.inference.native import (
 )
 from vlforge.inference.notes import notes_of
 from vlforge.inference.placing import input_device, part_in_family, placing
+from vlforge.inference.text_models import (
+    PLAIN_STOP,
+    bare_text_model,
+    is_plain,
+    is_text_model,
+    open_text_model,
+)
 from vlforge.models.attention import check_attention, set_attention
 from vlforge.models.families import family_of, find_family
 from vlforge.models.folder import ModelFolder, read_folder
@@ -42,9 +49,9 @@ from vlforge.text.templates import Template, find_template
 from vlforge.text.two_tokenizers import with_dialect
 from vlforge.types import Loading, ModelError
 
-Kind = Literal["family", "native", "clip", "tagger"]
-"""What a folder holds: our model or one of transformers that chat and caption; a model
-that compares by embedding; one that compares by tags."""
+Kind = Literal["family", "native", "language", "clip", "tagger"]
+"""What a folder holds: our model or one of transformers that chat and caption; a language
+model without eyes; a model that compares by embedding; one that compares by tags."""
 
 ACCEPTED = "the folder of a train stage, or an image-text model of transformers"
 NATIVE_LAYOUTS = ("llava_hf", "llava_hf_nested")
@@ -57,8 +64,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Loaded:
     """A model on its device with all that it takes to use it; frozen, in evaluation mode.
 
-    `template` is None where the model holds no conversations. `device` is where pixels
-    and ids go; `notes` are for the user, a line each.
+    `template` is None where the model holds no conversations, or has a template of its
+    own. `device` is where pixels and ids go; `notes` are for the user, a line each;
+    `stops` end answers where no template says what does.
     """
 
     kind: Kind
@@ -69,6 +77,7 @@ class Loaded:
     device: torch.device
     template: Template | None = None
     notes: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
 
     @property
     def language(self) -> Any:
@@ -79,7 +88,7 @@ class Loaded:
         """How answers of this model end: its end tokens and its template's stop strings."""
         ends = getattr(self.language.generation_config, "eos_token_id", None)
         ids = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.eos_token_id}
-        stops = self.template.stop_strings if self.template else ()
+        stops = self.template.stop_strings if self.template else self.stops
         return Decoding(
             max_new_tokens=max_new_tokens,
             eos_ids=tuple(sorted(ids - {None})),
@@ -124,12 +133,13 @@ def load_model(
     loaders = {
         "family": lambda *how: _load_family(*how, parts or Parts(), loading),
         "native": lambda *how: _load_native(*how, loading),
+        "language": lambda *how: _load_text(*how, loading),
         "clip": _load_clip,
         "tagger": _load_tagger,
     }
-    with _quiet():
+    with quiet():
         loaded = loaders[kind](folder, where, dtype, template)
-        if kind != "tagger":
+        if kind != "tagger" and not getattr(loaded.model.config, "is_encoder_decoder", False):
             set_attention(loaded.model, attention, loaded.device, dtype)
     loaded.model.eval().requires_grad_(False)
     return replace(loaded, notes=tuple(notes_of(loaded, loading)))
@@ -165,6 +175,8 @@ def find_kind(folder: Path) -> Kind:
         return "family"
     if is_native(model_type):
         return "native"
+    if is_text_model(read_config(folder)):
+        return "language"
     raise ModelError(f"{folder} holds {_named(model_type)}; give {ACCEPTED}")
 
 
@@ -186,7 +198,7 @@ def pick_device(device: str) -> torch.device:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' reports to itself: what matters of them is raised as one line."""
     from transformers.utils import logging
 
@@ -226,7 +238,6 @@ def _named(model_type: Any) -> str:
     known = {
         "vlforge_small_vision": "a vision encoder alone",
         "clip_vision_model": "a vision encoder alone",
-        "llama": "a language model alone",
     }
     return known.get(model_type, f"a model of type {model_type!r}, which is not supported yet")
 
@@ -323,6 +334,26 @@ def _load_native(
         processor=processor,
         device=input_device(model, device),
         template=None if name == OWN_TEMPLATE else find_template(name),
+    )
+
+
+def _load_text(
+    folder: Path, device: torch.device, dtype: torch.dtype, template: str, loading: Loading
+) -> Loaded:
+    how: dict[str, Any] = {}
+    if loading.quantise != "none" or loading.device_map != "none":
+        how = placing(loading, device, dtype, bare_text_model(folder), lambda name: "language")
+    model, tokenizer = open_text_model(folder, dtype, **how)
+    is_asked_plainly = template == "auto" and is_plain(tokenizer, model)
+    return Loaded(
+        kind="language",
+        path=str(folder),
+        model=_to(model, device),
+        tokenizer=tokenizer,
+        processor=None,
+        device=input_device(model, device),
+        template=None if template == "auto" else find_template(template),
+        stops=(PLAIN_STOP,) if is_asked_plainly else (),
     )
 
 

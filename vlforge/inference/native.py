@@ -226,7 +226,11 @@ def native_generate(
     answers: dict[int, list[Generated]] = {}
     for places in words_apart(loaded.model, [prompt.text for prompt in prompts]):
         some, theirs = [prompts[n] for n in places], [keys[n] for n in places]
-        made = run_native(loaded, some, decoding, theirs)
+        try:
+            made = run_native(loaded, some, decoding, theirs)
+        except LengthError as error:
+            lengths = {places[place]: length for place, length in error.lengths.items()}
+            raise LengthError(lengths, error.limit) from None
         answers.update(zip(places, made, strict=True))
     return [answers[place] for place in range(len(prompts))]
 

@@ -19,8 +19,13 @@ FEW = 0.5
 
 def notes_of(loaded: Loaded, loading: Loading) -> Iterator[str]:
     """A template that may not fit, numbers that depend on the batch, weights left whole."""
-    if loaded.kind not in ("family", "native"):
+    if loaded.kind not in ("family", "native", "language"):
         return
+    if loaded.stops:
+        yield (
+            f"{loaded.path} has no chat template: it is asked in plain words (User: ... "
+            "Assistant:); a model that was taught conversations answers better"
+        )
     if loaded.template is not None:
         config = loaded.model.config.get_text_config().to_dict()
         name = Path(config.get("_name_or_path") or "").name

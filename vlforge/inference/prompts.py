@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vlforge.data.images import load_rgb
 from vlforge.inference.load import Loaded
-from vlforge.inference.prefetch import Fitted
+from vlforge.inference.prefetch import Ahead, Fitted
 from vlforge.models.parts.splice import plan_splice, splice
 from vlforge.text.encode import encode_turns
 from vlforge.types import ModelError, Sample
@@ -121,8 +121,12 @@ class Batches:
         items: Sequence[Item],
         work: Callable[[list[Item]], list[Result]],
         length: Callable[[Item], int],
+        prepare: Callable[[list[Item]], list[Item]] | None = None,
     ) -> list[Result]:
         """`work` on groups of at most `size` items of about equal length, in the items' order.
+
+        Args:
+            prepare: makes a group ready, in a thread while the group before it is worked on.
 
         Raises:
             ModelError: a single item does not fit into memory.
@@ -130,15 +134,21 @@ class Batches:
         order = sorted(range(len(items)), key=lambda place: length(items[place]))
         results: dict[int, Result] = {}
         done = 0
+        ahead = Ahead(items, prepare)
         while done < len(order):
             group = order[done : done + self.size]
             try:
-                made = work([items[place] for place in group])
+                made = work(ahead.ready(group, order[done + len(group) :][: self.size]))
             except torch.OutOfMemoryError:
                 self._halve(len(group))
                 continue
+            except BaseException:
+                ahead.close()
+                raise
+            ahead.forget(group)
             results.update(zip(group, made, strict=True))
             done += len(group)
+        ahead.close()
         return [results[place] for place in range(len(items))]
 
     def _halve(self, group: int) -> None:
