@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -202,8 +202,27 @@ class Captioner(Protocol):
         prompts: Sequence[str | None],
         count: int,
         keys: Sequence[int],
-    ) -> list[list[Caption]]:
-        """`count` candidates per image; `keys` seed the sampling of each image on its own."""
+        all_drawn: bool = False,
+    ) -> list[list[Caption] | Refusal]:
+        """`count` candidates per image, or why there are none (a server may refuse one).
+
+        The first candidate is the likeliest caption, unless all shall be drawn as Data-Juicer
+        draws them; `keys` seed the sampling of each image on its own.
+        """
+        ...
+
+
+@runtime_checkable
+class PreparingCaptioner(Captioner, Protocol):
+    """A captioner that can begin with a picture before it writes: in a thread beside it.
+
+    `portion` is how many pictures make a call worth while; 0: no matter.
+    """
+
+    portion: int
+
+    def prepare(self, image: Image) -> Any:
+        """What `caption` takes in the picture's place, smaller than the picture."""
         ...
 
 
@@ -266,6 +285,14 @@ class Classifier(Protocol):
         ...
 
 
+class Head(Protocol):
+    """Judges pictures by their embeddings."""
+
+    def judge(self, vectors: Any) -> list[float]:
+        """One number per row of the unit vectors [N, D]."""
+        ...
+
+
 class Grounder(Protocol):
     """Finds what words name in pictures."""
 
@@ -323,6 +350,10 @@ class ModelSource(Protocol):
 
     def classifier(self, path: str) -> Classifier:
         """The picture or text classifier stored at `path`."""
+        ...
+
+    def head(self, path: str) -> Head:
+        """What judges embeddings: a file of weights, or a folder of encoder and head."""
         ...
 
     def grounder(self, path: str) -> Grounder:

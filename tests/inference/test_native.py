@@ -14,8 +14,9 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.inference.tiny import picture, tiny_language, tiny_tokenizer
+from vlforge.inference.captioners import LocalCaptioner
 from vlforge.inference.load import load_model
-from vlforge.inference.local import LocalCaptioner, LocalChat
+from vlforge.inference.local import LocalChat
 from vlforge.inference.score import local_scorer
 from vlforge.types import DataError, ModelError, Sample, Turn
 

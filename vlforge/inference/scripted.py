@@ -59,8 +59,9 @@ class ScriptedCaptioner:
         prompts: Sequence[str | None],
         count: int,
         keys: Sequence[int],
-    ) -> list[list[Caption]]:
-        """`count` candidates per image; `keys` change nothing."""
+        all_drawn: bool = False,
+    ) -> list[list[Caption] | Refusal]:
+        """`count` candidates per image; `keys` and `all_drawn` change nothing."""
         return [
             [self._candidate(image, prompt, k) for k in range(count)]
             for image, prompt in zip(images, prompts, strict=True)
@@ -164,6 +165,10 @@ class ScriptedModels:
     def classifier(self, path: str) -> Any:
         """The classifier called `path`."""
         return _named(self.others, path, "classifier")
+
+    def head(self, path: str) -> Any:
+        """The head called `path`."""
+        return _named(self.others, path, "head")
 
     def grounder(self, path: str) -> Any:
         """The detector called `path`."""
