@@ -9,6 +9,9 @@ import pytest
 
 from tests.engine.made import write_picture
 from vlforge.cli import main
+from vlforge.engine.config import ProcessConfig
+from vlforge.engine.local import run_process
+from vlforge.inference.scripted import ScriptedCaptioner, ScriptedModels, ScriptedScorer
 from vlforge.runs.why import tell
 
 RECIPE = """\
@@ -167,3 +170,68 @@ def test_each_process_stage_of_a_run_tells_its_part(tmp_path, monkeypatch):
     assert "text_length_filter text_len 14 (keeps ≥ 5)" in said
     assert "✕ special_characters_filter special_char_ratio 0.285714 (keeps 0 to 0.1)" in said
     assert "02-second: dropped by special_characters_filter" in said
+
+
+WRITES = {"hf_img2seq": "blip", "scorer": "clip", "keep_original": False}
+
+
+def models(picture, caption):
+    """A captioner that says one thing, and a scorer."""
+    captioner = ScriptedCaptioner.of_files({picture: [caption]})
+    return ScriptedModels({"blip": captioner}, {"clip": ScriptedScorer({})})
+
+
+def test_what_a_model_wrote_tells_where_it_comes_from(tmp_path):
+    picture = str(write_picture(tmp_path / "a.png", (64, 64)))
+    data = tmp_path / "rows.jsonl"
+    rows = [
+        {"id": "a", "text": "<__dj__image> old   words <|__dj__eoc|>", "images": [picture]},
+        {"id": "b", "text": "<__dj__image> two <|__dj__eoc|>", "images": [picture]},
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "dataset_path": str(data),
+        "export_path": "",
+        "process": [
+            {"whitespace_normalization_mapper": {}},
+            {"caption_choice_mapper": WRITES},
+            {"text_length_filter": {"min_len": 5}},
+            {"words_num_filter": {"min_num": 1, "max_num": 9}},
+        ],
+    }
+    out = tmp_path / "stage"
+    config = ProcessConfig(str(data), process=tuple(recipe["process"]))
+    run_process(config, out, models=models(picture, "a grey square"), workers=1, seed=42)
+    (out / "recipe.yaml").write_text(json.dumps(recipe))
+    said = [line.strip() for line in tell(out, "a")]
+    uid = json.loads((out / "stats.jsonl").read_text().splitlines()[0])["uid"]
+    source = uid.rpartition("/")[0]
+    told = next(line for line in said if line.startswith("~ caption_choice_mapper"))
+    assert "written by blip" in told
+    assert "seed 42" in told
+    assert told.endswith(f"from row {source}")
+    at = said.index(told)
+    assert said[at + 1] == "before: <__dj__image> old words <|__dj__eoc|>"
+    assert said[at + 2] == "after:  <__dj__image> a grey square <|__dj__eoc|>"
+    assert said[at + 3].startswith("text_length_filter  ")
+    assert "text_len 41 (keeps ≥ 5)" in said[at + 3]
+    assert said[-1] == f"stage: kept ({uid})"
+
+
+def test_of_a_made_row_that_was_dropped_the_filter_behind_tells_why(tmp_path):
+    picture = str(write_picture(tmp_path / "a.png", (64, 64)))
+    data = tmp_path / "rows.jsonl"
+    rows = [{"id": name, "text": "<__dj__image> old", "images": [picture]} for name in ("a", "b")]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    process = (
+        {"caption_choice_mapper": WRITES},
+        {"text_length_filter": {"max_len": 20}},
+    )
+    out = tmp_path / "stage"
+    config = ProcessConfig(str(data), process=process)
+    run_process(config, out, models=models(picture, "a grey square on white ground"), workers=1)
+    (out / "recipe.yaml").write_text(json.dumps({"dataset_path": str(data), "process": process}))
+    said = "\n".join(line.strip() for line in tell(out, "a"))
+    assert "~ caption_choice_mapper  written by blip" in said
+    assert "✕ text_length_filter     text_len " in said
+    assert "(keeps 10 to 20): text_len too high" in said

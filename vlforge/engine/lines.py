@@ -65,6 +65,9 @@ def dropped_line(name: tuple[str, Any, int], drop: Drop, row: Any) -> bytes:
     )
 
 
-def changed_line(uid: str, number: Any, op: str, before: Any, after: Any) -> bytes:
-    """A changed row's line in `changed.jsonl`; `number` is its id."""
-    return encode({"uid": uid, "id": number, "op": op, "before": before, "after": after})
+def changed_line(
+    uid: str, number: Any, op: str, before: Any, after: Any, origins: Any = None
+) -> bytes:
+    """A changed row's line in `changed.jsonl`; `number` is its id, `origins` its provenance."""
+    told = {"uid": uid, "id": number, "op": op, "before": before, "after": after}
+    return encode(told | ({"provenance": origins} if origins else {}))

@@ -353,7 +353,18 @@ def _changed_card(
         badge=shorten(str(change.get("op", "")), 60),
         before=before,
         after=after,
+        foot=_origin_words(change.get("provenance"), str(change.get("op", ""))),
     )
+
+
+def _origin_words(origins: Any, op: str) -> str:
+    """`written by MODEL, prompt 0a1b2c` where a model made the change."""
+    for entry in reversed(origins if isinstance(origins, list) else []):
+        if isinstance(entry, Mapping) and entry.get("op") == op and entry.get("model"):
+            name = Path(str(entry["model"])).name
+            prompt = entry.get("prompt")
+            return shorten(f"written by {name}" + (f", prompt {prompt}" if prompt else ""), 90)
+    return ""
 
 
 def _kept_card(

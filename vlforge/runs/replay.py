@@ -2,8 +2,9 @@
 
 A run notes why a row left, not what every filter before measured, and only the first
 rows that a mapper changed. The rest is worked out here, for one row, from the recipe
-and the dataset. What all rows decide together is taken from the run's records; a model
-is not asked again.
+and the dataset. What all rows decide together is taken from the run's records. A model is
+not asked again: what it wrote stands in the row, which says where it comes from
+(`provenance`), and what was measured of it in the run's statistics.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from vlforge.engine.rows import reading_of
 from vlforge.engine.source import Block, open_source
 from vlforge.ops.base import CorpusMapper, Dedup, Filter, Grouper, NearDedup, Selector, look_up
 from vlforge.ops.bind import Bound
+from vlforge.ops.synthesis.provenance import PROVENANCE
 from vlforge.types import Need, VLForgeError
 
 RECIPE = "recipe.yaml"
 _ROWS = 1000
+_NOT_AGAIN = "asks a model: not run again"
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,19 @@ def config_of(stage: Path) -> ProcessConfig | None:
         return None
 
 
-def replay(config: ProcessConfig, uid: str, record: Mapping[str, Any] | None) -> list[Told]:
+def replay(
+    config: ProcessConfig,
+    uid: str,
+    record: Mapping[str, Any],
+    row: Mapping[str, Any] | None = None,
+) -> list[Told]:
     """What each operator made of the row, in the order in which a run asks them.
 
     Args:
         config: the recipe.
         uid: the row's name, that of a derived row too.
-        record: its line in `dropped.jsonl`; None where it was kept.
+        record: its line in `dropped.jsonl`, or in `stats.jsonl` where it was kept.
+        row: as it was kept or dropped; None where nobody knows.
 
     Returns:
         Nothing where the dataset has no such row any more.
@@ -71,7 +80,8 @@ def replay(config: ProcessConfig, uid: str, record: Mapping[str, Any] | None) ->
         return []
     with tempfile.TemporaryDirectory() as made:
         context = context_of(config, config.seed, made)
-        return list(_walk(make_plan(operators_of(config)), track, uid, record, context))
+        end = _End(record, row or {})
+        return list(_walk(make_plan(operators_of(config)), track, uid, end, context))
 
 
 def find_row(config: ProcessConfig, uid: str) -> Track | None:
@@ -102,22 +112,78 @@ def _line(block: Block, at: int) -> Block:
     )
 
 
-def _walk(
-    plan: Plan, track: Track, uid: str, record: Mapping[str, Any] | None, context: Any
-) -> Iterator[Told]:
+@dataclass(frozen=True)
+class _End:
+    """How the row ended: its record, and the row itself."""
+
+    record: Mapping[str, Any]
+    row: Mapping[str, Any]
+
+    @property
+    def dropped_by(self) -> Any:
+        """The operator that dropped it; None where it was kept."""
+        return self.record.get("op")
+
+    def stats(self) -> Mapping[str, Any]:
+        """What was measured of it, as far as the record says."""
+        name = self.record.get("stat")
+        one = {name: self.record.get("value")} if name else {}
+        return {**(self.record.get("stats") or {}), **one}
+
+    def origins(self) -> list[Mapping[str, Any]]:
+        """Its provenance, oldest first."""
+        found = self.row.get(PROVENANCE)
+        entries = found if isinstance(found, list) else []
+        return [entry for entry in entries if isinstance(entry, Mapping)]
+
+
+def _walk(plan: Plan, track: Track, uid: str, end: _End, context: Any) -> Iterator[Told]:
+    is_known = True
     for bound in _order(plan):
         op = bound.op
-        if op.needs >= Need.EMBEDDING or isinstance(op, CorpusMapper):
-            why = "asks a model" if op.needs >= Need.EMBEDDING else "rewrites by what all rows say"
-            yield Told(bound.name, f"{why}: not run again, nor what follows it", "unknown")
-            return
         if isinstance(op, Dedup | NearDedup | Selector | Grouper):
-            told = _decided(bound, record)
+            told = _decided(bound, end)
+        elif op.needs >= Need.EMBEDDING or isinstance(op, CorpusMapper) or not is_known:
+            told = _on_record(bound, end, track.item.row if is_known else {})
+            is_known = is_known and isinstance(op, Filter)
         else:
             track, told = _run_again(bound, track, uid, context)
         yield told
         if told.mark == "dropped" or isinstance(op, Grouper):
             return
+
+
+def _on_record(bound: Bound, end: _End, before: Mapping[str, Any]) -> Told:
+    """What an operator that is not run again did, as far as the run's records tell."""
+    op = bound.op
+    if end.dropped_by == bound.name:
+        words = _measured(op, end.stats()) if isinstance(op, Filter) else ""
+        reason = str(end.record.get("reason"))
+        return Told(bound.name, f"{words}: {reason}" if words else reason, "dropped")
+    if isinstance(op, Filter):
+        words = _measured(op, end.stats())
+        return Told(bound.name, words) if words else Told(bound.name, _NOT_AGAIN, "unknown")
+    origins = end.origins()
+    mine = [at for at, entry in enumerate(origins) if entry.get("op") == bound.name]
+    if not mine:
+        return Told(bound.name, _not_again(op), "unknown")
+    old = look_up(before, op.text_key) if before else None
+    new = look_up(end.row, op.text_key) if mine[-1] == len(origins) - 1 else None
+    return Told(bound.name, _origin_words(origins[mine[-1]]), "changed", old, new)
+
+
+def _not_again(op: Any) -> str:
+    if isinstance(op, CorpusMapper):
+        return "rewrites by what all rows say: not run again"
+    return _NOT_AGAIN if op.needs >= Need.EMBEDDING else "follows a model: not run again"
+
+
+def _origin_words(entry: Mapping[str, Any]) -> str:
+    """`written by MODEL (prompt 0a1b2c, seed 42) from row UID`."""
+    names = [name for name in entry if name not in ("op", "source", "model")]
+    more = ", ".join(f"{name} {entry[name]}" for name in names)
+    by = f"written by {entry['model']}" if entry.get("model") else "written"
+    return f"{by}{f' ({more})' if more else ''} from row {entry.get('source')}"
 
 
 def _order(plan: Plan) -> Iterator[Bound]:
@@ -129,9 +195,10 @@ def _order(plan: Plan) -> Iterator[Bound]:
             yield this.barrier
 
 
-def _decided(bound: Bound, record: Mapping[str, Any] | None) -> Told:
+def _decided(bound: Bound, end: _End) -> Told:
     """What an operator that compares rows decided, by the run's records."""
-    if record is not None and record.get("op") == bound.name:
+    record = end.record
+    if end.dropped_by == bound.name:
         value = record.get("value")
         first = f": {value}" if record.get("stat") == "repeats" else ""
         return Told(bound.name, f"{record.get('reason')}{first}", "dropped")
@@ -191,7 +258,7 @@ def _value(value: Any) -> str:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], text_key: str) -> tuple[Any, Any]:
     """The text before and after, or the fields that differ where that is not the text alone."""
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    names = [n for n in {**old, **new} if n != PROVENANCE and old.get(n) != new.get(n)]
     if set(names) <= {text_key, text_key.split(".")[0]}:
         return look_up(old, text_key), look_up(new, text_key)
     return {n: old.get(n) for n in names}, {n: new.get(n) for n in names}

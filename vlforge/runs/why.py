@@ -41,11 +41,12 @@ def _in_stage(stage: Path, row: str) -> Iterator[str]:
     kept = list(_records(stage / "stats.jsonl", row))
     changed = list(_records(stage / "changed.jsonl", row))
     config = config_of(stage) if dropped or kept else None
+    final = _kept_rows(stage, config, row) if kept else {}
     for record in (*dropped, *kept):
         is_dropped = "reason" in record
         steps: list[Told] = []
         if config is not None and record.get("op") != "read":
-            steps = _steps(config, record, is_dropped)
+            steps = _steps(config, record, final.get(str(record["uid"]), record.get("row")))
         if steps:
             yield from _told(stage, record, steps)
         else:
@@ -59,9 +60,9 @@ def _in_stage(stage: Path, row: str) -> Iterator[str]:
             yield from _change(stage, record)
 
 
-def _steps(config: Any, record: Mapping[str, Any], is_dropped: bool) -> list[Told]:
+def _steps(config: Any, record: Mapping[str, Any], row: Any) -> list[Told]:
     try:
-        return replay(config, str(record["uid"]), record if is_dropped else None)
+        return replay(config, str(record["uid"]), record, row if isinstance(row, dict) else None)
     except (VLForgeError, OSError):
         return []
 
@@ -72,8 +73,9 @@ def _told(stage: Path, record: Mapping[str, Any], steps: Sequence[Told]) -> Iter
     width = max(len(step.op) for step in steps)
     for step in steps:
         yield f"  {_MARKS[step.mark]} {step.op:<{width}}  {step.words}"
-        if step.mark == "changed":
+        if step.mark == "changed" and step.before is not None:
             yield f"      before: {_short(step.before)}"
+        if step.mark == "changed" and step.after is not None:
             yield f"      after:  {_short(step.after)}"
     last = steps[-1]
     dropped_by = last.op if last.mark == "dropped" else None
@@ -115,20 +117,46 @@ def _name(record: Mapping[str, Any]) -> str:
     return f"{uid}" if name is None else f"{name} ({uid})"
 
 
+def _kept_rows(stage: Path, config: Any, row: str) -> dict[str, Any]:
+    """The row, and those made of it, as they were kept, by uid; nothing where they moved.
+
+    `stats.jsonl` has a line for each line of the data.
+    """
+    data = stage / "data.jsonl"
+    if not data.is_file() and config is not None and config.export_path:
+        data = Path(config.export_path)
+    wanted = {number: str(one["uid"]) for number, one in _numbered(stage / "stats.jsonl", row)}
+    if not data.is_file() or data.suffix != ".jsonl":
+        return {}
+    found = {}
+    with data.open("rb") as lines:
+        for number, line in enumerate(lines):
+            if number in wanted:
+                found[wanted[number]] = msgspec.json.decode(line)
+            if len(found) == len(wanted):
+                break
+    return found
+
+
 def _records(path: Path, row: str) -> Iterator[Mapping[str, Any]]:
     """Lines of the file about the row; derived rows (`uid/k`) are about their source too."""
+    return (record for _, record in _numbered(path, row))
+
+
+def _numbered(path: Path, row: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """`_records` with the number of each line, from 0."""
     if not path.is_file():
         return
     needle = row.encode()
     with path.open("rb") as lines:
-        for line in lines:
+        for number, line in enumerate(lines):
             # Most lines are about others: look before parsing.
             if needle not in line:
                 continue
             record = msgspec.json.decode(line)
             uid = str(record.get("uid", ""))
             if row in (str(record.get("id")), uid) or uid.startswith(f"{row}/"):
-                yield record
+                yield number, record
 
 
 def _short(value: Any) -> str:

@@ -124,6 +124,9 @@ OURS = (
     Key("text_key", "same", "another word for `text_keys`"),
     Key("seed", "same", "of all that is drawn"),
     Key("models", "same", "how operators' models are loaded: `{precision: bf16, quantise: 4bit}`"),
+    Key("endpoints", "same", "servers that operators name as models: `{gpt: {model: …, url: …}}`"),
+    Key("model_workers", "same", "processes that hold models; 0: one per GPU"),
+    Key("replies", "same", "a file that keeps what endpoints answered"),
 )  # fmt: skip
 """Keys that VLForge adds to a recipe."""
 
