@@ -13,7 +13,7 @@ _SIGNS = re.compile(rf"[{_SIGN}]")
 _SIGN_WEIGHT = 2.5
 """Letters that say as much as one Chinese sign: English translations are so much longer."""
 _NUMBER = re.compile(
-    r"(?<![\w.])(\d[\d,，]*(?:\.\d+)?)(?![’']?s\b)"
+    r"(?<![A-Za-z\d.])((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?!\d|[’']?s\b)"
     r"\s*(thousand|million|billion|trillion|万亿|万|萬|亿|億|千|百)?",
     re.IGNORECASE,
 )
@@ -67,7 +67,7 @@ def values_of(text: str) -> set[float]:
     """The numbers of a text, `1.2 million` and `120万` being the same one."""
     found = set()
     for digits, unit in _NUMBER.findall(text):
-        plain = float(digits.replace(",", "").replace("，", "") or 0)
+        plain = float(digits.replace(",", ""))
         found.add(round(plain * _TIMES.get(unit.lower(), 1), 6))
     return found
 

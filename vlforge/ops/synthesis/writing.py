@@ -37,11 +37,13 @@ _CHAT_PATH = "/chat/completions"
 class Asked:
     """One conversation to be answered; its turns hold `<image>` once per picture of `files`.
 
-    `fault` is the reason of the row's drop record, should there be no further try.
+    `about` is what the operator wants to know of it when the reply comes. `fault` is the
+    reason of the row's drop record, should there be no further try.
     """
 
     turns: tuple[Turn, ...]
     files: tuple[ImageFile, ...] = ()
+    about: Any = None
     fault: str = UNFIT
 
     @classmethod
@@ -107,6 +109,10 @@ class Writing(RowMapper):
         """As `read`, for operators that have to know the recipe's special tokens."""
         return self.read(item, place, reply)
 
+    def heard(self, item: Item, place: int, one: Any, reply: Caption, context: Context) -> Any:
+        """As `read`, for operators that judge a reply by the `Asked` that it answers."""
+        return self.read_in(item, place, reply, context)
+
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown | Drop:
         """The new row or rows from what `read` gave."""
         raise NotImplementedError
@@ -145,7 +151,9 @@ class Writing(RowMapper):
             asked,
             self.drawing(),
             self.try_num,
-            lambda at, place, reply: self.read_in(batch.items[at], place, reply, batch.context),
+            lambda at, place, reply: self.heard(
+                batch.items[at], place, _one(asked[at], place), reply, batch.context
+            ),
         )
         return [
             self._stamped(item, found, batch.context)
@@ -174,6 +182,10 @@ class Writing(RowMapper):
 
 Asks = Sequence[Asked] | Drop | None
 """Conversations about a row, why nothing can be asked about it, or nothing to ask."""
+
+
+def _one(asked: Asks, place: int) -> Asked | None:
+    return asked[place] if isinstance(asked, Sequence) else None
 
 
 def converse(
