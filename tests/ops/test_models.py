@@ -110,7 +110,7 @@ def test_a_row_without_pictures_stays_beside_captions():
 def test_scores_are_per_chunk_without_special_tokens(mode, score):
     rows = [row(f"{IMAGE}{IMAGE} two things {EOC}alone {EOC}{IMAGE}\none {EOC}{IMAGE} {EOC}", A, B,
                 B, A), row("nothing")]  # fmt: skip
-    found, told = run("image_text_similarity_filter", rows, reduce_mode=mode)
+    found, told = run("image_text_matching_filter", rows, reduce_mode=mode)
     assert found == [[pytest.approx(score), 0.3], []]
     assert told.texts == ["two things", "two things", "one"]
 

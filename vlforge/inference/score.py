@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +18,15 @@ from torch.nn import functional as F
 from vlforge.inference.generate import log_probs
 from vlforge.inference.load import Loaded
 from vlforge.inference.prompts import Batches, Prompt, embed, pixels_of
+from vlforge.models.reading import read_config
 from vlforge.text.encode import encode_turns
 from vlforge.types import LLAVA_IMAGE_TOKEN, ModelError, Scorer, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from vlforge.inference.embedders import LocalEmbedder
+    from vlforge.inference.local import LocalModels
 
 BLANK = (127, 127, 127)
 """The picture that shows nothing."""
@@ -31,9 +36,33 @@ LOWEST = -100.0
 written as JSON, which knows no infinity."""
 
 
+def open_scorer(models: LocalModels, path: str) -> Scorer:
+    """The scorer in the folder `path`: cosine, matching, tags or likelihood, as the model can.
+
+    Raises:
+        ModelError: no such folder, or a model that does not compare texts with pictures.
+    """
+    from vlforge.inference.embedders import embeds, open_embedder
+
+    kind = _model_type(path)
+    if embeds(kind):
+        return CosineScorer(open_embedder(models, path))
+    if kind == "blip":
+        from vlforge.inference.matching import open_matching
+
+        return open_matching(models, path)
+    return local_scorer(models.loaded(path), models.batch)
+
+
+def _model_type(path: str) -> str:
+    """What `config.json` calls the model; "" for what `load_model` tells by other files."""
+    folder = Path(path)
+    return str(read_config(folder).get("model_type")) if (folder / "config.json").is_file() else ""
+
+
 def local_scorer(loaded: Loaded, batch: int = 32) -> Scorer:
-    """The scorer that fits the model: cosine, tag agreement, or likelihood."""
-    kinds = {"clip": ClipScorer, "tagger": TagScorer, "family": LikelihoodScorer}
+    """The scorer that fits an opened model: cosine, tag agreement, or likelihood."""
+    kinds = {"clip": _clip_scorer, "tagger": TagScorer, "family": LikelihoodScorer}
     if loaded.kind not in kinds:
         raise ModelError(
             f"{loaded.path}: a {loaded.kind} model does not score texts yet; give a CLIP folder, "
@@ -42,47 +71,28 @@ def local_scorer(loaded: Loaded, batch: int = 32) -> Scorer:
     return kinds[loaded.kind](loaded, batch)
 
 
-class ClipScorer:
-    """Cosine of CLIP's picture and text embeddings, -1 to 1."""
+def _clip_scorer(loaded: Loaded, batch: int) -> CosineScorer:
+    from vlforge.inference.embedders import LocalEmbedder, SquarePixels
 
-    def __init__(self, loaded: Loaded, batch: int = 32):
-        self.loaded = loaded
-        self.batches = Batches(batch)
+    pixels = SquarePixels(loaded.model, loaded.processor)
+    return CosineScorer(LocalEmbedder(loaded.model, loaded.tokenizer, pixels, batch))
+
+
+class CosineScorer:
+    """Cosine of the embeddings of a picture and a text, -1 to 1."""
+
+    def __init__(self, embedder: LocalEmbedder):
+        self.embedder = embedder
 
     def score(self, images: Sequence[Image], texts: Sequence[str]) -> list[float]:
         """One cosine per pair; a picture or text that recurs is embedded once."""
-        pictures, picture_of = _unique(images)
-        words, text_of = _unique(texts)
+        pictures, picture_of = distinct(images)
+        words, text_of = distinct(texts)
         if not pictures:
             return []
-        left = self.embed_images(pictures)[picture_of]
-        right = self.embed_texts(words)[text_of]
+        left = self.embedder.embed_images(pictures)[picture_of]
+        right = self.embedder.embed_texts(words)[text_of]
         return (left * right).sum(-1).tolist()
-
-    def embed_images(self, images: Sequence[Image]) -> Tensor:
-        """Unit vectors [I, D], fp32 on the CPU."""
-        return torch.stack(self.batches.run(images, self._images, length=lambda _: 0))
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors [T, D], fp32 on the CPU; what exceeds the model's positions is cut."""
-        return torch.stack(self.batches.run(texts, self._texts, length=len))
-
-    @torch.inference_mode()
-    def _images(self, images: list[Image]) -> list[Tensor]:
-        pixels = pixels_of(self.loaded, images).to(self.loaded.model.dtype)
-        return _unit(self.loaded.model.get_image_features(pixel_values=pixels).pooler_output)
-
-    @torch.inference_mode()
-    def _texts(self, texts: list[str]) -> list[Tensor]:
-        model = self.loaded.model
-        inputs = self.loaded.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=model.config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.loaded.device)
-        return _unit(model.get_text_features(**inputs).pooler_output)
 
 
 class TagScorer:
@@ -100,7 +110,7 @@ class TagScorer:
         """One score per pair; `LOWEST` for a text without a known word."""
         from vlforge.models.parts.tags import tag_targets
 
-        pictures, picture_of = _unique(images)
+        pictures, picture_of = distinct(images)
         raised = self.batches.run(pictures, self._raised, length=lambda _: 0)
         found = tag_targets(texts, self.loaded.tokenizer, self.loaded.model.tags)
         return [
@@ -173,11 +183,7 @@ class _Spoken:
     words: tuple[int, ...]
 
 
-def _unit(features: Tensor) -> list[Tensor]:
-    return list(F.normalize(features.float(), dim=-1).cpu())
-
-
-def _unique(values: Sequence) -> tuple[list, list[int]]:
+def distinct(values: Sequence) -> tuple[list, list[int]]:
     """Distinct values (pictures by identity) and the place of each value among them."""
     places: dict[str | int, int] = {}
     distinct, where = [], []

@@ -6,12 +6,17 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vlforge.data.images import ImageError, ImageFile, Picture, to_rgb
 from vlforge.ops.base import Operator, PixelOperator, look_up
+from vlforge.ops.downloads import hub_folder
+from vlforge.ops.embedded import Seen
+from vlforge.ops.index import name_of
 from vlforge.ops.text.classes import FEW_CHARACTERS, PlainTable
 from vlforge.types import (
     EOC_TOKEN,
@@ -22,6 +27,7 @@ from vlforge.types import (
     Embedder,
     EndpointSpec,
     Grounder,
+    Head,
     LanguageScorer,
     ModelError,
     ModelSource,
@@ -33,12 +39,16 @@ from vlforge.types import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Transpose
 
     from vlforge.ops.text.table import TextTable
 
 CACHE_BYTES = 256 << 20
 """Most bytes of decoded pictures that a batch keeps for the next model operator."""
+
+
+JUDGES = ("scorer", "embedder", "classifier", "head", "grounder")
+"""Kinds of models whose names on the hub stand for what its cache on this machine holds."""
 
 
 class Item(msgspec.Struct):
@@ -94,6 +104,11 @@ class Context:
         found: Classifier = self._opened("classifier", path, op)
         return found
 
+    def head(self, path: str, op: str) -> Head:
+        """What judges embeddings, at `path`, opened once."""
+        found: Head = self._opened("head", path, op)
+        return found
+
     def grounder(self, path: str, op: str) -> Grounder:
         """The open-vocabulary detector at `path`, opened once."""
         found: Grounder = self._opened("grounder", path, op)
@@ -113,7 +128,9 @@ class Context:
         if self.models is None:
             raise ModelError(f"{op} names the model {path!r}, but this run was given no models")
         if (kind, path) not in self._loaded:
-            self._loaded[kind, path] = getattr(self.models, kind)(path)
+            cached = hub_folder(path) if kind in JUDGES and isinstance(path, str) else None
+            place = path if cached is None or Path(path).exists() else str(cached)
+            self._loaded[kind, path] = getattr(self.models, kind)(place)
         return self._loaded[kind, path]
 
     def plain(self, text: str) -> str:
@@ -126,6 +143,7 @@ class Files:
 
     def __init__(self, viewers: Sequence[PixelOperator] = ()):
         self.viewers = tuple(viewers)
+        self.seen = Seen()
         self._fills = any(map(_is_theirs, viewers))
         self._files: dict[Any, ImageFile] = {}
         self._views: dict[ImageFile, list[Any]] = {}
@@ -289,10 +307,61 @@ class Batch:
             return _columns_with_drops(listed, look, width)
         return tuple([[values[at] for values in row] for row in found] for at in range(width))
 
+    def embedded_images(self, op: Operator, path: str) -> list[list[Any] | Drop]:
+        """The unit vector of each picture by the model at `path`: a list per row, or a `Drop`.
+
+        One forward per picture of a block, whichever operators ask, and where rows share it.
+        """
+        listed = self.image_files(op)
+        found = iter(self.embedded_files(op, path, list(chain.from_iterable(listed))))
+        return [_row_of([next(found) for _ in files]) for files in listed]
+
+    def embedded_files(
+        self, op: Operator, path: str, files: Sequence[ImageFile], turns: Sequence[Transpose] = ()
+    ) -> list[Any]:
+        """The same for single pictures; `turns` are done to each before, in order."""
+        name = name_of(type(op).__name__)
+        return self.files.seen.of_images(
+            ("embedder", path),
+            files,
+            turns,
+            self.files.rgb,
+            lambda images: self.context.embedder(path, name).embed_images(images),
+        )
+
+    def embedded_texts(self, op: Operator, path: str, texts: Sequence[str]) -> list[Any]:
+        """The unit vector of each text by the model at `path`, each text read once in a block."""
+        name = name_of(type(op).__name__)
+        return self.files.seen.of_texts(
+            ("embedder", path),
+            texts,
+            lambda new: self.context.embedder(path, name).embed_texts(new),
+        )
+
+    def classified_images(self, op: Operator, path: str) -> list[list[list[float]] | Drop]:
+        """The probabilities of each picture by the classifier at `path`, once in a block."""
+        name = name_of(type(op).__name__)
+        listed = self.image_files(op)
+        found = iter(
+            self.files.seen.of_images(
+                ("classifier", path),
+                list(chain.from_iterable(listed)),
+                (),
+                self.files.rgb,
+                lambda images: self.context.classifier(path, name).classify_images(images),
+            )
+        )
+        return [_row_of([next(found) for _ in files]) for files in listed]
+
     def views(self, op: Any) -> list[Any]:
         """What `op` makes of each picture: a list per row, or a `Drop`."""
         (column,) = self.per_image(op, lambda file: (self.files.view(file, op),), 1)
         return column
+
+
+def _row_of(values: list[Any]) -> list[Any] | Drop:
+    """A row's values, or the first that is a `Drop`."""
+    return next((value for value in values if isinstance(value, Drop)), values)
 
 
 def _columns_with_drops(
