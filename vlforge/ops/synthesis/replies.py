@@ -41,7 +41,7 @@ def json_in(text: str, kind: type[T]) -> T:
         UnfitError: there is none, or it has other fields or types.
     """
     text = said(text)
-    wrong = "the reply holds no JSON"
+    wrong = ""
     for candidate in (text, *(match.strip() for match in _FENCE.findall(text)), *_inside(text)):
         try:
             value = json.loads(candidate)
@@ -50,8 +50,8 @@ def json_in(text: str, kind: type[T]) -> T:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            wrong = f"the JSON does not fit: {error}"
-    raise UnfitError(wrong)
+            wrong = wrong or f"the JSON does not fit: {error}"
+    raise UnfitError(wrong or "the reply holds no JSON")
 
 
 def _inside(text: str) -> list[str]:
