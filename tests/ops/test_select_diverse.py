@@ -107,7 +107,9 @@ def test_the_best_that_differ_are_filled_up_with_the_best_of_the_rest():
 
 
 @pytest.mark.parametrize("op", [CENTER, BALANCED, WEIGHTED])
-@pytest.mark.parametrize(("keys", "count"), [({"num": 7}, 7), ({"ratio": 0.29}, 29), ({"num": 500}, 100), ({"ratio": 0.0}, 0)])  # fmt: skip
+@pytest.mark.parametrize(("keys", "count"), [
+    ({"num": 7}, 7), ({"ratio": 0.29}, 29), ({"num": 500}, 100), ({"ratio": 0.0}, 0),
+])  # fmt: skip
 def test_a_budget_of_rows_is_met_exactly(op, keys, count):
     rows = said(kinds(), q=range(100))
     more = {"quality_key": "q"} if op == WEIGHTED else {}
@@ -183,7 +185,9 @@ def test_budgets_that_mean_nothing_are_refused(keys, said_):
 
 def test_a_quality_or_cost_that_no_row_has_ends_the_run_with_the_remedy():
     rows = said(kinds())
-    with pytest.raises(RecipeError, match="tokens_key is '__dj__stats__.num_token', which no row"):
+    with pytest.raises(
+        RecipeError, match=r"tokens_key is '__dj__stats__\.num_token', which no row"
+    ):
         chosen(rows, CENTER, tokens=50)
     with pytest.raises(RecipeError, match="quality_key is 'q', which no row has"):
         chosen(rows, CENTER, num=5, quality_key="q")

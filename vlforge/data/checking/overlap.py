@@ -13,9 +13,6 @@ from vlforge.data.records import MARK, Picture, Record
 
 NEAR_BITS = 3
 """Of 64 bits, in which perceptual hashes of one picture's copies differ at most."""
-_BANDS = NEAR_BITS + 1
-_WIDTH = 64 // _BANDS
-_MASK = (1 << _WIDTH) - 1
 _FEWEST_WORDS = 4
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 _PROMPTS = re.compile(
@@ -25,15 +22,17 @@ _PROMPTS = re.compile(
 
 
 class NearHashes:
-    """64-bit hashes, found again where at most `NEAR_BITS` bits differ.
+    """64-bit hashes, found again where at most `bits` of them differ.
 
-    Two such hashes are equal in one of four quarters at least, so only those
-    that share a quarter are compared.
+    Cut into `bits + 1` pieces, two such hashes are equal in one piece at least, so only
+    those that share a piece are compared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bits: int = NEAR_BITS) -> None:
+        self.bits = bits
+        self._width = 64 // (bits + 1)
         self._all: set[int] = set()
-        self._bands: list[dict[int, list[int]]] = [{} for _ in range(_BANDS)]
+        self._bands: list[dict[int, list[int]]] = [{} for _ in range(bits + 1)]
 
     def __len__(self) -> int:
         return len(self._all)
@@ -44,17 +43,26 @@ class NearHashes:
             return
         self._all.add(number)
         for at, band in enumerate(self._bands):
-            band.setdefault(number >> (at * _WIDTH) & _MASK, []).append(number)
+            band.setdefault(self._piece(number, at), []).append(number)
 
     def has_near(self, number: int) -> bool:
         """Whether a hash like this was added."""
+        return self.nearest(number) is not None
+
+    def nearest(self, number: int) -> int | None:
+        """The hash that differs in the fewest bits; None where none is within reach."""
         if number in self._all:
-            return True
-        return any(
-            (other ^ number).bit_count() <= NEAR_BITS
+            return number
+        alike = (
+            other
             for at, band in enumerate(self._bands)
-            for other in band.get(number >> (at * _WIDTH) & _MASK, ())
+            for other in band.get(self._piece(number, at), ())
+            if (other ^ number).bit_count() <= self.bits
         )
+        return min(alike, key=lambda other: ((other ^ number).bit_count(), other), default=None)
+
+    def _piece(self, number: int, at: int) -> int:
+        return number >> (at * self._width) & ((1 << self._width) - 1)
 
 
 def normalised(text: str) -> str:
