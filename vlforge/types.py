@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -178,6 +178,20 @@ class Refusal:
 
     reason: str
     detail: str = ""
+
+
+class Piece(NamedTuple):
+    """A piece of an answer that is being made, by the place of its request.
+
+    `ended` stands in the last one: stop (it is finished), length (its budget is spent),
+    stopped (nobody read on), refused (`text` says why there is no answer).
+    """
+
+    place: int
+    text: str
+    ended: Literal["", "stop", "length", "stopped", "refused"] = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
