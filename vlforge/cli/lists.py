@@ -32,6 +32,13 @@ Examples:
   vlforge list kinds
   vlforge list kinds --markdown           with every setting, as docs/stages.md
 """
+PROMPTS_EXAMPLES = """\b
+Examples:
+  vlforge list prompts
+  vlforge list prompts caption             those whose name or words say "caption"
+  vlforge list prompts caption_fusion > my_words.txt
+                                           a copy to edit; then prompt_file: my_words.txt
+"""
 _PLAINER = {str(sys.maxsize): "no limit", "": "must be given"}
 """Defaults that a reader knows by another name."""
 Markdown = Annotated[bool, typer.Option("--markdown", help="Every parameter, as Markdown.")]
@@ -46,6 +53,7 @@ def build_app() -> typer.Typer:
     app.command("ops", epilog=OPS_EXAMPLES)(list_operators)
     app.command("keys", epilog=KEYS_EXAMPLES)(list_keys)
     app.command("kinds", epilog=KINDS_EXAMPLES)(list_kinds)
+    app.command("prompts", epilog=PROMPTS_EXAMPLES)(list_prompts)
     app.command("formats")(list_formats)
     app.command("layouts")(list_layouts)
     app.command("tools")(list_tools)
@@ -64,6 +72,34 @@ def list_benchmarks() -> None:
         about = (module.__doc__ or "").partition("\n")[0]
         rows.append((name, ", ".join(module.PROTOCOLS), about))
     table(("benchmark", "protocols", "what it is"), rows)
+
+
+def list_prompts(
+    word: Annotated[
+        str, typer.Argument(help="One prompt's name, or a word.", show_default=False)
+    ] = "",
+) -> None:
+    """The words that operators ask models with, or the file of one as it is."""
+    from vlforge.ops.synthesis.prompt_files import HOME, parse
+
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(HOME.glob("*.txt"))}
+    if word in texts:
+        plain_line(texts[word].removesuffix("\n"))
+        return
+    rows = []
+    for name, text in texts.items():
+        if word.lower() in f"{name} {text}".lower():
+            prompt = parse(text)
+            says = " ".join((prompt.system or prompt.user).split())
+            short = says if len(says) <= _SHOWN else f"{says[:_SHOWN].rsplit(' ', 1)[0]} …"
+            rows.append((name, ", ".join(sorted(prompt.fields())), short))
+    table(("prompt", "fields", "begins"), rows)
+    plain_line(f"{len(rows)} prompts; to edit one: vlforge list prompts NAME > my.txt, then")
+    plain_line("prompt_file: my.txt in the operator's keys")
+
+
+_SHOWN = 60
+"""Characters of a prompt in the list."""
 
 
 def list_layouts() -> None:

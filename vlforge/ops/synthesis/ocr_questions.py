@@ -26,7 +26,7 @@ _WORD = re.compile(r"[^\W_]+")
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 _GIVEN = {
     "en": "These words were read in the picture, in order: {words}\n",
-    "zh": "图中读出的文字(按顺序):{words}\n",
+    "zh": "图中读出的文字（按顺序）：{words}\n",
 }
 
 
