@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.engine.made import config, contents, write_picture, write_rows
+from tests.engine.model_ops import NotingModels
 from tests.engine.test_barriers import PAIRS, RECIPES, rows_of
+from tests.engine.test_model_workers import RECIPES as model_recipes
+from tests.engine.test_model_workers import made_rows
 from vlforge.engine import cluster
 from vlforge.engine.cluster import Stretch, stretch_of
 from vlforge.engine.local import run_process
 from vlforge.engine.source import open_source
-from vlforge.types import DataError
+from vlforge.types import DataError, VLForgeError
 
 
 def test_a_worker_reads_its_own_stretch_of_a_plain_file(tmp_path, monkeypatch):
@@ -57,6 +61,35 @@ def test_ray_gives_the_bytes_of_the_local_run(tmp_path, two_processors, name):
     run_process(settings, tmp_path / "local", workers=1)
     run_process(replace(settings, executor_type="ray"), tmp_path / "ray")
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", model_recipes)
+def test_models_in_actors_give_the_bytes_of_the_local_run(tmp_path, two_processors, name):
+    settings = config(made_rows(tmp_path, 400), *model_recipes[name])
+    here, there = (NotingModels(str(tmp_path / place)) for place in ("here", "there"))
+    run_process(settings, tmp_path / "local", models=here, workers=1)
+    over_ray = replace(settings, executor_type="ray", model_workers=2)
+    run_process(over_ray, tmp_path / "ray", models=there)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    assert os.getpid() not in there.processes()
+    assert len(there.processes()) == 2 or "dedup before" in name
+    assert sorted(there.asked("")) == sorted(here.asked(""))
+    assert not list((tmp_path / "ray").glob(".*"))
+
+
+@pytest.mark.slow
+def test_an_actor_that_fails_or_dies_is_one_line_and_the_run_goes_on(tmp_path, two_processors):
+    settings = config(made_rows(tmp_path, 300), *model_recipes["judge, then write"])
+    run_process(settings, tmp_path / "local", models=NotingModels(str(tmp_path / "here")))
+    over_ray = replace(settings, executor_type="ray")
+    for name, how, said in (("a", "dies_at", "memory"), ("b", "fails_at", "had enough")):
+        models = NotingModels(str(tmp_path / name), **{how: 150})
+        with pytest.raises(VLForgeError, match=said) as raised:
+            run_process(over_ray, tmp_path / "ray" / name, models=models)
+        assert "\n" not in str(raised.value)
+        run_process(over_ray, tmp_path / "ray" / name, models=models)
+        assert contents(tmp_path / "ray" / name) == contents(tmp_path / "local")
 
 
 @pytest.mark.slow

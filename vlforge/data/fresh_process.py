@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,25 @@ def start_fresh(target: Callable[..., None], *args: Any) -> Fresh:
         process.start()
     theirs.close()
     return Fresh(process, ours)
+
+
+def start_tied(target: Callable[..., None], *args: Any) -> tuple[Fresh, Connection]:
+    """Start `target(*args, lifeline, pipe)`; the lifeline, too, whose other end it holds.
+
+    Given to `die_with_parent` there, it ends that process with this one.
+    """
+    theirs, ours = multiprocessing.Pipe(duplex=False)
+    fresh = start_fresh(target, *args, theirs)
+    theirs.close()
+    return fresh, ours
+
+
+def die_with_parent(lifeline: Connection) -> None:
+    """End this process where the one that holds the other end is gone."""
+    try:
+        lifeline.recv()
+    except EOFError:
+        os._exit(1)
 
 
 @contextmanager

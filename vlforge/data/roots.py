@@ -20,6 +20,11 @@ def set_moved(maps: Mapping[str, str]) -> None:
     _moved.update({old.rstrip("/"): new.rstrip("/") for old, new in maps.items()})
 
 
+def moved() -> dict[str, str]:
+    """What `set_moved` was last told: for processes that this one starts."""
+    return dict(_moved)
+
+
 def reroot(path: str) -> str:
     """`path`, or where it lies after the move."""
     for old, new in _moved.items():

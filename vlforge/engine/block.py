@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from vlforge.engine.ahead import AheadFiles
 from vlforge.engine.histogram import Histogram, histograms
 from vlforge.engine.lines import changed_line
 from vlforge.engine.plan import KEYED, Step
@@ -25,6 +26,7 @@ from vlforge.ops.base import (
 )
 from vlforge.ops.batch import Batch, Context, Files, Item, needs_pixels
 from vlforge.ops.bind import Bound
+from vlforge.ops.synthesis.provenance import PROVENANCE
 from vlforge.types import Drop, Row
 
 READ = -1
@@ -78,7 +80,8 @@ class BlockRun:
     With `matchers` dedups decide at once; without, the keys are kept on the
     tracks for whoever sees the blocks in order. That is the same result:
     everything else decides row by row, so a row that turns out a repeat only
-    cost its work. `learned` is what corpus mappers know of all rows.
+    cost its work. `learned` is what corpus mappers know of all rows; `files` may decode
+    ahead.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class BlockRun:
         trace_num: int = 0,
         matchers: Mapping[int, Matcher] | None = None,
         learned: Mapping[int, Any] | None = None,
+        files: Files | None = None,
     ):
         self.tracks = tracks
         self.context = context
@@ -100,7 +104,7 @@ class BlockRun:
         self._judged: list[tuple[Bound, tuple[list[Track], list[list[Any]], list[bool]]]] = []
         self._traced: dict[int, int] = {}
         viewers: list[Any] = [b.op for s in steps for b in s.ops if needs_pixels(b.op)]
-        self.files = Files(viewers)
+        self.files: Any = Files(viewers) if files is None else files
 
     def run(self) -> BlockReport:
         """Take all rows through all steps; `tracks` tells what became of them."""
@@ -111,6 +115,17 @@ class BlockRun:
             self._step(step, alive, is_last=number + 1 == len(self.steps))
         self._count()
         return self.report
+
+    def look_ahead(self) -> None:
+        """Let the pictures of the first step be decoded, where `files` do that ahead."""
+        alive = [track for track in self.tracks if track.drop is None]
+        if self.steps and alive:
+            self.announce(self.steps[0].ops[0], self.batch(alive))
+
+    def announce(self, bound: Bound, batch: Batch) -> None:
+        """Say which operator looks at which rows next."""
+        if isinstance(self.files, AheadFiles):
+            self.files.begin(bound, batch)
 
     def _count(self) -> None:
         """Tell of what the filters measured, summed up where no row can be taken back."""
@@ -134,6 +149,7 @@ class BlockRun:
         bound = step.ops[0]
         op = bound.op
         batch = self.batch(alive)
+        self.announce(bound, batch)
         if isinstance(op, Filter):
             self._filters(step.ops, alive, batch)
             return
@@ -277,7 +293,7 @@ class BlockRun:
         self._traced[bound.place] = traced + 1
         before, after = _difference(old.row, row, bound.op.text_key)
         uid = track.item.uid
-        line = changed_line(uid, row.get("id"), bound.name, before, after)
+        line = changed_line(uid, row.get("id"), bound.name, before, after, row.get(PROVENANCE))
         track.traces += ((bound.place, line),)
 
     def _dedup(
@@ -326,7 +342,7 @@ def repeat_of(bound: Bound, first: str) -> Drop:
 
 def _difference(old: Row, new: Row, text_key: str) -> tuple[Any, Any]:
     """What a mapper changed: the text alone, or all fields that differ."""
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    names = [n for n in {**old, **new} if n != PROVENANCE and old.get(n) != new.get(n)]
     if not names or names == [text_key] or set(names) == {text_key.split(".")[0]}:
         return look_up(old, text_key), look_up(new, text_key)
     return {n: old.get(n) for n in names}, {n: new.get(n) for n in names}

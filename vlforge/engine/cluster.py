@@ -14,20 +14,21 @@ import io
 import pickle
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlforge.engine.config import ProcessConfig
-from vlforge.engine.fates import Done, Head, head_of
-from vlforge.engine.plan import operators_of
+from vlforge.engine.fates import Done, Head
+from vlforge.engine.legs import Hands, Told
+from vlforge.engine.plan import Plan
 from vlforge.engine.source import Block
-from vlforge.types import DataError, LogFn, RecipeError, VLForgeError
+from vlforge.types import DataError, LogFn, ModelSource, RecipeError, VLForgeError
 
 if TYPE_CHECKING:
-    from vlforge.engine.local import Job, Spread
+    from vlforge.engine.machines import Job
 
 WAVE = 4096
 """Blocks that are handed to Ray at once: some million rows."""
@@ -69,21 +70,8 @@ class Stretch:
         return replace(self.block, lines=io.BytesIO(data).readlines())
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What a worker needs to build the head of a pass: nothing in it is bound to this process."""
-
-    config: ProcessConfig
-    seed: int
-    produced: str
-    shards: str
-    learned: Mapping[int, Any]
-
-
-def spread_over_ray(
-    config: ProcessConfig, seed: int, out: Path, workers: int, log: LogFn
-) -> Spread:
-    """A way to take blocks to Ray's workers; joins the cluster at `config.ray_address`.
+class Cluster:
+    """Ray's machines; joins the cluster at `config.ray_address` when it is first needed.
 
     `auto` joins a running cluster, else starts Ray on this machine with `workers`
     processors (0: all).
@@ -91,21 +79,38 @@ def spread_over_ray(
     Raises:
         RecipeError: Ray is not installed or no cluster answers.
     """
-    shards = out.absolute() / ".shards"
 
-    def spread(head: Head, jobs: Iterator[Job], _: int, __: int) -> Iterator[Done]:
+    def __init__(self, config: ProcessConfig, seed: int, out: Path, workers: int, log: LogFn):
+        self.config, self.seed, self.workers, self.log = config, seed, workers, log
+        self.shards = out.absolute() / ".shards"
+        self._ends: Callable[[], None] | None = None
+
+    def spread(self, head: Head, jobs: Iterator[Job], _: int, __: int) -> Iterator[Done]:
         """`head` over all blocks, results in order."""
-        ends = _connect(config.ray_address, workers, log)
-        shards.mkdir(parents=True, exist_ok=True)
-        spec = Spec(config, seed, head.context.produced, str(shards), head.learned)
-        try:
-            while wave := list(islice(jobs, WAVE)):
-                yield from _wave(pickle.dumps(spec), wave)
-        finally:
-            ends()
-        shutil.rmtree(shards, ignore_errors=True)
+        self._connect()
+        self.shards.mkdir(parents=True, exist_ok=True)
+        told = Told(self.config, self.seed, head.context.produced, head.learned)
+        spec = pickle.dumps((told, str(self.shards)))
+        while wave := list(islice(jobs, WAVE)):
+            yield from _wave(spec, wave)
+        shutil.rmtree(self.shards, ignore_errors=True)
 
-    return spread
+    def hands(self, models: ModelSource | None, plan: Plan) -> Hands:
+        """Actors that hold models."""
+        from vlforge.engine.ray_models import ActorCrew
+
+        self._connect()
+        return ActorCrew(models, self.config, self.seed)
+
+    def close(self) -> None:
+        """Leave the cluster, or end the one that was started here."""
+        if self._ends is not None:
+            self._ends()
+        self._ends = None
+
+    def _connect(self) -> None:
+        if self._ends is None:
+            self._ends = _connect(self.config.ray_address, self.workers, self.log)
 
 
 def _wave(spec: bytes, jobs: Sequence[Job]) -> Iterator[Done]:
@@ -123,26 +128,25 @@ def _wave(spec: bytes, jobs: Sequence[Job]) -> Iterator[Done]:
         for row in results.iter_rows():
             yield _gathered(pickle.loads(row["done"]))
     except ray.exceptions.RayError as error:
-        raise VLForgeError(_told(error)) from None
+        raise VLForgeError(told_of(error)) from None
 
 
 def work(batch: dict[str, Any], spec: bytes) -> dict[str, Any]:
     """One block on a worker: read it, take it through the pass, leave large results in shards."""
-    known, head = _head(spec)
+    shards, head = _head(spec)
     done = []
     for job in batch["job"]:
         number, block = pickle.loads(job)
         stretch = block.read() if isinstance(block, Stretch) else block
         result = head((number, stretch))
-        done.append(pickle.dumps(_sharded(result, Path(known.shards), job)))
+        done.append(pickle.dumps(_sharded(result, Path(shards), job)))
     return {"done": done}
 
 
 @functools.lru_cache(maxsize=2)
-def _head(spec: bytes) -> tuple[Spec, Head]:
-    known: Spec = pickle.loads(spec)
-    bounds = operators_of(known.config)
-    return known, head_of(known.config, bounds, known.seed, known.produced, known.learned)
+def _head(spec: bytes) -> tuple[str, Head]:
+    told, shards = pickle.loads(spec)
+    return shards, told.head()
 
 
 def stretch_of(block: Block | Sequence[bytes]) -> Any:
@@ -202,7 +206,7 @@ def _connect(address: str, workers: int, log: LogFn) -> Callable[[], None]:
     return ray.shutdown
 
 
-def _told(error: Exception) -> str:
+def told_of(error: Exception) -> str:
     """The line that tells the cause: our own error where a worker raised one."""
     cause: BaseException | None = error
     while cause is not None:

@@ -183,7 +183,7 @@ class Head(msgspec.Struct, frozen=True):
         read = len(tracks)
         run = BlockRun(tracks, self.context, this.head, self.trace_num, learned=self.learned)
         run.run()
-        return self.done(run, this, read, at_end=not this.tail)
+        return self.done(run, this, read, at_end=not this.legs)
 
     def warm(self, job: tuple[int, Block | Sequence[bytes]]) -> bool:
         """Take a few rows of a block through, so that the operators load what they need.
@@ -287,7 +287,9 @@ class Head(msgspec.Struct, frozen=True):
                 if track.drop is None
             }
         if isinstance(op, CorpusMapper):
-            found = op.keys(run.batch(alive))
+            batch = run.batch(alive)
+            run.announce(bound, batch)
+            found = op.keys(batch)
             return {id(t): encode(key) for t, key in zip(alive, found, strict=True)}
         return {id(track): encode(op.key(track.item)) for track in alive}
 

@@ -5,24 +5,30 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vlforge.data.json_lines import decode, encode
+from vlforge.engine.answers import AnswerFolder
 from vlforge.engine.barriers import DROPPED, Barrier, lines_of
-from vlforge.engine.block import BlockRun, Track, repeat_of
+from vlforge.engine.block import Track, repeat_of
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.fates import Done, Fates, Head, Repeat, Sums, context_of, head_of
 from vlforge.engine.funnel import Funnel
+from vlforge.engine.legs import Flight, Hands, Sky, finished, leg_run
+from vlforge.engine.machines import Job, Machines, machines_for
 from vlforge.engine.outputs import Outputs, cannot_write, write_whole
-from vlforge.engine.plan import PIXEL_BLOCK, Pass, Plan, make_plan, operators_of
-from vlforge.engine.pool import cores, in_order
+from vlforge.engine.plan import TEXT_BLOCK, Pass, Plan, make_plan, operators_of
+from vlforge.engine.pool import cores
 from vlforge.engine.source import Block, Position, open_source
-from vlforge.ops.base import CorpusMapper, Dedup, Matcher
+from vlforge.ops.base import CorpusMapper, Dedup
 from vlforge.ops.bind import Bound
 from vlforge.types import (
     DataError,
@@ -37,14 +43,10 @@ DATA, STATS, CHANGED = "data.jsonl", "stats.jsonl", "changed.jsonl"
 FUNNEL = "funnel.json"
 _TEXT_AT_HOME, _PIXELS_AT_HOME = 4, 1
 """Blocks that are quicker done here than by workers that have to be started."""
-_FORMAT = 2
+_NO_MATTER = ("np", "model_workers", "replies", "executor_type", "ray_address")
+"""What changes where and how fast things are done, and not what comes out."""
+_FORMAT = 3
 """Raised when a journal of an older VLForge must not be continued."""
-
-
-Job = tuple[int, Block | Sequence[bytes]]
-Spread = Callable[[Head, Iterator[Job], int, int], Iterator[Done]]
-"""Takes the head of a pass, its blocks, the workers wanted and how many blocks may stay here;
-gives the blocks' results in order."""
 
 
 def run_process(
@@ -75,16 +77,12 @@ def run_process(
         RecipeError: operators or parameters that do not exist or do not fit.
         DataError: dataset unreadable or without any usable row, or no way to write.
     """
-    spread: Spread = in_order
-    if config.executor_type != "default":
-        from vlforge.engine.cluster import spread_over_ray
-
-        spread = spread_over_ray(config, seed, Path(out), workers or config.np, log)
-    return ProcessRun(config, Path(out), models, seed, workers, progress, log, spread).run()
+    machines = machines_for(config, seed, Path(out), workers, log)
+    return ProcessRun(config, Path(out), models, seed, workers, progress, log, machines).run()
 
 
 class ProcessRun:
-    """One run: the plan, the files and the counts. `spread` takes the blocks to where they run."""
+    """One run: the plan, the files and the counts. `machines` are where the blocks run."""
 
     def __init__(
         self,
@@ -95,9 +93,10 @@ class ProcessRun:
         workers: int,
         progress: ProgressFn,
         log: LogFn,
-        spread: Spread = in_order,
+        machines: Machines,
     ):
-        self.spread = spread
+        self.machines = machines
+        self.hands: Hands | None = None
         self.config, self.seed, self.progress, self.log = config, seed, progress, log
         self.bounds = operators_of(config)
         self.plan = make_plan(self.bounds)
@@ -109,6 +108,10 @@ class ProcessRun:
         self.matchers = {b.place: b.op.matcher() for b in self.bounds if isinstance(b.op, Dedup)}
         produced = str(self.outputs.folder.absolute() / "produced")
         self.context = replace(context_of(config, seed, produced), models=models)
+        self.answers = AnswerFolder(self.outputs.folder.absolute(), self.outputs.key)
+        self.models = models
+        self.landed: list[str] = []
+        self.asked = self.remembered = 0
         self.number = 0
         self.at = Position()
 
@@ -119,6 +122,7 @@ class ProcessRun:
             self.log({"event": "note", "note": note})
         state = self.outputs.resume()
         before = self._restore(state) if state else 0.0
+        self.answers.clear_others()
         try:
             while self.number < len(self.plan.passes):
                 self._stream()
@@ -128,6 +132,10 @@ class ProcessRun:
         except BaseException:
             self.outputs.close()
             raise
+        finally:
+            if self.hands is not None:
+                self.hands.close()
+            self.machines.close()
         return summary
 
     def _head(self) -> Head:
@@ -141,7 +149,9 @@ class ProcessRun:
 
     def _key(self) -> str:
         """What a journal must agree with to be continued."""
-        config = asdict(self.config) | {"np": 0}
+        config = asdict(self.config) | dict.fromkeys(_NO_MATTER)
+        spec = self.config.endpoints.items()
+        config["endpoints"] = {name: [one.url, one.model] for name, one in spec}
         told = encode([_FORMAT, config, self.fingerprint, self.seed, self.plan.block_rows])
         return hashlib.sha256(told).hexdigest()
 
@@ -176,79 +186,113 @@ class ProcessRun:
 
     def _stream(self) -> None:
         """Take all blocks that are left of this pass through it."""
-        ahead: list[Position] = []
+        ahead: deque[Position] = deque()
+        self._named: deque[str] = deque()
         self.head = self._head()
         rows = self.plan.block_rows
         total = self.source.row_count() if self.number == 0 else self._count_before()
         seen = self.funnel.rows_in if self.number == 0 else self.at.number * rows
 
         def jobs() -> Iterator[Job]:
-            if self.number == 0:
-                for block in self.source.blocks(rows, self.at):
-                    ahead.append(block.next)
-                    yield 0, block
-                return
-            for lines, after in self._barrier(self.number - 1).blocks(rows, self.at):
+            for block, after in self._blocks(rows):
                 ahead.append(after)
-                yield self.number, lines
+                self._named.append("-".join(map(str, (self.number, *astuple(after)))))
+                yield self.number, block
 
-        at_home = _PIXELS_AT_HOME if rows == PIXEL_BLOCK else _TEXT_AT_HOME
-        for done in self.spread(self.head, jobs(), self.workers, at_home):
-            self._take(done)
-            seen += done.read
-            self.at = ahead.pop(0)
-            self.progress(seen, total, self._told())
-            if self.outputs.due():
-                self.outputs.commit(self._state)
+        at_home = _TEXT_AT_HOME if rows == TEXT_BLOCK else _PIXELS_AT_HOME
+        blocks = self.machines.spread(self.head, jobs(), self.workers, at_home)
+        with closing(self._flown(blocks)) as flights:
+            for flight in flights:
+                self._land(flight)
+                seen += flight.read
+                self.at = ahead.popleft()
+                self.progress(seen, total, self._told())
+                if self.outputs.due():
+                    self._commit()
+
+    def _blocks(self, rows: int) -> Iterator[tuple[Block | Sequence[bytes], Position]]:
+        """The blocks that are left of this pass, and where the one after each starts."""
+        if self.number > 0:
+            return self._barrier(self.number - 1).blocks(rows, self.at)
+        return ((block, block.next) for block in self.source.blocks(rows, self.at))
+
+    def _commit(self) -> None:
+        self.outputs.commit(self._state)
+        self.answers.forget(self.landed)
+        self.landed = []
+
+    def _flown(self, blocks: Iterator[Done]) -> Iterator[Flight]:
+        """The blocks behind all of their steps, in order; some are under way at once."""
+        flights: Iterator[Flight] = map(self._settled, blocks)
+        legs = self._pass.legs
+        if any(leg.is_modelled for leg in legs) and self.hands is None:
+            self.hands = self.machines.hands(self.models, self.plan)
+        if self.hands is not None:
+            self.hands.begin(self.head)
+            sky = Sky(self.hands)
+        for at, leg in enumerate(legs):
+            if leg.is_modelled:
+                flights = sky.through(self.number, at, flights, self.answers)
+            else:
+                flights = map(partial(self._decided, at), flights)
+        yield from flights
 
     def _count_before(self) -> int:
         return self._barrier(self.number - 1).row_count()
 
     def _told(self) -> str:
         """Beside the progress bar: the pass where there are several, kept and dropped rows."""
-        gone = self.funnel.dropped
         several = len(self.plan.passes) > 1
-        number = f"pass {self.number + 1} of {len(self.plan.passes)}, " if several else ""
-        if self._pass.barrier is not None:
-            return f"{number}{gone} dropped"
-        return f"{number}{self.funnel.rows_out} kept, {gone} dropped"
+        told = f"pass {self.number + 1} of {len(self.plan.passes)}, " if several else ""
+        if self._pass.barrier is None:
+            told += f"{self.funnel.rows_out} kept, "
+        told += f"{self.funnel.dropped} dropped"
+        if self.asked + self.remembered:
+            told += f", {self.asked} answers"
+        return told + (f" and {self.remembered} from before" if self.remembered else "")
 
-    def _take(self, done: Done) -> None:
-        """A block from the workers: decide its dedups, run the tail, write."""
-        if self.number == 0:
-            self.funnel.rows_in += done.read
-        self._refuse_bad(done)
+    def _settled(self, done: Done) -> Flight:
+        """A block from the workers, its repeats decided."""
+        flight = Flight(self._named.popleft(), done.read, bad=done.bad)
         if done.fates is None:
-            self.funnel.take(done.report, {})
-            self._add(done.sums or Sums())
-            return
-        repeats = self._repeats(done.fates)
-        self.funnel.take(done.report, {at: repeat.place for at, repeat in repeats.items()})
+            flight.reports.append((done.report, {}))
+            flight.sums.append(done.sums or Sums())
+            return flight
+        repeats = self._repeats(done.fates, flight)
+        gone = {at: repeat.place for at, repeat in repeats.items()}
+        flight.reports.append((done.report, gone))
         sums, items = done.fates.settled(repeats)
-        self._add(sums)
-        if items:
-            self._run_tail([Track(item) for item in items])
+        flight.sums.append(sums)
+        flight.tracks = [Track(item) for item in items]
+        return flight
 
-    def _run_tail(self, tracks: list[Track]) -> None:
-        """Operators that stay at home, over the rows of a block; dedups among them decide."""
-        run = BlockRun(
-            tracks,
-            self.context,
-            self._pass.tail,
-            self.head.trace_num,
-            self._remembering(),
-            self.head.learned,
-        )
-        run.run()
-        done = self.head.done(run, self._pass, len(tracks), at_end=True)
-        self._refuse_bad(done)
-        self.funnel.take(done.report, {})
-        self._add(done.sums or Sums())
+    def _decided(self, at: int, flight: Flight) -> Flight:
+        """A block behind a leg whose dedups decide in the order of the blocks."""
+        matchers = {place: _Recorded(self, place, flight) for place in self.matchers}
+        leg = self._pass.legs[at]
+        run = leg_run(self.head, self.context, leg, flight.tracks, matchers)
+        flight.take(finished(self.head, self.number, at, run))
+        return flight
 
-    def _refuse_bad(self, done: Done) -> None:
-        if self.config.stops_at_faults and done.bad is not None:
+    def _land(self, flight: Flight) -> None:
+        """Let all that a block has come to take effect."""
+        if self.number == 0:
+            self.funnel.rows_in += flight.read
+        self._refuse_bad(flight.bad)
+        for place, lines in flight.keys.items():
+            self.outputs.append(f"keys-{place}", lines)
+        for report, gone in flight.reports:
+            self.funnel.take(report, gone)
+        for sums in flight.sums:
+            self._add(sums)
+        self.landed.append(flight.name)
+        self.asked += flight.asked
+        self.remembered += flight.remembered
+
+    def _refuse_bad(self, bad: str | None) -> None:
+        if self.config.stops_at_faults and bad is not None:
             raise DataError(
-                f"{self.config.dataset_path}: {done.bad}; mend or remove the row, or set "
+                f"{self.config.dataset_path}: {bad}; mend or remove the row, or set "
                 "strict: false to go on without it"
             )
 
@@ -265,32 +309,26 @@ class ProcessRun:
         if is_last:
             self.funnel.rows_out += sums.alive
 
-    def _repeats(self, fates: Fates) -> dict[int, Repeat]:
+    def _repeats(self, fates: Fates, flight: Flight) -> dict[int, Repeat]:
         """The rows of a block that repeat earlier ones."""
         found: dict[int, Repeat] = {}
         told: set[str] = set()
-        new: dict[int, list[bytes]] = {place: [] for place in self.matchers}
         for at, keys in fates.keys:
             for place, key, uid in keys:
                 first = self.matchers[place].find(key)
                 if first is None:
                     self.matchers[place].add(key, uid)
-                    new[place].append(_key_line(key, uid))
+                    flight.keys.setdefault(place, []).append(_key_line(key, uid))
                 elif first != uid:
                     # Rows that came of one row are told of once.
                     drop = None if uid in told else repeat_of(self._at(place), first)
                     found[at] = Repeat(place, uid, drop)
                     told.add(uid)
                     break
-        for place, lines in new.items():
-            self.outputs.append(f"keys-{place}", lines)
         return found
 
     def _at(self, place: int) -> Bound:
         return next(bound for bound in self.bounds if bound.place == place)
-
-    def _remembering(self) -> dict[int, Matcher]:
-        return {place: _Recorded(self, place) for place in self.matchers}
 
     def _write_traces(self, traces: Sequence[tuple[int, bytes]]) -> None:
         lines = []
@@ -315,7 +353,7 @@ class ProcessRun:
         self.number += 1
         self.at = Position()
         if self.number < len(self.plan.passes):
-            self.outputs.commit(self._state)
+            self._commit()
 
     def _refuse_nothing(self) -> None:
         """A dataset in which nothing can be used is a mistake, not an empty result."""
@@ -339,6 +377,7 @@ class ProcessRun:
             "peak_mb": _peak_mb(),
         }
         self.outputs.finish([DATA, STATS, DROPPED, CHANGED])
+        self.answers.remove()
         try:
             write_whole(self.outputs.folder / FUNNEL, msgspec.json.format(encode(summary)))
         except OSError as error:
@@ -347,19 +386,19 @@ class ProcessRun:
 
 
 class _Recorded:
-    """A matcher whose keys also go to the run's files, so that a resumed run knows them."""
+    """A matcher whose new keys also go with a block, to be written when it lands."""
 
-    def __init__(self, run: ProcessRun, place: int):
-        self._run, self._place = run, place
+    def __init__(self, run: ProcessRun, place: int, flight: Flight):
+        self._matcher, self._place, self._flight = run.matchers[place], place, flight
 
     def find(self, key: bytes) -> str | None:
         """The uid of the first kept row that `key` repeats."""
-        return self._run.matchers[self._place].find(key)
+        return self._matcher.find(key)
 
     def add(self, key: bytes, uid: str) -> None:
-        """Remember and record the key."""
-        self._run.matchers[self._place].add(key, uid)
-        self._run.outputs.append(f"keys-{self._place}", [_key_line(key, uid)])
+        """Remember the key, and record it."""
+        self._matcher.add(key, uid)
+        self._flight.keys.setdefault(self._place, []).append(_key_line(key, uid))
 
 
 def _key_line(key: bytes, uid: str) -> bytes:

@@ -25,6 +25,7 @@ from vlforge.ops.base import (
     Dedup,
     Filter,
     Grouper,
+    Mapper,
     NearDedup,
     Operator,
     Selector,
@@ -33,8 +34,9 @@ from vlforge.ops.bind import Bound, bind
 from vlforge.ops.index import want_custom
 from vlforge.types import Need
 
-TEXT_BLOCK, PIXEL_BLOCK = 1000, 256
-"""Rows per block where nothing is decoded, and where pictures or models are at work."""
+TEXT_BLOCK, PIXEL_BLOCK, WRITING_BLOCK = 1000, 256, 128
+"""Rows per block where nothing is decoded, where pictures are at work or models judge, and
+where models write: a row may take them seconds, and what is done of a block is not yet safe."""
 BARRIERS = (Selector, Chooser, NearDedup, Grouper, CorpusMapper)
 KEYED = (NearDedup, Chooser)
 """Barriers that know rows by bytes of one width."""
@@ -51,16 +53,29 @@ class Step(msgspec.Struct, frozen=True):
         return self.ops[0].op.needs >= Need.EMBEDDING
 
 
+class Leg(msgspec.Struct, frozen=True):
+    """Steps of a tail that run one after another in one place.
+
+    `is_modelled`: where the models are, blocks in any order. The others begin with a dedup,
+    which sees the blocks in order, in the starting process.
+    """
+
+    steps: tuple[Step, ...]
+    is_modelled: bool
+
+
 class Pass(msgspec.Struct, frozen=True):
-    """One streaming pass: `head` runs in workers, `tail` (models and what follows) at home.
+    """One streaming pass: `head` runs in forked workers, `tail` (models and what follows) not.
 
     `barrier` sees all rows at its end. A corpus mapper is the barrier of one
-    pass and the first step of the next.
+    pass and the first step of the next. `legs` are the tail cut where a dedup has to
+    decide; the last one is modelled where the barrier's keys need a model.
     """
 
     head: tuple[Step, ...]
     tail: tuple[Step, ...]
     barrier: Bound | None = None
+    legs: tuple[Leg, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -87,7 +102,14 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def block_rows(self) -> int:
         """Rows per block; depends on the recipe alone, so that outputs never depend on workers."""
+        if any(is_generative(bound.op) for bound in self.bounds):
+            return WRITING_BLOCK
         return PIXEL_BLOCK if self.needs >= Need.PIXELS else TEXT_BLOCK
+
+    @property
+    def model_operators(self) -> list[Bound]:
+        """The operators that name models."""
+        return [bound for bound in self.bounds if bound.op.needs >= Need.EMBEDDING]
 
     @property
     def stats(self) -> list[str]:
@@ -132,7 +154,26 @@ def _cut(opening: tuple[Step, ...], bounds: Sequence[Bound], barrier: Bound | No
     if barrier is not None and has_key_step(barrier.op):
         steps.append(Step((barrier,)))
     first = next((at for at, step in enumerate(steps) if step.stays_home), len(steps))
-    return Pass(tuple(steps[:first]), tuple(steps[first:]), barrier)
+    tail = tuple(steps[first:])
+    return Pass(tuple(steps[:first]), tail, barrier, tuple(_legs(tail, barrier)))
+
+
+def _legs(tail: Sequence[Step], barrier: Bound | None) -> list[Leg]:
+    """The tail cut before each dedup, and behind it where a model is wanted again."""
+    legs: list[Leg] = []
+    for step in tail:
+        is_ordered = isinstance(step.ops[0].op, Dedup)
+        last = legs[-1] if legs else None
+        if last is None or (is_ordered and last.is_modelled):
+            legs.append(Leg((step,), not is_ordered))
+        elif not is_ordered and not last.is_modelled and step.stays_home:
+            legs.append(Leg((step,), True))
+        else:
+            legs[-1] = Leg((*last.steps, step), last.is_modelled)
+    needs_model = barrier is not None and barrier.op.needs >= Need.EMBEDDING
+    if needs_model and not (legs and legs[-1].is_modelled):
+        legs.append(Leg((), True))
+    return legs
 
 
 def has_key_step(op: Any) -> bool:
@@ -159,6 +200,11 @@ def _filter_steps(run: list[Bound]) -> list[Step]:
 def _look(need: Need) -> Need:
     """Headers and whole files count as one look: both cost one opened file."""
     return Need.HEADER if need == Need.BYTES else need
+
+
+def is_generative(op: Any) -> bool:
+    """Whether a model writes or paints what the operator puts into rows."""
+    return isinstance(op, Mapper) and op.needs >= Need.MODEL
 
 
 def kind_of(op: Any) -> str:

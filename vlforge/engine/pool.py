@@ -6,12 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vlforge.types import VLForgeError
-
-if TYPE_CHECKING:
-    from vlforge.engine.crew import Crew
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -22,6 +19,26 @@ RARELY = 200_000
 Rows go when they are let go, in no circles. A search takes time, and in a worker
 it writes into all the pages that it shares with its parent.
 """
+
+
+class Doing(Protocol):
+    """Whoever does numbered jobs; the results may come in any order."""
+
+    def has_room(self) -> bool:
+        """Whether another job can be given."""
+        ...
+
+    def no_more(self) -> None:
+        """All jobs have been given."""
+        ...
+
+    def give(self, number: int, job: Any) -> None:
+        """A job; `number` comes back with its result."""
+        ...
+
+    def results(self) -> Iterator[tuple[int, Any]]:
+        """Wait for some results."""
+        ...
 
 
 def cores() -> int:
@@ -61,7 +78,7 @@ def _forked(
 
     crew = Crew(task, workers)
     try:
-        yield from _sorted(crew, jobs, done, 2 * workers)
+        yield from by_number(crew, jobs, done, 2 * workers)
     except WorkerDied:
         raise VLForgeError(
             "a worker process was killed, most likely for want of memory: "
@@ -71,7 +88,7 @@ def _forked(
         crew.close()
 
 
-def _sorted(crew: Crew, jobs: Iterator[Job], done: list[Result], window: int) -> Iterator[Result]:
+def by_number(crew: Doing, jobs: Iterator[Job], done: list[Any], window: int) -> Iterator[Any]:
     """The results in the order of their jobs; at most `window` jobs are ahead of the next one."""
     ready = dict(enumerate(done))
     numbered = enumerate(jobs, len(done))

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from vlforge.data.fresh_process import start_tied
 from vlforge.runs.memory import resident_mb
-from vlforge.runs.worker import STOP, Order, say_exit, serve, start_tied
+from vlforge.runs.worker import STOP, Order, say_exit, serve
 
 Event = tuple[str, Any]
 """(node, message) as a worker sends it."""

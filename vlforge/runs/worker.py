@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vlforge.data.fresh_process import Fresh, start_fresh
+from vlforge.data.fresh_process import die_with_parent
 from vlforge.data.roots import set_moved
 from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.typed import build
@@ -176,25 +175,6 @@ def _asked(pipe: Connection | None) -> Callable[[], bool]:
         return bool(asked)
 
     return stop
-
-
-def start_tied(target: Callable[..., None], *args: Any) -> tuple[Fresh, Connection]:
-    """Start `target(*args, lifeline, pipe)`; the lifeline, too, whose other end it holds.
-
-    Given to `die_with_parent` there, it ends that process with this one.
-    """
-    theirs, ours = multiprocessing.Pipe(duplex=False)
-    fresh = start_fresh(target, *args, theirs)
-    theirs.close()
-    return fresh, ours
-
-
-def die_with_parent(lifeline: Connection) -> None:
-    """End this process where the one that holds the other end is gone."""
-    try:
-        lifeline.recv()
-    except EOFError:
-        os._exit(1)
 
 
 def _say_os_error(error: OSError, order: Order) -> str:
