@@ -44,7 +44,7 @@ def test_what_passes_is_tried_again(pauses, fault):
         assert asking.usage.retried == 2
         assert len(pauses) == 2
         if isinstance(fault, tuple):
-            assert all(pause >= 7 for pause in pauses)
+            assert all(pause > 6.5 for pause in pauses)
         assert server.keys[0] == f"Bearer {KEY}"
 
 
@@ -110,7 +110,9 @@ def test_replies_are_in_order_and_no_more_at_once_than_allowed(pauses):
 def test_asking_stops_when_the_budget_is_spent(pauses):
     with endpoint(lambda body, times: "a b c d e") as server:
         asking = client(server.url, pauses, concurrency=1, price_out=1e6, max_cost=12)
-        with pytest.raises(EndpointError, match=r"the budget is spent: 15\.00 of max_cost 12"):
+        with pytest.raises(
+            EndpointError, match=r"the budget is spent: 15\.00 of max_cost 12; give"
+        ):
             asking.ask_all([ChatRequest.of_text(str(number)) for number in range(50)])
         assert len(server.asked) == 3
         assert asking.usage.line().endswith("cost 15.00")

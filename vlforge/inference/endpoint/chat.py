@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from vlforge.inference.endpoint.client import Endpoint, EndpointError
@@ -97,7 +96,8 @@ def request_of(sample: Sample, max_tokens: int, **settings: Any) -> ChatRequest:
     messages = []
     try:
         for turn in sample.turns:
-            messages.append({"role": turn.role, "content": _content(turn, pictures)})
+            content = _content(turn, pictures) if sample.images else turn.text
+            messages.append({"role": turn.role, "content": content})
     except StopIteration:
         raise DataError(f"{sample.id}: more <image> than pictures") from None
     if next(pictures, None) is not None:
@@ -122,23 +122,27 @@ def _content(turn: Turn, pictures: Iterator[str | bytes]) -> Any:
 def data_address(picture: str | bytes) -> str:
     """A picture as a `data:` address: its own bytes where servers take them, else a JPEG.
 
+    What the file says about being turned is done here: servers do not agree on it.
+
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is cut off.
     """
-    try:
-        data = Path(picture).read_bytes() if isinstance(picture, str) else picture
-    except OSError as error:
-        raise DataError(f"{picture!r}: {error.strerror or error}") from None
+    from vlforge.data.images import ImageFile
+
+    is_given = not isinstance(picture, str)
+    file = ImageFile("<bytes>", picture) if is_given else ImageFile(picture)  # type: ignore
+    data = file.content()
+    shown = file.picture()
     kind = next((kind for head, kind in _KINDS.items() if data.startswith(head)), None)
-    if kind is None or len(data) > LARGEST_SENT:
-        kind, data = "jpeg", _as_jpeg(data)
+    if kind is None or len(data) > LARGEST_SENT or shown.upright is not shown.stored:
+        kind, data = "jpeg", _as_jpeg(shown.upright)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _as_jpeg(data: bytes) -> bytes:
-    from vlforge.data.images import load_rgb
+def _as_jpeg(image: Any) -> bytes:
+    from vlforge.data.images import to_rgb
 
-    image = load_rgb(data)
+    image = to_rgb(image)
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=92)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One request; `messages` as the API takes them, `seed` None where it is left out."""
+    """One request; `messages` as the API takes them, `seed` None where it is left out.
+
+    With `needs_words` an empty answer is none.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
     max_tokens: int = 512
@@ -19,6 +22,7 @@ class ChatRequest:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    needs_words: bool = False
 
     @classmethod
     def of_text(cls, text: str, system: str = "", **settings: Any) -> ChatRequest:
@@ -75,8 +79,17 @@ class Usage:
         parts += [f"{self.failed:,} failed"] if self.failed else []
         parts += [f"{self.retried:,} retries"] if self.retried else []
         parts.append(f"{self.tokens_in:,} + {self.tokens_out:,} tokens")
-        parts += [f"cost {self.cost:.2f}"] if self.cost else []
+        parts += [f"cost {money(self.cost)}"] if self.cost else []
         return ", ".join(parts)
+
+    def __add__(self, other: Usage) -> Usage:
+        names = [one.name for one in fields(self)]
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+def money(amount: float) -> str:
+    """An amount of whatever the prices are in."""
+    return f"{amount:.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
 
 
 def text_of_content(content: Any) -> str:

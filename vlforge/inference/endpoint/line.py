@@ -31,13 +31,23 @@ class Line:
         key: bearer token, or "".
 
     Raises:
-        RecipeError: an address that is none.
+        RecipeError: an address that is none or holds a secret, or a key that is none.
     """
 
     def __init__(self, url: str, key: str, timeout_s: float):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RecipeError(f"{url!r} is no address of an endpoint; give http(s)://HOST/v1")
+        if parts.username or parts.password or parts.query:
+            raise RecipeError(
+                f"the address of {parts.hostname} holds a name, a password or a query; a key "
+                "belongs into the environment variable that key_env names"
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise RecipeError(
+                f"the key for {parts.hostname} holds characters that no key has; set it again"
+            )
+        self._secrets = sorted({key.encode(), json.dumps(key)[1:-1].encode()} - {b""}, key=len)
         self.secure = parts.scheme == "https"
         self.host, self.port = parts.hostname, parts.port or (443 if self.secure else 80)
         self.base = parts.path.rstrip("/")
@@ -57,7 +67,7 @@ class Line:
         """
         deadline = time.monotonic() + self.timeout_s
         answer = self._asked(path, body)
-        data = b"".join(self._read(answer, deadline))
+        data = self._plain(b"".join(self._read(answer, deadline)))
         return answer.status, dict(answer.headers.items()), data
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -69,7 +79,7 @@ class Line:
         answer = self._asked(path, body)
         deadline = time.monotonic() + self.timeout_s
         if answer.status != 200:
-            data = b"".join(self._read(answer, deadline))
+            data = self._plain(b"".join(self._read(answer, deadline)))
             raise Lost(f"{answer.status} {data[:200].decode('utf-8', 'replace')}")
         rest = b""
         for block in self._read(answer, deadline):
@@ -77,6 +87,12 @@ class Line:
             for line in lines:
                 if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
                     yield _event(line[5:])
+
+    def _plain(self, data: bytes) -> bytes:
+        """An answer without the key, which some servers repeat in what they complain of."""
+        for secret in reversed(self._secrets):
+            data = data.replace(secret, b"***")
+        return data
 
     def close(self) -> None:
         """Hang up."""
