@@ -1,19 +1,23 @@
+import json
 import math
 
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPModel
+from transformers import AutoImageProcessor, BlipForImageTextRetrieval, CLIPModel
 
 from tests.inference.test_load import tiny_clip
 from tests.inference.tiny import picture, tiny_folder, tiny_tokenizer
+from tests.inference.tiny_judges import tiny_chinese_clip, tiny_matching, tiny_siglip
 from vlforge.inference.load import load_model
+from vlforge.inference.local import LocalModels
 from vlforge.inference.prompts import pixels_of
-from vlforge.inference.score import LOWEST, local_scorer
+from vlforge.inference.score import LOWEST, LikelihoodScorer, local_scorer
 from vlforge.models.parts.image_processor import small_processor
 from vlforge.models.parts.small_vision import SmallVisionConfig, SmallVisionModel
 from vlforge.models.parts.tags import Tagger
 from vlforge.models.reading import write_json
+from vlforge.types import ModelError
 
 TEXTS = ["the cat", "a red horse on grass", "what is the blue cat", "the cat"]
 
@@ -94,3 +98,50 @@ def test_a_text_longer_than_the_model_is_scored_by_its_beginning(tmp_path):
     scorer = local_scorer(load_model(tiny_folder(tmp_path / "model", positions=24), "cpu"))
     (score,) = scorer.score([picture(0)], [" ".join(["the cat"] * 40)])
     assert math.isfinite(score)
+
+
+def test_matching_is_blips_own_probability_whatever_the_batch(tmp_path):
+    folder = tiny_matching(tmp_path / "blip")
+    model = BlipForImageTextRetrieval.from_pretrained(folder).eval()
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    pictures = [picture(n, (20 + n, 16)) for n in (0, 1, 0, 2)]
+    texts = [*TEXTS[:3], "a " * 30]
+    expected = []
+    for image, text in zip(pictures, texts, strict=True):
+        words = tiny_tokenizer()([text], truncation=True, max_length=12, return_tensors="pt")
+        given = {name: words[name] for name in ("input_ids", "attention_mask")}
+        with torch.inference_mode():
+            output = model(**given, **processor(images=[image], return_tensors="pt"))
+        expected.append(output.itm_score.softmax(-1)[0, 1].item())
+    for batch in (1, 3, 32):
+        scorer = LocalModels(device="cpu", batch=batch).scorer(str(folder))
+        assert scorer.score(pictures, texts) == pytest.approx(expected, abs=1e-5)
+    assert max(expected) - min(expected) > 0.01
+
+
+def test_a_blip_that_captions_does_not_match(tmp_path):
+    folder = tiny_matching(tmp_path / "blip")
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", fields | {"architectures": ["BlipForConditionalGeneration"]})
+    with pytest.raises(
+        ModelError, match="holds a BlipForConditionalGeneration, which cannot match"
+    ):
+        LocalModels(device="cpu").scorer(str(folder))
+
+
+@pytest.mark.parametrize("make", [tiny_siglip, tiny_chinese_clip])
+def test_every_encoder_scores_by_cosine(tmp_path, make):
+    models = LocalModels(device="cpu")
+    folder = str(make(tmp_path / "model"))
+    pictures = [picture(n) for n in range(4)]
+    scores = models.scorer(folder).score(pictures, TEXTS)
+    embedder = models.embedder(folder)
+    expected = (embedder.embed_images(pictures) * embedder.embed_texts(TEXTS)).sum(-1)
+    assert scores == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_folder_of_ours_is_scored_by_likelihood_still(tmp_path):
+    models = LocalModels(device="cpu")
+    assert isinstance(models.scorer(str(tiny_folder(tmp_path / "model"))), LikelihoodScorer)
+    with pytest.raises(ModelError, match="no model at"):
+        models.scorer(str(tmp_path / "gone"))

@@ -36,17 +36,13 @@ def open_classifier(models: LocalModels, path: str) -> LocalClassifier:
 
 
 def _opened(models: LocalModels, path: str) -> LocalClassifier:
-    from transformers import (
-        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        AutoModelForImageClassification,
-        AutoModelForSequenceClassification,
-    )
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+    from transformers.models.auto import modeling_auto as known
 
     fields = config_of(path, USE)
     kind, named = fields.get("model_type"), fields.get("architectures") or [""]
-    of_pictures = _names(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, kind)
-    of_texts = _names(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, kind)
+    of_pictures = _names(known.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, kind)
+    of_texts = _names(known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, kind)
     if named[0] in of_pictures:
         model = open_model(models, path, AutoModelForImageClassification)
         return LocalClassifier(model, open_image_processor(path), None, models.batch)
@@ -70,6 +66,9 @@ class LocalClassifier:
         self.processor = processor
         self.tokenizer = tokenizer
         self.batches = Batches(batch)
+        if tokenizer is not None and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+            model.config.pad_token_id = tokenizer.pad_token_id
         told = model.config.id2label
         self.labels = tuple(str(told[place]) for place in sorted(told))
 
@@ -114,9 +113,14 @@ class LocalClassifier:
         return min(positions, self.tokenizer.model_max_length)
 
     def _chances(self, inputs: dict[str, Any]) -> list[list[float]]:
-        """Softmax over exclusive classes; a sigmoid each where the model was trained so."""
+        """Softmax over exclusive classes, a sigmoid each over others, as the model was trained.
+
+        A model that was trained to give a number gives it as it is.
+        """
         logits = self.model(**inputs).logits.float()
-        is_single = logits.shape[-1] == 1
-        if self.model.config.problem_type == "multi_label_classification" or is_single:
+        problem = self.model.config.problem_type
+        if problem == "regression":
+            return logits.tolist()
+        if problem == "multi_label_classification" or logits.shape[-1] == 1:
             return logits.sigmoid().tolist()
         return logits.softmax(-1).tolist()
