@@ -6,8 +6,8 @@ from PIL import Image
 
 from tests.inference.tiny import picture, tiny_folder
 from vlforge.engine.config import ProcessConfig
-from vlforge.inference.load import load_model
 from vlforge.inference.captioners import LocalCaptioner
+from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalChat, LocalModels
 from vlforge.inference.prompts import Batches, embed, pixels_of, prompt_of
 from vlforge.recipe.typed import build

@@ -22,7 +22,7 @@ from vlforge.checkpoints.weights import Lazy, open_file
 from vlforge.data.images import load_rgb
 from vlforge.inference.blip2 import blip2_generate, is_blip2, settle_placeholder
 from vlforge.inference.generate import Decoding, Drawing, Generated, LengthError
-from vlforge.inference.image_to_text import ends_of, inputs_of, words_apart
+from vlforge.inference.image_to_text import ends_of, inputs_of, whole_processor, words_apart
 from vlforge.inference.keyed import KeyedDraw, read_drawn
 from vlforge.models.native import message
 from vlforge.models.parts.native_processor import open_processor
@@ -134,6 +134,7 @@ def open_native(folder: Path, dtype: torch.dtype, **how: Any) -> tuple[Any, Any]
         if info[names]:
             first = sorted(info[names])[0]
             raise ModelError(f"{folder} {fault} weights, {len(info[names])} in all, as {first}")
+    processor = whole_processor(folder, model, processor)
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{folder} has no processor for pictures and text; copy its files there")
     if is_blip2(model):
@@ -245,7 +246,7 @@ def run_native(
     """
     inputs = native_inputs(loaded, [prompt for prompt in prompts for _ in decoding.places])
     _refuse_long(loaded, inputs, decoding.candidates)
-    return draw_natively(loaded, inputs_of(loaded.model, inputs), decoding, keys, **how)
+    return draw_natively(loaded, inputs_of(loaded, inputs), decoding, keys, **how)
 
 
 def _refuse_long(loaded: Loaded, inputs: Any, candidates: int) -> None:

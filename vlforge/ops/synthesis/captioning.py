@@ -74,7 +74,7 @@ class ImageCaptioningMapper(RowMapper):
         """What a user should know of these parameters."""
         if self.prompt is None or self.prompt_key is None:
             return ()
-        return (f"{_NAME}: prompt is for rows without a text in {self.prompt_key!r}",)
+        return (f"prompt is for rows without a text in {self.prompt_key!r}",)
 
     @property
     def is_theirs(self) -> bool:
