@@ -153,7 +153,7 @@ def test_parameters_without_full_effect_are_told_of():
         f"{OP}: without effect here: trust_remote_code",
         f"{OP}: prompt is for rows without a text in 'q'",
     )
-    (bound,) = bind([{OP: {"prompt_key": "q", "trust_remote_code": False, "num_proc": 1}}])
+    (bound,) = bind([{OP: {"prompt_key": "q", "trust_remote_code": False}}])
     assert bound.notes == ()
 
 
