@@ -89,6 +89,8 @@ def test_common_keys_are_taken_by_every_filter(tmp_path):
         "flagged_words_filter": {"flagged_words_dir": str(tmp_path)},
         "stopwords_filter": {"stopwords_dir": "builtin"},
         "token_num_filter": {"hf_tokenizer": __file__},
+        "benchmark_overlap_filter": {"benchmarks": [str(tmp_path)]},
+        "word_list_filter": {"words_file": __file__},
     }
     needs_spacy = {"text_action_filter", "text_entity_dependency_filter"}
     for name in set(places()) - needs_spacy:
