@@ -124,3 +124,16 @@ def tiny_bert(out: Path, **more: Any) -> Path:
         **SIZES, vocab_size=18, max_position_embeddings=12, pad_token_id=0, **more
     )
     return saved(out, transformers.BertForSequenceClassification(config))
+
+
+def tiny_owl(out: Path, name: str = "owlvit") -> Path:
+    """OWL-ViT or OWLv2 with 16 boxes per picture and phrases of 6 tokens."""
+    torch.manual_seed(0)
+    text = {**SIZES, **WORDS, "max_position_embeddings": 6}
+    vision = {**VISION, "image_size": 32}
+    kind = {"owlvit": "OwlViT", "owlv2": "Owlv2"}[name]
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text, vision_config=vision, projection_dim=16
+    )
+    processor = getattr(transformers, f"{kind}ImageProcessorPil")(size={"height": 32, "width": 32})
+    return saved(out, getattr(transformers, f"{kind}ForObjectDetection")(config), processor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +117,19 @@ def processor_fields(path: str | Path) -> dict[str, Any]:
 
 
 def pixels_for(model: Any, processor: Any, images: list[Any]) -> dict[str, Any]:
-    """What the processor makes of pictures, on the model's device and in its precision."""
-    inputs = processor(images=images, return_tensors="pt")
+    """What the processor makes of pictures, on the model's device and in its precision.
+
+    Raises:
+        ModelError: the processor asks for a library that is not here.
+    """
+    try:
+        inputs = processor(images=images, return_tensors="pt")
+    except ImportError as error:
+        found = re.search(r"requires the (\S+) library", str(error))
+        name = found[1].lower() if found else first_line(error)
+        raise ModelError(
+            f"{model.name_or_path}: its image processor needs {name}: pip install {name}"
+        ) from None
     return {name: _placed(value, model) for name, value in inputs.items()}
 
 
