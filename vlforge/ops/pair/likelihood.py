@@ -1,0 +1,90 @@
+"""Filtering captions by how likely an image-text model finds them beside their pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+from vlforge.ops.base import Bounds
+from vlforge.ops.batch import Batch
+from vlforge.ops.pair.chunks import ChunkJudge, Pair, shown
+from vlforge.types import Drop, ModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OP = "image_caption_likelihood_filter"
+BLANK = (127, 127, 127)
+"""The picture that shows nothing."""
+LOWEST = -100.0
+"""The least that is told: statistics are written as JSON, which knows no infinity."""
+
+
+class PictureLanguage(Protocol):
+    """A language scorer that sees pictures too."""
+
+    def caption_log_probs(
+        self, images: Sequence[Image], texts: Sequence[str], question: str
+    ) -> list[list[float]]:
+        """Natural log-probabilities of each text's tokens beside its picture."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCaptionLikelihoodFilter(ChunkJudge):
+    """Keep rows whose captions an image-text model expects from their pictures.
+
+    `model` is the folder of a train stage, or of an image-text model of transformers with a
+    chat template; it is asked `question` and told the caption as the answer. The score is
+    the caption's mean log-probability per token (natural logarithm) beside its picture,
+    less that beside a grey one: what the picture adds, about 0 for a caption that could
+    stand beside any picture. `subtract_blank: false` gives the likelihood itself, which
+    also falls with rare words, and takes half the time.
+    """
+
+    model: str
+    min_score: float
+    max_score: float | None = None
+    question: str = "Describe the picture."
+    subtract_blank: bool = True
+
+    stats: ClassVar = ("image_caption_likelihood",)
+
+    def bounds(self) -> tuple[Bounds, ...]:
+        """Of the log-probability, or of what the picture adds to it."""
+        return ((self.min_score, self.max_score),)
+
+    def wants(self, text: str) -> bool:
+        """Whether there are words to score."""
+        return bool(text)
+
+    def scores(self, batch: Batch, pairs: Sequence[Pair]) -> list[float | Drop]:
+        scorer: Any = batch.context.language(self.model, OP)
+        if not hasattr(scorer, "caption_log_probs"):
+            raise ModelError(f"{OP}: {self.model!r} sees no pictures; give an image-text model")
+        found: dict[int, float | Drop] = {}
+        for places, images, faults in shown(batch, pairs, self.turns()):
+            found.update(faults)
+            texts = [pairs[at].text for at in places]
+            found.update(zip(places, self._some(scorer, images, texts), strict=True))
+        return [found[at] for at in range(len(pairs))]
+
+    def _some(
+        self, scorer: PictureLanguage, images: Sequence[Image], texts: Sequence[str]
+    ) -> list[float]:
+        if not texts:
+            return []
+        seen = scorer.caption_log_probs(images, texts, self.question)
+        if not self.subtract_blank:
+            return [max(_mean(values), LOWEST) for values in seen]
+        from PIL import Image as pillow
+
+        blanks = [cast("Image", pillow.new("RGB", image.size, BLANK)) for image in images]
+        unseen = scorer.caption_log_probs(blanks, texts, self.question)
+        return [max(_mean(a) - _mean(b), LOWEST) for a, b in zip(seen, unseen, strict=True)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else LOWEST
