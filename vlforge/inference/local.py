@@ -12,40 +12,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlforge.types import (
-    LLAVA_IMAGE_TOKEN,
     Caption,
     Captioner,
     Classifier,
     Embedder,
     EndpointSpec,
     Grounder,
+    Head,
     LanguageScorer,
     Loading,
-    ModelError,
     Painter,
     Sample,
     Scorer,
-    Turn,
     Writer,
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from vlforge.checkpoints.checkpoint import Parts
+    from vlforge.inference.endpoint.client import Endpoint
+    from vlforge.inference.endpoint.config import Usage
     from vlforge.inference.generate import Decoding
     from vlforge.inference.load import Loaded
-    from vlforge.inference.native import NativePrompt
-    from vlforge.inference.prompts import Batches, Prompt
-
-DESCRIBE = "Describe the picture."
-"""What a chat model is asked for a caption when nobody says otherwise."""
 
 SMALL_MODEL = 20_000_000
 """Parameters below which a second CPU thread slows decoding down (tenfold on a busy machine)."""
 
-CAPTION_TOKENS = 128
-"""Longest caption, as in Data-Juicer's captioning."""
+PATIENCE = 24
+"""Requests in a row without a reply after which nobody asks a server on."""
 
 
 class LocalChat:
@@ -76,6 +69,7 @@ class LocalChat:
         Raises:
             ModelError: no model there that answers questions.
         """
+        from vlforge.inference.answers import with_words
         from vlforge.inference.prompts import Batches
 
         if isinstance(model, str | Path):
@@ -84,7 +78,7 @@ class LocalChat:
             how = vars(loading)
             model = load_model(model, device, template=template, parts=parts, **how)
             set_threads(threads or (1 if _is_small(model) else 0))
-        self.loaded = _with_language(model, "answer questions")
+        self.loaded = with_words(model, "answer questions")
         self.batches = Batches(batch)
         self.how = {"temperature": temperature, "seed": seed}
 
@@ -107,13 +101,17 @@ class LocalChat:
         self, samples: Sequence[Sample], decoding: Decoding, keys: Sequence[int]
     ) -> list[Caption]:
         """Answers drawn in a way of their own; `keys` are what each one's sampling depends on."""
-        items = [(k, _prompt_of(self.loaded, s)) for k, s in zip(keys, samples, strict=True)]
-        return [row[0] for row in _generate(self.loaded, self.batches, items, decoding)]
+        from vlforge.inference.answers import draw_all, prompt_for
+
+        items = [(k, prompt_for(self.loaded, s)) for k, s in zip(keys, samples, strict=True)]
+        return [row[0] for row in draw_all(self.loaded, self.batches, items, decoding)]
 
     def stream(self, sample: Sample, max_new_tokens: int) -> Iterator[str]:
         """Pieces of the answer that `answer` would give to this sample alone."""
+        from vlforge.inference.answers import prompt_for
         from vlforge.inference.generate import stream
-        from vlforge.inference.prompts import embed, prompt_of
+        from vlforge.inference.prompts import embed
+        from vlforge.inference.text_models import takes_embeddings
 
         decoding = self.loaded.decoding(max_new_tokens, **self.how)
         if self.loaded.kind == "native":
@@ -122,63 +120,11 @@ class LocalChat:
 
             yield from native_stream(self.loaded, native_prompt(self.loaded, sample), decoding)
             return
-        (prompt,) = embed(self.loaded, [prompt_of(self.loaded, sample)])
+        if self.loaded.kind == "language" and not takes_embeddings(self.loaded.model):
+            yield self.answer_as([sample], decoding, [0])[0].text
+            return
+        (prompt,) = embed(self.loaded, [prompt_for(self.loaded, sample)])
         yield from stream(self.loaded.language, self.loaded.tokenizer, prompt, decoding)
-
-
-class LocalCaptioner:
-    """Writes captions with an opened model; a `Captioner`.
-
-    The first candidate is the greedy caption, further ones are sampled at
-    `temperature` from the picture's key. A prompt begins the caption where the
-    template knows captions only (and is not repeated in it), and is the
-    question where it knows conversations.
-    """
-
-    def __init__(self, loaded: Loaded, batch: int = 32, temperature: float = 1.0, seed: int = 0):
-        from vlforge.inference.prompts import Batches
-
-        self.loaded = _with_language(loaded, "write captions")
-        self.batches = Batches(batch)
-        self.how = {"temperature": temperature, "seed": seed}
-
-    def caption(
-        self,
-        images: Sequence[Image],
-        prompts: Sequence[str | None],
-        count: int,
-        keys: Sequence[int],
-    ) -> list[list[Caption]]:
-        """`count` candidates per image, greedy first."""
-        items = [
-            (key, self._prompt(image, prompt))
-            for image, prompt, key in zip(images, prompts, keys, strict=True)
-        ]
-        greedy = self.loaded.decoding(CAPTION_TOKENS)
-        made = _generate(self.loaded, self.batches, items, greedy)
-        if count == 1:
-            return made
-        sampled = self.loaded.decoding(CAPTION_TOKENS, candidates=count - 1, **self.how)
-        more = _generate(self.loaded, self.batches, items, sampled)
-        return [first + others for first, others in zip(made, more, strict=True)]
-
-    def _prompt(self, image: Image, prompt: str | None) -> Prompt | NativePrompt:
-        from vlforge.inference.prompts import Prompt, prompt_of
-
-        if self.loaded.kind == "native":
-            from vlforge.inference.native import native_caption_prompt
-
-            return native_caption_prompt(self.loaded, image, prompt, DESCRIBE)
-
-        template = self.loaded.template
-        speaks = template is None or template.words_from_user
-        words = f"\n{prompt or DESCRIBE}" if speaks else ""
-        # The path is a stand-in: the turn needs one picture, and the picture is here.
-        sample = Sample("caption", ("",), (Turn("user", LLAVA_IMAGE_TOKEN + words),))
-        ids = prompt_of(self.loaded, sample).ids
-        if prompt and not speaks:
-            ids += tuple(self.loaded.tokenizer.encode(prompt, add_special_tokens=False))
-        return Prompt(ids, (image,))
 
 
 @dataclass
@@ -207,10 +153,10 @@ class LocalModels:
         return open_captioner(self, path)
 
     def scorer(self, path: str) -> Scorer:
-        """The scorer in the folder `path`: by embedding, tags or likelihood, as the model can."""
-        from vlforge.inference.score import local_scorer
+        """The scorer in the folder `path`: embedding, matching, tags or likelihood, as it can."""
+        from vlforge.inference.score import open_scorer
 
-        return local_scorer(self.loaded(path), self.batch)
+        return open_scorer(self, path)
 
     def embedder(self, path: str) -> Embedder:
         """The encoder of pictures and texts in the folder `path`."""
@@ -224,11 +170,46 @@ class LocalModels:
 
         return open_writer(self, path)
 
+    def endpoint(self, spec: EndpointSpec) -> Endpoint:
+        """The client of a server, one for all who ask it; replies of all are kept in one file."""
+        from vlforge.inference.endpoint.cache import ReplyCache
+        from vlforge.inference.endpoint.client import Endpoint
+
+        def opened() -> Endpoint:
+            file = Path(self.replies) if self.replies else None
+            cache = self.keep(("replies",), lambda: ReplyCache(file))
+            return Endpoint(spec, cache, patience=max(PATIENCE, 3 * spec.concurrency))
+
+        found: Endpoint = self.keep(("endpoint", spec), opened)
+        return found
+
+    def spent(self) -> dict[str, Usage]:
+        """What asking took so far, by the model's name at its server; workers tell their own."""
+        found: dict[str, Usage] = {}
+        for endpoint in self._endpoints():
+            name, used = endpoint.spec.model, endpoint.usage
+            found[name] = found[name] + used if name in found else used
+        return found
+
+    def usage(self) -> list[str]:
+        """The same as lines for people, one for each server that was asked."""
+        return [one.told() for one in self._endpoints() if one.usage != type(one.usage)()]
+
+    def _endpoints(self) -> list[Endpoint]:
+        kept = self._kept.items()
+        return [made for key, made in kept if isinstance(key, tuple) and key[0] == "endpoint"]
+
     def classifier(self, path: str) -> Classifier:
         """The picture or text classifier in the folder `path`."""
         from vlforge.inference.classifiers import open_classifier
 
         return open_classifier(self, path)
+
+    def head(self, path: str) -> Head:
+        """What judges embeddings: a file of weights, or a folder of encoder and head."""
+        from vlforge.inference.heads import open_head
+
+        return open_head(self, path)
 
     def grounder(self, path: str) -> Grounder:
         """The open-vocabulary detector in the folder `path`."""
@@ -280,45 +261,3 @@ def set_threads(threads: int) -> None:
 def _is_small(loaded: Loaded) -> bool:
     """Whether threads would wait for each other longer than they work."""
     return sum(weight.numel() for weight in loaded.model.parameters()) < SMALL_MODEL
-
-
-def _with_language(loaded: Loaded, use: str) -> Loaded:
-    if loaded.kind not in ("family", "native"):
-        raise ModelError(
-            f"{loaded.path} holds a {loaded.kind} model, which cannot {use}; "
-            "give the folder of a train stage"
-        )
-    return loaded
-
-
-def _prompt_of(loaded: Loaded, sample: Sample) -> Prompt | NativePrompt:
-    if loaded.kind == "native":
-        from vlforge.inference.native import native_prompt
-
-        return native_prompt(loaded, sample)
-    from vlforge.inference.prompts import prompt_of
-
-    return prompt_of(loaded, sample)
-
-
-def _generate(
-    loaded: Loaded,
-    batches: Batches,
-    items: Sequence[tuple[int, Prompt | NativePrompt]],
-    decoding: Decoding,
-) -> list[list[Caption]]:
-    """Candidates per `(key, prompt)`."""
-    from vlforge.inference.generate import generate
-    from vlforge.inference.native import native_generate
-    from vlforge.inference.prompts import embed
-
-    def work(group: list[tuple[int, Any]]) -> list[list[Caption]]:
-        keys, prompts = [key for key, _ in group], [prompt for _, prompt in group]
-        if loaded.kind == "native":
-            made = native_generate(loaded, prompts, decoding, keys)
-        else:
-            embeds = embed(loaded, prompts)
-            made = generate(loaded.language, loaded.tokenizer, embeds, decoding, keys)
-        return [[Caption(one.text, one.confidence) for one in row] for row in made]
-
-    return batches.run(items, work, length=lambda item: len(item[1]))
