@@ -21,7 +21,7 @@ from vlforge.engine.fates import context_of
 from vlforge.engine.plan import Plan, Step, make_plan, operators_of
 from vlforge.engine.rows import reading_of
 from vlforge.engine.source import Block, open_source
-from vlforge.ops.base import CorpusMapper, Dedup, Filter, Grouper, NearDedup, Selector, look_up
+from vlforge.ops.base import Choice, CorpusMapper, Dedup, Filter, Grouper, NearDedup, look_up
 from vlforge.ops.bind import Bound
 from vlforge.ops.synthesis.provenance import PROVENANCE
 from vlforge.types import Need, VLForgeError
@@ -141,7 +141,7 @@ def _walk(plan: Plan, track: Track, uid: str, end: _End, context: Any) -> Iterat
     is_known = True
     for bound in _order(plan):
         op = bound.op
-        if isinstance(op, Dedup | NearDedup | Selector | Grouper):
+        if isinstance(op, Dedup | NearDedup | Choice | Grouper):
             told = _decided(bound, end)
         elif op.needs >= Need.EMBEDDING or isinstance(op, CorpusMapper) or not is_known:
             told = _on_record(bound, end, track.item.row if is_known else {})
@@ -190,7 +190,7 @@ def _order(plan: Plan) -> Iterator[Bound]:
     """The operators in the order in which a row meets them."""
     for this in plan.passes:
         for step in this.steps:
-            yield from step.ops
+            yield from (bound for bound in step.ops if bound is not this.barrier)
         if this.barrier is not None and not isinstance(this.barrier.op, CorpusMapper):
             yield this.barrier
 
@@ -202,8 +202,9 @@ def _decided(bound: Bound, end: _End) -> Told:
         value = record.get("value")
         first = f": {value}" if record.get("stat") == "repeats" else ""
         return Told(bound.name, f"{record.get('reason')}{first}", "dropped")
-    if isinstance(bound.op, Selector):
-        return Told(bound.name, "selected")
+    if isinstance(bound.op, Choice):
+        mark = bound.op.mark
+        return Told(bound.name, f"{mark} {end.stats().get(mark)}" if mark else "selected")
     if isinstance(bound.op, Grouper):
         return Told(bound.name, "joined with other rows")
     return Told(bound.name, "repeats no earlier row")

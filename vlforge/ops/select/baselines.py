@@ -61,6 +61,7 @@ class ImageClusterSelector(Chooser):
         return padded(found, width)
 
     def choose(self, keys: Any, context: Context) -> Sequence[int]:
+        """The places of the rows that stay."""
         import numpy as np
 
         from vlforge.ops.select.clustering import k_means, nearest

@@ -66,6 +66,7 @@ class Budgeted(Chooser):
         return padded(found, width)
 
     def choose(self, keys: Any, context: Context) -> Sequence[int]:
+        """The places of the rows that stay."""
         from vlforge.ops.select.vectors import Rows
 
         rows = Rows(keys)

@@ -91,6 +91,7 @@ class ImageOhemSelector(Chooser):
         return found
 
     def choose(self, keys: Any, context: Context) -> Sequence[int]:
+        """The places of the hardest rows, the hardest first."""
         import numpy as np
 
         losses = np.ascontiguousarray(keys).view("<f8")[:, 0]
