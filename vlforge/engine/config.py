@@ -26,6 +26,18 @@ class Mix:
 
 
 @dataclass(frozen=True)
+class ModelLoading(Loading):
+    """How the models of operators are put into memory, and spoken to.
+
+    `template` is the conversation template of all of them; auto is each model's own. A
+    model trained on captions alone (MiniGPT-4's first stage) has to be given one before it
+    takes questions: minigpt4.
+    """
+
+    template: str = "auto"
+
+
+@dataclass(frozen=True)
 class ProcessConfig:
     """Read a dataset, run operators over it, write what is kept.
 
@@ -81,7 +93,7 @@ class ProcessConfig:
     executor_type: Literal["default", "ray", "ray_partitioned"] = "default"
     ray_address: str = "auto"
     project_name: str = "vlforge"
-    models: Loading = field(default_factory=Loading)
+    models: ModelLoading = field(default_factory=ModelLoading)
     endpoints: dict[str, EndpointSpec] = field(default_factory=dict)
     model_workers: int = 0
     replies: str = ""

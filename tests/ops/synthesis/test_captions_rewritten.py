@@ -39,6 +39,7 @@ def test_a_new_number_or_name_is_asked_for_again_and_then_the_caption_stays(new)
     assert made == rows[0]
     (drop,), _ = asked("caption_fusion_mapper", rows, new, model="m", otherwise="drop")
     assert isinstance(drop, Drop)
+    assert drop.reason == "reply adds facts"
 
 
 def test_what_is_there_to_merge_decides():

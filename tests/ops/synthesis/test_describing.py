@@ -76,7 +76,8 @@ def test_every_picture_has_tags_of_its_own():
 )
 def test_tags_that_do_not_fit_are_asked_for_again(bad, why):
     (drop,), writer = asked("image_tagging_vlm_mapper", [row()], bad, try_num=2)
-    assert drop.reason == "reply does not follow the format"
+    refuses = why == "refuses"
+    assert drop.reason == ("model refuses" if refuses else "reply does not follow the format")
     assert why in drop.value
     assert len(writer.asked) == 2
 
@@ -142,7 +143,7 @@ def test_a_picture_without_description_costs_its_words_or_the_row(fault):
     rows = [row(text, A, B), row(f"{IMAGE} b", B)]
     (grown, drop), _ = asked(GPT4V, rows, reply)
     assert grown.rows[0]["text"] == f"{IMAGE} Fine. {IMAGE} {EOC}"
-    assert drop.reason in ("reply does not follow the format", "picture cannot be read")
+    assert drop.reason in ("model refuses", "picture cannot be read")
     (drop, _), _ = asked(GPT4V, rows, reply, any_or_all="all")
     assert drop.reason == "a picture got no fit reply"
 
@@ -155,3 +156,16 @@ def test_rows_that_cannot_be_described():
     (none, _), _ = asked(GPT4V, rows, "x", keep_original_sample=False)
     assert none.reason == "no image to write about"
     assert not writer.asked
+
+
+def test_marks_of_pictures_in_words_and_replies_do_not_count_as_pictures():
+    def reply(sample, times):
+        marks = sum(turn.text.count("<image>") for turn in sample.turns)
+        assert marks == len(sample.images) == 1
+        return "" if times == 0 else "<image> fine"
+
+    rows = [row(f"{IMAGE} a <image> b {EOC}", caption="x <image>")]
+    for op in ("mllm_mapper", "image_question_answer_mapper", "caption_fusion_mapper"):
+        params = {} if op == "mllm_mapper" else {"model": "m"}
+        params |= {"with_picture": True} if op == "caption_fusion_mapper" else {}
+        assert len(asked(op, rows, reply, **params)[1].asked) >= 2

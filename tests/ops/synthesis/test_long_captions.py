@@ -61,7 +61,7 @@ def test_descriptions_are_drawn_as_in_the_demo():
     with pytest.raises(RecipeError, match="continuations is -1"):
         bind([{"long_caption_mapper": {"model": "m", "continuations": -1}}])
     with pytest.raises(RecipeError, match="neither a folder or file"):
-        bind([{"long_caption_mapper": {"model": "m", "hf_tokenizer": "none/there"}}])
+        asked("long_caption_mapper", [row()], in_turns, model="m", hf_tokenizer="none/there")
 
 
 def rules(text, **params):
@@ -136,4 +136,4 @@ def test_the_second_stage_from_pictures_to_checked_texts():
     assert made["text"] == f"{IMAGE}\nA bus. {SHORT} {MORE} {EOC}"
     assert [entry["op"] for entry in made["provenance"]] == [
         "long_caption_mapper", "caption_rewriting_mapper"]  # fmt: skip
-    assert drops == ["reply does not follow the format"]
+    assert drops == ["model refuses"]

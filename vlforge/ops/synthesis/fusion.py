@@ -14,11 +14,18 @@ from vlforge.ops.synthesis.picture_rows import captioned, plain_words
 from vlforge.ops.synthesis.picture_writing import SpokenWriting
 from vlforge.ops.synthesis.provenance import origin, with_origin
 from vlforge.ops.synthesis.replies import said
-from vlforge.ops.synthesis.reply_rules import check_no_new_facts, written
+from vlforge.ops.synthesis.reply_rules import (
+    FOREIGN,
+    NEW_FACTS,
+    REFUSED,
+    check_no_new_facts,
+    written,
+)
 from vlforge.ops.synthesis.writing import UNFIT, Asked, Asks
-from vlforge.types import Caption, Drop, RecipeError, Row
+from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Drop, RecipeError, Row
 
 _NAME = "caption_fusion_mapper"
+_UNFIT = (UNFIT, REFUSED, FOREIGN, NEW_FACTS)
 _FOUND = "__caption_to_fuse__"
 
 
@@ -86,7 +93,7 @@ class CaptionFusionMapper(SpokenWriting):
             return Drop("", "no caption to merge", None, self.caption_key)
         if not alt:
             return None
-        words = {"alt": alt, "caption": caption.replace("<image>", "")}
+        words = {"alt": alt, "caption": caption.replace(LLAVA_IMAGE_TOKEN, "")}
         return [Asked.of(self.prompt().fill(**words), files if self.with_picture else ())]
 
     def read_in(self, item: Item, place: int, reply: Caption, context: Context) -> str:
@@ -101,7 +108,8 @@ class CaptionFusionMapper(SpokenWriting):
 
     def _settled(self, item: Item, result: Any, context: Context) -> Grown | Row | Drop:
         """The row without the caption that was written on the way, or what stands in for it."""
-        if isinstance(result, Drop) and result.reason == UNFIT and self.otherwise != "drop":
+        is_unfit = isinstance(result, Drop) and result.reason in _UNFIT
+        if is_unfit and self.otherwise != "drop":
             result = self._left(item, context) if self.otherwise == "caption" else item.row
         elif result is item.row and not self._alt(item, context) and self._caption(item):
             result = self._left(item, context)

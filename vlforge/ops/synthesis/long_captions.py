@@ -16,7 +16,7 @@ from vlforge.ops.synthesis.replies import said
 from vlforge.ops.synthesis.reply_rules import PIECE
 from vlforge.ops.synthesis.writing import Asked, Asks, converse, drawing_of, reference
 from vlforge.ops.text.pieces import token_counter, tokenizer_file
-from vlforge.types import Caption, Drawing, Drop, RecipeError, Row, Turn
+from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Drawing, Drop, RecipeError, Row, Turn
 
 _KEY = "long_caption_mapper.hf_tokenizer"
 _CONTINUE = {"en": "Continue", "zh": "请继续"}
@@ -50,8 +50,6 @@ class LongCaptionMapper(SpokenWriting):
         super().__post_init__()
         if self.continuations < 0:
             raise RecipeError(f"continuations is {self.continuations}; give 0 or more")
-        if self.hf_tokenizer:
-            tokenizer_file(self.hf_tokenizer, _KEY)
 
     def model_name(self) -> str:
         """The model as the recipe names it."""
@@ -68,10 +66,11 @@ class LongCaptionMapper(SpokenWriting):
 
     def read(self, item: Item, place: int, reply: Caption) -> str:
         """A piece of the description; nothing said is no fault here."""
-        return without_turns(said(reply.text))
+        return without_turns(said(reply.text)).replace(LLAVA_IMAGE_TOKEN, "").strip()
 
     def apply(self, batch: Batch) -> list[Grown | Row | Drop]:
         """Ask about all rows, then again about those whose text is too short."""
+        self._tokens("")  # a tokenizer that is not there is told before anything is asked
         asked: list[Asks] = [
             self.asks(item, files, batch.context)
             for item, files in zip(batch.items, batch.image_files(self), strict=True)

@@ -17,7 +17,7 @@ from vlforge.ops.synthesis.picture_rows import Pair, fit_pairs
 from vlforge.ops.synthesis.picture_writing import DialogueWriting
 from vlforge.ops.synthesis.replies import UnfitError, json_in
 from vlforge.ops.synthesis.writing import Asks
-from vlforge.types import Caption, Drop, Row
+from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Drop, Row
 
 OCR_TOKENS = "ocr_tokens"
 """Tag under which the words are kept that a model read in a picture."""
@@ -65,7 +65,7 @@ class OcrQuestionMapper(DialogueWriting):
 
     def fields_of(self, item: Item, context: Context) -> dict[str, str]:
         """The words that are known too."""
-        words = " | ".join(self._given(item)).replace("<image>", "")
+        words = " | ".join(self._given(item)).replace(LLAVA_IMAGE_TOKEN, "")
         reading = _GIVEN[self.lang].replace("{words}", words) if words else ""
         return {**super().fields_of(item, context), "reading": reading}
 

@@ -22,7 +22,7 @@ from vlforge.ops.synthesis.prompt_files import HOME, Prompt, read_prompt
 from vlforge.ops.synthesis.replies import json_in
 from vlforge.ops.synthesis.reply_rules import Lang
 from vlforge.ops.synthesis.writing import Asked, Asks, Writing, drawing_of
-from vlforge.types import Caption, Drawing, Drop, RecipeError, Row
+from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Drawing, Drop, RecipeError, Row
 
 NO_PICTURE = Drop("", "no image to write about")
 LONGEST_FACTS = 4000
@@ -103,7 +103,9 @@ class DialogueWriting(SpokenWriting):
             told[_TEXT[self.lang]] = plain_words(text, context)
         told |= {key: _as_words(look_up(item.row, key)) for key in self.context_keys}
         lines = [f"{name}: {value}" for name, value in told.items() if value]
-        return "\n".join(lines).replace("<image>", "")[:LONGEST_FACTS] or _NOTHING[self.lang]
+        return (
+            "\n".join(lines).replace(LLAVA_IMAGE_TOKEN, "")[:LONGEST_FACTS] or _NOTHING[self.lang]
+        )
 
     def read_in(self, item: Item, place: int, reply: Caption, context: Context) -> Any:
         """The usable pairs."""

@@ -8,6 +8,9 @@ from typing import Literal
 from vlforge.ops.synthesis.replies import UnfitError
 
 Lang = Literal["en", "zh"]
+REFUSED, FOREIGN = "model refuses", "reply in another language"
+NEW_FACTS = "reply adds facts"
+"""Reasons of rows whose replies broke such a rule in all tries."""
 
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial|(?:large )?language model|(?:text|image)[- ]based)\b"
@@ -67,9 +70,10 @@ def written(text: str, lang: Lang, longest: int = 0) -> str:
     if not text:
         raise UnfitError("the reply is empty")
     if is_refusal(text):
-        raise UnfitError("the reply speaks of its writer or refuses")
+        raise UnfitError("the reply speaks of its writer or refuses", REFUSED)
     if not is_in(text, lang):
-        raise UnfitError(f"the reply is not in {'Chinese' if lang == 'zh' else 'English'}")
+        wanted = "Chinese" if lang == "zh" else "English"
+        raise UnfitError(f"the reply is not in {wanted}", FOREIGN)
     if longest and len(text) > longest:
         raise UnfitError(f"the reply has {len(text)} characters, at most {longest} are wanted")
     return text
@@ -105,7 +109,8 @@ def check_no_new_facts(text: str, *sources: str) -> None:
     words = {word.lower() for source in sources for word in _WORD.findall(source)}
     new += [name for name in names(text) if not _known(name, words)]
     if new:
-        raise UnfitError(f"the reply says {', '.join(new[:4])}, which the given texts do not")
+        told = ", ".join(new[:4])
+        raise UnfitError(f"the reply says {told}, which the given texts do not", NEW_FACTS)
 
 
 def digits(text: str) -> set[str]:

@@ -16,7 +16,7 @@ from vlforge.ops.rows.tags import tagged
 from vlforge.ops.synthesis.picture_writing import SpokenWriting
 from vlforge.ops.synthesis.prompt_files import Prompt, parse
 from vlforge.ops.synthesis.replies import UnfitError, json_in
-from vlforge.ops.synthesis.reply_rules import is_in, is_refusal
+from vlforge.ops.synthesis.reply_rules import REFUSED, is_in, is_refusal
 from vlforge.ops.synthesis.writing import Asked, Asks
 from vlforge.types import Caption, Drop, RecipeError, Row
 
@@ -78,7 +78,7 @@ class ImageTaggingVlmMapper(SpokenWriting):
     def read(self, item: Item, place: int, reply: Caption) -> list[str]:
         """The tags of one picture."""
         if is_refusal(reply.text):
-            raise UnfitError("the reply speaks of its writer or refuses")
+            raise UnfitError("the reply speaks of its writer or refuses", REFUSED)
         found = [" ".join(tag.lower().split()) for tag in json_in(reply.text, _Tags).tags]
         tags = [tag for tag in dict.fromkeys(found) if tag and len(tag) <= _LONGEST_TAG]
         if not tags:

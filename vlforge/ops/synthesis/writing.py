@@ -16,6 +16,7 @@ from vlforge.ops.synthesis.prompt_files import Prompt, read_prompt
 from vlforge.ops.synthesis.provenance import origin, with_origin
 from vlforge.ops.synthesis.replies import UnfitError
 from vlforge.types import (
+    LLAVA_IMAGE_TOKEN,
     Caption,
     Drawing,
     Drop,
@@ -265,7 +266,8 @@ def _continued(one: Asked, reply: str, error: UnfitError) -> Asked:
     while asked and asked[-1].role == "user" and len(asked) > 2 and asked[-2].role == "assistant":
         asked = asked[:-2]
     complaint = f"{error}. Reply again, only in the form that was asked for."
-    turns = (*asked, Turn("assistant", reply), Turn("user", complaint))
+    said = Turn("assistant", reply.replace(LLAVA_IMAGE_TOKEN, ""))
+    turns = (*asked, said, Turn("user", complaint))
     return replace(one, turns=turns, fault=error.reason or UNFIT)
 
 
