@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,8 @@ def test_common_keys_are_taken_by_every_filter(tmp_path):
     (tmp_path / "flagged_words.json").write_text('{"en": ["damn"]}')
     needed = {
         "image_text_agreement_filter": {"model": "m", "min_score": 0},
+        "text_pair_similarity_filter": {"text_key_second": "other"},
+        "phrase_grounding_recall_filter": {"tagger": str(Path(__file__).parent / "tagger")},
         "flagged_words_filter": {"flagged_words_dir": str(tmp_path)},
         "stopwords_filter": {"stopwords_dir": "builtin"},
         "token_num_filter": {"hf_tokenizer": __file__},
