@@ -65,6 +65,7 @@ class SummaryWriting(ApiWriting):
         return texts or Drop("", NO_TEXT)
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The batch row with the answer beside its fields."""
         before = item.row.get(BATCH_META)
         told = {**(before if isinstance(before, dict) else {}), self.into(): values[0]}
         return {**item.row, BATCH_META: told}
@@ -207,6 +208,7 @@ class EntityAttributeAggregator(SummaryWriting):
         ]
 
     def without_answer(self, item: Item) -> Row:
+        """The batch row with an empty summary."""
         return self.made(item, [""], Context())
 
     def _asked(self, texts: list[str] | Drop | None) -> Asks:
@@ -271,6 +273,7 @@ class MostRelevantEntitiesAggregator(SummaryWriting):
         return found if template is None else found._replace(system=template)
 
     def asks(self, item: Item, files: Sequence[Any], context: Context) -> Asks:
+        """One question about the first texts."""
         texts = self.texts_of(item)
         if not isinstance(texts, list):
             return texts
@@ -293,6 +296,7 @@ class MostRelevantEntitiesAggregator(SummaryWriting):
         return list(dict.fromkeys(names))
 
     def without_answer(self, item: Item) -> Row:
+        """The batch row with an empty list."""
         return self.made(item, [[]], Context())
 
     def _first(self, texts: Sequence[str]) -> list[str]:

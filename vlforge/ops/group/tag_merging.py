@@ -56,6 +56,7 @@ class MetaTagsAggregator(ApiWriting):
         self._targets()
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question: all tags with how often they occur."""
         tags = item.row.get(META)
         if not isinstance(tags, list):
             return Drop("", "no batch row", META, type(tags).__name__, "a list")
@@ -88,6 +89,7 @@ class MetaTagsAggregator(ApiWriting):
         return found
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The batch row with the new tags in its rows."""
         tags = [self._mapped(one, values[0]) for one in item.row[META]]
         return item.row if tags == item.row[META] else {**item.row, META: tags}
 

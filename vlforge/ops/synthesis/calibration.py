@@ -50,6 +50,7 @@ class PairWriting(TextWriting):
         self._pair()
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question: the pair, and what else the operator shows."""
         query = plain_field(item, self.query_key, context)
         response = plain_field(item, self.response_key, context)
         told = self.known(item, context)
@@ -71,6 +72,7 @@ class PairWriting(TextWriting):
         return [whole(found[0][-1])]
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown | Drop:
+        """The row with the new texts in their fields."""
         row = item.row
         for name, text in zip(self.writes, values[0], strict=True):
             key = self.query_key if name == "query" else self.response_key

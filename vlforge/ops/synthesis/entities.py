@@ -89,6 +89,7 @@ class ExtractEntityAttributeMapper(TagWriting):
         return _with_system(super().prompt(), self.system_prompt_template)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """A question per entity and attribute."""
         if self.is_tagged(item):
             return None
         text = plain_field(item, self.text_key, context)
@@ -116,11 +117,13 @@ class ExtractEntityAttributeMapper(TagWriting):
         return told, shown if told else []
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with four tags of one length."""
         entities, attributes = zip(*self._pairs(), strict=True)
         told = [description for description, _ in values]
         return self.told(item, list(entities), list(attributes), told, [s for _, s in values])
 
     def without_answer(self, item: Item) -> Row:
+        """The row with empty descriptions."""
         return self.made(item, [("", [])] * len(self._pairs()), Context())
 
     def _pairs(self) -> list[tuple[str, str]]:
@@ -174,6 +177,7 @@ class ExtractNicknameMapper(TagWriting):
         return (self.nickname_key,)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question about the text."""
         if self.is_tagged(item):
             return None
         text = plain_field(item, self.text_key, context)
@@ -201,11 +205,13 @@ class ExtractNicknameMapper(TagWriting):
         ]
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with a relation per nickname."""
         if not values[0] and self.compat == "data_juicer":
             return self.without_answer(item)
         return self.told(item, [relation(*one, ["nickname"], None) for one in values[0]])
 
     def without_answer(self, item: Item) -> Row:
+        """The row with one relation of empty texts."""
         return self.told(item, [relation("", "", "", [], None)])
 
 
@@ -254,6 +260,7 @@ class RelationIdentityMapper(TagWriting):
         return _with_system(super().prompt(), self.system_prompt_template)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question about the two entities."""
         if self.is_tagged(item):
             return None
         text = plain_field(item, self.text_key, context)
@@ -272,9 +279,11 @@ class RelationIdentityMapper(TagWriting):
         return found
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the relation."""
         return self.told(item, values[0])
 
     def without_answer(self, item: Item) -> Row:
+        """The row with an empty relation."""
         return self.told(item, "")
 
     def _entities(self) -> dict[str, str]:

@@ -72,6 +72,7 @@ class LlmExtractMapper(EitherWriting):
                 raise RecipeError(f"output_schema.{key}.type is {kind!r}; known: {known}")
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question for all fields of the schema."""
         text = self._input(item, context)
         if not text:
             return missing((text,))
@@ -100,9 +101,11 @@ class LlmExtractMapper(EitherWriting):
         return {key: found[key] for key in self.output_schema}
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the fields among its tags."""
         return self._tagged(item, values[0])
 
     def without_answer(self, item: Item) -> Row:
+        """The row with null for every field."""
         return self._tagged(item, dict.fromkeys(self.output_schema))
 
     def _tagged(self, item: Item, found: dict[str, Any]) -> Row:
@@ -164,6 +167,7 @@ class ExtractKeywordMapper(TagWriting):
         return (self.keyword_key,)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question about the text."""
         if self.is_tagged(item):
             return None
         text = plain_field(item, self.text_key, context)
@@ -186,9 +190,11 @@ class ExtractKeywordMapper(TagWriting):
         return list(dict.fromkeys(word for word in found if word))
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with its keywords."""
         return self.told(item, values[0])
 
     def without_answer(self, item: Item) -> Row:
+        """The row with no keywords."""
         return self.told(item, [])
 
 
@@ -224,6 +230,7 @@ class ExtractEventMapper(TagWriting):
         return self.event_desc_key, self.relevant_char_key
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question about the text."""
         if self.is_tagged(item):
             return None
         text = plain_field(item, self.text_key, context)
@@ -238,6 +245,7 @@ class ExtractEventMapper(TagWriting):
         return [(one.event.strip(), one.characters) for one in found if one.event.strip()]
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown:
+        """A row per event; the row itself where there is none."""
         if not values[0]:
             return item.row
         return Grown(False, tuple(self.told(item, told, who) for told, who in values[0]))
@@ -264,6 +272,7 @@ class ExtractSupportTextMapper(TagWriting):
         return (self.support_text_key,)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question, where there is a summary."""
         summary = tags_of(item.row).get(self.summary_key)
         if self.is_tagged(item) or not isinstance(summary, str):
             return None
@@ -280,9 +289,11 @@ class ExtractSupportTextMapper(TagWriting):
         return found
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the passage."""
         return self.told(item, values[0])
 
     def without_answer(self, item: Item) -> Row:
+        """The row with the summary for a passage."""
         summary = tags_of(item.row).get(self.summary_key)
         return self.told(item, summary) if isinstance(summary, str) else item.row
 

@@ -110,6 +110,7 @@ class ExtractEntityRelationMapper(TagWriting):
         return Prompt(self.system_prompt or "", self.prompt_template)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """The first question about the text."""
         if self.is_tagged(item):
             return None
         text = plain_field(item, self.text_key, context)
@@ -143,6 +144,7 @@ class ExtractEntityRelationMapper(TagWriting):
         ]
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with what all rounds found, each once."""
         entities: dict[Entity, None] = {}
         relations: dict[Relation, None] = {}
         for some, others in values[0]:
@@ -158,6 +160,7 @@ class ExtractEntityRelationMapper(TagWriting):
         return self.told(item, told, links)
 
     def without_answer(self, item: Item) -> Row:
+        """The row with one entity and one relation of empty texts."""
         entity = {NAME: "", TYPE: "", TOLD: ""}
         return self.told(item, [entity], [relation("", "", "", [], 0.0)])
 

@@ -103,6 +103,7 @@ class PiiLlmSuspectMapper(ApiWriting):
         return drawing_of({"max_tokens": 512, "temperature": 0.1} | self.sampling_params)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question; none for a row without a sign of private data."""
         if not self.overwrite and self.result_key in tags_of(item.row):
             return None
         shown = self._shown(item, context)
@@ -133,6 +134,7 @@ class PiiLlmSuspectMapper(ApiWriting):
         return told
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the verdict, redacted where that is asked for."""
         if not values:
             shown = self._shown(item, context)
             why = self._why_skipped(shown)

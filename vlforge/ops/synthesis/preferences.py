@@ -56,6 +56,7 @@ class PairPreferenceMapper(ApiWriting):
             pattern_of("output_pattern", self.output_pattern, 2)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question: the pair, with the row's text where it has one."""
         query = plain_field(item, self.query_key, context)
         response = plain_field(item, self.response_key, context)
         text = plain_field(item, self.text_key, context)
@@ -75,8 +76,10 @@ class PairPreferenceMapper(ApiWriting):
         return found
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the worse answer and the reason."""
         ((answer, reason),) = values
         return replaced(replaced(item.row, self.rejected_key, answer), self.reason_key, reason)
 
     def without_answer(self, item: Item) -> Row:
+        """The row with both empty."""
         return replaced(replaced(item.row, self.rejected_key, ""), self.reason_key, "")

@@ -73,6 +73,7 @@ class GenerateQaFromTextMapper(LocalWriting):
         return Prompt("", "{text}") if is_bare and not is_own else super().prompt()
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One question about the text."""
         text = plain_field(item, self.text_key, context)
         many = f"at most {self.max_num}" if self.max_num else "as many as the text answers"
         return missing((text,)) or [Asked.of(self.prompt().fill(text=text, how_many=many))]
@@ -82,6 +83,7 @@ class GenerateQaFromTextMapper(LocalWriting):
         return rounds_in(reply.text, self.output_pattern, _SPOKEN)[: self.max_num]
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Grown:
+        """A row per pair; the row itself goes."""
         keys = self.query_key, self.response_key
         rows = [_with(item.row, dict(zip(keys, pair, strict=True))) for pair in values[0]]
         return Grown(False, tuple(rows))
@@ -130,6 +132,7 @@ class GenerateQaFromExamplesMapper(LocalWriting):
         self._example()
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """One request, with examples that the row's name draws."""
         pick = random.Random(request_key(context.seed, self.prompt_name, item.uid, -1))
         shown = pick.sample(seed_dialogues(self.seed_file), self.example_num)
         pair, example = self._pair(), self._example()
@@ -149,12 +152,14 @@ class GenerateQaFromExamplesMapper(LocalWriting):
         return found
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the new dialogue."""
         *before, (query, response) = values[0]
         history = [list(pair) for pair in before]
         told = {self.query_key: query, self.response_key: response, self.history_key: history}
         return _with(item.row, told)
 
     def without_answer(self, item: Item) -> Row:
+        """The row with an empty dialogue."""
         told: dict[str, Any] = {self.query_key: "", self.response_key: "", self.history_key: []}
         return _with(item.row, told)
 

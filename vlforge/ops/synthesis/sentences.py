@@ -73,6 +73,7 @@ class SentenceAugmentationMapper(TextWriting):
         return drawing_of(own | self.sampling_params)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """The sentence and the task."""
         text = plain_field(item, self.text_key, context)
         prompt = self.prompt().fill(text=text, task=self.task_sentence or "")
         return missing((text,)) or [Asked.of(prompt)]
@@ -82,6 +83,7 @@ class SentenceAugmentationMapper(TextWriting):
         return whole(reply.text)
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the new sentence."""
         return replaced(item.row, str(self.text_key_second), values[0])
 
 
@@ -118,6 +120,7 @@ class TextTaggingByPromptMapper(LocalWriting):
         return TextWriting.prompt(self)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """The text and the classes."""
         text = plain_field(item, self.text_key, context)
         prompt = self.words().fill(text=text, tag_list=", ".join(self.tag_list))
         return missing((text,)) or [Asked.of(prompt)]
@@ -134,6 +137,7 @@ class TextTaggingByPromptMapper(LocalWriting):
         return named[0]
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with its class."""
         return {**item.row, TEXT_TAGS: [values[0]]}
 
 
@@ -193,6 +197,7 @@ class LlmRayVllmEnginePipeline(TextWriting):
         return (*told, *vllm_notes(self.api_or_hf_model, self.is_hf_model))
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """The row's query, with its pictures where they are shown."""
         query = plain_field(item, self.query_key, context)
         prompt = self.prompt().fill(query=query)
         return missing((query,)) or [Asked.of(prompt, files if self.shows_pictures else ())]
@@ -205,6 +210,7 @@ class LlmRayVllmEnginePipeline(TextWriting):
         return found
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row:
+        """The row with the answer."""
         return replaced(item.row, self.response_key, values[0])
 
 
