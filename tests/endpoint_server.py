@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = str | int | tuple[int, dict[str, str]]
-"""What a script gives: a text, a status, or a status with headers. Words mean faults:
-"<hang>", "<drop>", "<nonsense>", "<empty>"."""
+Answer = str | int | tuple[int, dict[str, str]] | tuple[int, dict[str, str], str]
+"""What a script gives: a text, a status, or a status with headers and what the server says of
+it. Words mean faults: "<hang>", "<drop>", "<nonsense>", "<empty>"; "<length>" is an answer
+whose tokens went before its words, "<untold>" one without a count of them."""
 
 
 @dataclass
@@ -34,6 +35,7 @@ def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, *parts: Any) -> None:
             pass
@@ -67,7 +69,7 @@ def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.
                 return
             status, headers = 200, {}
             if isinstance(answer, tuple):
-                status, headers = answer
+                status, headers = answer[:2]
             elif isinstance(answer, int):
                 status = answer
             data = self.content(answer, status)
@@ -79,15 +81,20 @@ def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.
 
         def content(self, answer: Answer, status: int) -> bytes:
             if status != 200:
-                return json.dumps({"error": {"message": f"told to say {status}"}}).encode()
+                is_told = isinstance(answer, tuple) and len(answer) == 3
+                message = answer[2] if is_told else f"told to say {status}"
+                return json.dumps({"error": {"message": message}}).encode()
             if answer == "<nonsense>":
                 return b"<html>not here</html>"
             if answer == "<empty>":
                 return b""
-            message = {"role": "assistant", "content": answer}
+            finish = "length" if answer == "<length>" else "stop"
+            content = None if answer == "<length>" else answer
+            message = {"role": "assistant", "content": content}
             usage = {"prompt_tokens": 10, "completion_tokens": len(str(answer).split())}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            return json.dumps({"choices": [choice], "usage": usage}).encode()
+            choice = {"index": 0, "message": message, "finish_reason": finish}
+            told = {} if answer == "<untold>" else {"usage": usage}
+            return json.dumps({"choices": [choice]} | told).encode()
 
         def stream(self, answer: str) -> None:
             self.send_response(200)

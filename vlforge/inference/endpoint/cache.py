@@ -9,12 +9,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import msgspec
 
 from vlforge.inference.endpoint.config import Reply
-from vlforge.types import WriteError
+from vlforge.types import RecipeError, WriteError
 
 _BLOCK = 1 << 16
 
@@ -93,13 +93,18 @@ class ReplyCache:
                 return
             with self.path.open("rb") as file:
                 self._index(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise RecipeError(
+                f"replies: {self.path} cannot be read: {error.strerror or error}"
+            ) from None
 
-    def _index(self, file: Any) -> None:
-        if os.fstat(file.fileno()).st_size < self._end:  # another file of that name
+    def _index(self, file: BinaryIO) -> None:
+        file.seek(max(0, self._end - 1))
+        if self._end and file.read(1) != b"\n":  # it was replaced by another
             self._places, self._spent, self._end = {}, {}, 0
-        file.seek(self._end)
+            file.seek(0)
         for line in file:
             if not line.endswith(b"\n"):
                 return
