@@ -243,7 +243,7 @@ def test_workers_share_threads_and_what_an_endpoint_allows():
     share = placed(LocalModels(threads=8, endpoints={"pen": spec}), 4)
     assert share.threads == 2
     pen = share.endpoints["pen"]
-    assert (pen.concurrency, pen.requests_per_minute, pen.max_cost) == (2, 15.0, 1.0)
+    assert (pen.concurrency, pen.requests_per_minute, pen.max_cost) == (2, 15.0, 4.0)
 
 
 def test_what_changes_no_output_does_not_begin_a_run_anew(tmp_path, small_blocks):

@@ -236,7 +236,7 @@ def _measure(plan: AnalysisPlan, work: Path) -> Findings:
         run_process(
             replace(plan.config, extra={}),
             work,
-            models=models_of(plan.config),
+            models=models_of(plan.config, work),
             seed=plan.config.seed,
             workers=plan.config.np,
             progress=shown,

@@ -138,7 +138,7 @@ def _process_plain(path: Path, changes: dict[str, str], out: Path | None) -> Non
         funnel = run_process(
             replace(config, export_path="", extra={}),
             work,
-            models=models_of(config),
+            models=models_of(config, work),
             seed=config.seed,
             workers=config.np,
             progress=shown,
@@ -233,8 +233,11 @@ def _work_folder(export: Path | None, recipe: Path) -> Path:
     return export.with_name(f"{export.stem}.process")
 
 
-def models_of(config: Any) -> Any:
-    """The models' source, only where an operator asks for a model: torch is slow to start."""
+def models_of(config: Any, work: Path) -> Any:
+    """The models' source, only where an operator asks for a model: torch is slow to start.
+
+    What endpoints answer is kept beside `work`, where the recipe names no file for it.
+    """
     from vlforge import ops
     from vlforge.types import Need
 
@@ -243,7 +246,14 @@ def models_of(config: Any) -> Any:
         return None
     from vlforge.inference.local import LocalModels
 
-    return LocalModels(device="auto", threads=os.cpu_count() or 1, loading=config.models)
+    return LocalModels(
+        device="auto",
+        threads=os.cpu_count() or 1,
+        loading=config.models,
+        seed=config.seed,
+        endpoints=config.endpoints,
+        replies=config.replies or str(work.absolute().with_name(f"{work.name}.replies.jsonl")),
+    )
 
 
 def _say(funnel: dict[str, Any], files: Sequence[Path], work: Path) -> None:

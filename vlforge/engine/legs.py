@@ -8,7 +8,6 @@ when its turn is there. Where the models are is a matter of `Hands`: this proces
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -147,6 +146,11 @@ class LegRunner:
             done.asked, done.remembered = models.asked - before[0], models.remembered - before[1]
         return done
 
+    def spent(self) -> dict[str, Any]:
+        """What asking servers took in this process, by the name of each."""
+        told = getattr(self.models, "spent", None)
+        return {} if told is None else told()
+
     def close(self) -> None:
         """Nothing more is decoded."""
         self.decoder.close()
@@ -197,6 +201,10 @@ class Hands(Protocol):
         """Wait for some results, of the leg if it matters whose are waited for."""
         ...
 
+    def spent(self) -> list[dict[str, Any]]:
+        """What asking servers took, by the name of each, per process; nothing is under way."""
+        ...
+
     def close(self) -> None:
         """End at once what is under way."""
         ...
@@ -223,6 +231,10 @@ class HomeHands:
         one = next(one for one in self._waiting if one[0][0] == leg)
         self._waiting.remove(one)
         yield one[0], self.runner.run(one[1])
+
+    def spent(self) -> list[dict[str, Any]]:
+        """What asking servers took."""
+        return [self.runner.spent()]
 
     def close(self) -> None:
         """What was not begun is not done."""
@@ -284,8 +296,3 @@ class Sky:
             flight = under_way.popleft()
             flight.take(done)
             yield flight
-
-
-def told_bytes(told: Told) -> bytes:
-    """As it travels to other processes."""
-    return pickle.dumps(told, pickle.HIGHEST_PROTOCOL)

@@ -128,6 +128,7 @@ class ProcessRun:
                 self._stream()
                 self._end_pass()
             self._refuse_nothing()
+            self._say_spent()
             summary = self._finish(before + time.perf_counter() - since)
         except BaseException:
             self.outputs.close()
@@ -354,6 +355,15 @@ class ProcessRun:
         self.at = Position()
         if self.number < len(self.plan.passes):
             self._commit()
+
+    def _say_spent(self) -> None:
+        """What servers were asked for, one line each."""
+        total: dict[str, Any] = {}
+        for told in self.hands.spent() if self.hands is not None else ():
+            for name, usage in told.items():
+                total[name] = total[name] + usage if name in total else usage
+        for name, usage in total.items():
+            self.log({"event": "note", "note": f"{name}: {usage.line()}"})
 
     def _refuse_nothing(self) -> None:
         """A dataset in which nothing can be used is a mistake, not an empty result."""

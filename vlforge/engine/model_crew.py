@@ -33,6 +33,8 @@ from vlforge.types import EndpointSpec, ModelSource, VLForgeError
 
 _GRACE_S = 2.0
 """How long a process without anything to do may take to end."""
+SPENT = "spent"
+"""Asks a worker what its servers took."""
 Source = TypeVar("Source")
 
 
@@ -60,15 +62,15 @@ def asks_endpoint(bound: Bound, endpoints: Mapping[str, EndpointSpec]) -> bool:
     values = [getattr(op, field.name) for field in dataclasses.fields(op)]
     if any(isinstance(value, str) and value in endpoints for value in values):
         return True
-    is_api = getattr(op, "is_api", None)
-    return bool(getattr(op, "api_endpoint", None)) or bool(is_api and is_api())
+    told = [getattr(op, name, None) for name in ("is_api", "server")]
+    return any(one is not None and one() for one in told)
 
 
 def placed(models: Source, workers: int, **changes: Any) -> Source:
     """The models' settings for one of several workers: its share of threads and of endpoints.
 
-    Rates, requests at once and budgets of endpoints are divided, so that the workers
-    together keep to what the recipe allows.
+    Rates of endpoints and requests at once are divided, so that the workers together keep to
+    what the recipe allows. Budgets are not: the file of replies tells all of them what is spent.
     """
     if not dataclasses.is_dataclass(models) or isinstance(models, type):
         return models
@@ -89,7 +91,6 @@ def _share(spec: EndpointSpec, workers: int) -> EndpointSpec:
         concurrency=max(1, spec.concurrency // workers),
         requests_per_minute=spec.requests_per_minute / workers,
         tokens_per_minute=spec.tokens_per_minute / workers,
-        max_cost=spec.max_cost / workers,
     )
 
 
@@ -140,13 +141,14 @@ class ModelCrew:
         busy = {one.fresh.pipe: one for one in self._workers if one.tickets}
         for pipe in wait(list(busy)):
             worker = busy[pipe]  # type: ignore[index]
-            try:
-                done, error, place = pickle.loads(worker.fresh.pipe.recv_bytes())
-            except (EOFError, ConnectionError):
-                raise self._died(worker) from None
-            if error is not None:
-                raise error from InWorker(place)
+            done = self._received(worker)
             yield worker.tickets.pop(0), done
+
+    def spent(self) -> list[dict[str, Any]]:
+        """What asking servers took, per process."""
+        for worker in self._workers:
+            self._send(worker, SPENT)
+        return [self._received(worker) for worker in self._workers]
 
     def close(self) -> None:
         """End all: those that wait for work at once, others without asking."""
@@ -168,6 +170,15 @@ class ModelCrew:
             worker.fresh.pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
         except (BrokenPipeError, ConnectionError):
             raise self._died(worker) from None
+
+    def _received(self, worker: _Worker) -> Any:
+        try:
+            done, error, place = pickle.loads(worker.fresh.pipe.recv_bytes())
+        except (EOFError, ConnectionError):
+            raise self._died(worker) from None
+        if error is not None:
+            raise error from InWorker(place)
+        return done
 
     def _died(self, worker: _Worker) -> VLForgeError:
         worker.fresh.process.join(_GRACE_S)
@@ -210,6 +221,9 @@ def _receive(pipe: Connection, runner: LegRunner, inbox: queue.SimpleQueue[Any])
         if message is None:
             inbox.put(None)
             return
+        if message == SPENT:
+            inbox.put(runner.spent)
+            continue
         if isinstance(message, Told):
             try:
                 runner.begin(message.head())

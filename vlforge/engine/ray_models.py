@@ -39,6 +39,10 @@ class ModelActor:
         with self._at_model:
             return pickle.dumps(self._runner.run(prepared), pickle.HIGHEST_PROTOCOL)
 
+    def spent(self) -> dict[str, Any]:
+        """What asking servers took."""
+        return self._runner.spent()
+
 
 class ActorCrew:
     """Actors as `Hands`: one per GPU, without any as many as `model_workers` says (0: one)."""
@@ -87,6 +91,10 @@ class ActorCrew:
             at, ticket = self._under_way.pop(reference)
             self._load[at] -= 1
             yield ticket, pickle.loads(self._ask(reference))
+
+    def spent(self) -> list[dict[str, Any]]:
+        """What asking servers took, per actor."""
+        return list(self._ask([actor.spent.remote() for actor in self._actors]))
 
     def close(self) -> None:
         """End the actors, whatever they are at."""

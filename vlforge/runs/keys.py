@@ -103,7 +103,9 @@ def _extra(kind: Any, node: Node) -> tuple[str, ...]:
 def _keyed(kind: Any, node: Node) -> dict[str, Any]:
     """The settings but for those that the kind says change nothing of what it leaves."""
     unkeyed = getattr(kind.module(), "UNKEYED", ())
-    return {name: value for name, value in node.settings.items() if name not in unkeyed}
+    told = {name: value for name, value in node.settings.items() if name not in unkeyed}
+    keyed = getattr(kind.module(), "keyed", None)
+    return keyed(told) if keyed else told
 
 
 def _is_path(text: str) -> bool:

@@ -10,11 +10,12 @@ from typing import Any
 
 from vlforge.engine.config import ProcessConfig
 from vlforge.runs.job import Cost, Job, Upstream
-from vlforge.runs.kinds.sizes import count_rows
 from vlforge.types import RecipeError
 
-_MODEL_SECONDS_A_ROW = 0.004
-_SECONDS_A_ROW = 0.0003
+UNKEYED = ("np", "model_workers", "replies", "executor_type", "ray_address")
+"""Settings that change where and how fast the work is done, and not what comes out."""
+REPLIES = ".replies.jsonl"
+"""What endpoints answered, beside all stages: a changed recipe pays for new questions only."""
 
 
 def run(config: ProcessConfig, job: Job) -> None:
@@ -26,7 +27,14 @@ def run(config: ProcessConfig, job: Job) -> None:
     funnel = run_process(
         replace(config, export_path=""),
         job.out,
-        models=LocalModels(device=job.device, threads=job.threads, loading=config.models),
+        models=LocalModels(
+            device=job.device,
+            threads=job.threads,
+            loading=config.models,
+            seed=config.seed,
+            endpoints=config.endpoints,
+            replies=config.replies or str(job.out.parent / REPLIES),
+        ),
         seed=config.seed,
         workers=config.np or job.threads,
         progress=job.progress,
@@ -65,25 +73,21 @@ def make_relative(data: Path, store: Path) -> None:
 
 
 def estimate(config: ProcessConfig, inputs: Mapping[str, Upstream]) -> Cost:
-    """Rows times what an operator of each kind takes."""
-    from vlforge import ops
-    from vlforge.ops.index import want_custom
-    from vlforge.types import Need
+    """Rows times what each operator takes; what models are asked for, and what that costs."""
+    from vlforge.runs.kinds.process_cost import cost_of_rows
 
-    want_custom(config.custom_operator_paths)
-    rows = count_rows(config.dataset_path, inputs)
-    names = [
-        name for entry in config.process for name in ([entry] if isinstance(entry, str) else entry)
-    ]
-    with_model = sum(ops.find(name).needs >= Need.EMBEDDING for name in names)
-    seconds = rows * (_SECONDS_A_ROW * len(names) + _MODEL_SECONDS_A_ROW * with_model)
-    return Cost(
-        gpu="yes" if with_model else "no",
-        cpu_s=1.0 + seconds,
-        disk_mb=rows * 1e-3,
-        memory_mb=600.0 if with_model else 120.0,
-        note=f"{rows:,} rows, {len(names)} operators",
-    )
+    return cost_of_rows(config, inputs)
+
+
+def keyed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that shape the result: of endpoints, who is asked and where."""
+    told = dict(settings)
+    if isinstance(told.get("endpoints"), Mapping):
+        told["endpoints"] = {
+            name: {key: spec[key] for key in ("model", "url") if key in spec}
+            for name, spec in told["endpoints"].items()
+        }
+    return told
 
 
 def extra_sources(settings: Mapping[str, Any]) -> Iterable[str]:
