@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ops.synthesis.asking import replies, run
+from vlforge.inference.scripted import ScriptedWriter
 from vlforge.ops.base import Grown
 from vlforge.ops.batch import Context
 from vlforge.ops.bind import bind
@@ -76,6 +77,18 @@ def test_the_old_text_may_stay():
     assert isinstance(grown, Grown)
     assert grown.keeps_original
     assert [row["text"] for row in grown.rows] == [LONG_ZH]
+
+
+@pytest.mark.parametrize("reply", [LONG_ZH, "2019年有120万"])
+def test_a_model_that_only_translates_gets_the_bare_words_once(reply, monkeypatch):
+    monkeypatch.setattr(ScriptedWriter, "translates", True, raising=False)
+    row = {"text": f"<__dj__image> {LONG}"}
+    ((found,), writer) = run(TRANSLATE, [row], replies(reply), model="m")
+    assert [[turn.text for turn in sample.turns] for sample in writer.asked] == [[LONG]]
+    if reply == LONG_ZH:
+        assert found["text"] == f"<__dj__image> {LONG_ZH}"
+    else:
+        assert found.reason == "length does not fit"
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,10 @@ class ExtractNicknameMapper(TagWriting):
         """The row with a relation per nickname."""
         if not values[0] and self.compat == "data_juicer":
             return self.without_answer(item)
-        return self.told(item, [relation(*one, ["nickname"], None) for one in values[0]])
+        return self.told(
+            item,
+            [relation(one, other, name, ["nickname"], None) for one, other, name in values[0]],
+        )
 
     def without_answer(self, item: Item) -> Row:
         """The row with one relation of empty texts."""

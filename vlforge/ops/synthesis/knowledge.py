@@ -133,7 +133,7 @@ class ExtractEntityRelationMapper(TagWriting):
             for at, values in enumerate(found)
             if isinstance(values, list)
         }
-        graphs = {at: [found[at][0][0]] for at in talks}  # type: ignore[index]
+        graphs = {at: [found[at][0][0]] for at in talks}
         for number in range(self.max_gleaning):
             if number:
                 talks = self._those_with_more(batch, talks)

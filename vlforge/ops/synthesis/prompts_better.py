@@ -88,7 +88,8 @@ class OptimizePromptMapper(CorpusMapper):
 
     def learn(self, keys: Iterable[Any]) -> Any:
         """The first row with a prompt, and the prompts to begin with, drawn by the rows' names."""
-        first, drawn = "", []
+        first = ""
+        drawn: list[list[str]] = []
         for uid, prompt in keys:
             if not prompt:
                 continue
@@ -123,7 +124,8 @@ class OptimizePromptMapper(CorpusMapper):
 
     def _prompts(self, batch: Batch, at: int, examples: Sequence[str]) -> list[str]:
         """The new prompts, each after those before it; one that never fits is left out."""
-        item, shown, made = batch.items[at], list(examples), []
+        item, shown = batch.items[at], list(examples)
+        made: list[str] = []
         for number in range(self.gen_num):
             asking = Item(f"{item.uid}/{number}", item.line, item.row)
             found = self._prompt(Batch([asking], batch.context), shown, [*examples, *made])

@@ -140,7 +140,7 @@ class TagWriting(ApiWriting):
 
     drop_text: bool = False
 
-    prompt_fields: ClassVar = ("text",)
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text",)
 
     def tag_keys(self) -> tuple[str, ...]:
         """The tags that are written."""

@@ -10,14 +10,15 @@ from typing import Any, ClassVar, Literal
 from vlforge.data.images import ImageFile
 from vlforge.ops.base import Grown, look_up, replaced
 from vlforge.ops.batch import Context, Item
+from vlforge.ops.index import name_of
 from vlforge.ops.synthesis.likeness import check_length, check_numbers, rouge_l, words_of
 from vlforge.ops.synthesis.marked_texts import rejoined, stretches
 from vlforge.ops.synthesis.prompt_files import Prompt, read_prompt
 from vlforge.ops.synthesis.replies import UnfitError
 from vlforge.ops.synthesis.text_writing import NO_TEXT, TextWriting, whole
-from vlforge.ops.synthesis.writing import Asked, Asks
+from vlforge.ops.synthesis.writing import UNFIT, Asked, Asks, reference
 from vlforge.ops.text.language import bundled_guesser
-from vlforge.types import Caption, Drop, RecipeError, Row
+from vlforge.types import Caption, Drop, RecipeError, Row, Turn
 
 LANGUAGES = {
     "ar": "Arabic", "bn": "Bengali", "cs": "Czech", "de": "German", "el": "Greek",
@@ -37,6 +38,8 @@ _SHARE = 0.3
 """Of Chinese signs among these and Latin words, from which on a text is Chinese."""
 _LEAST_GUESSED, _SURE = 24, 0.6
 """Letters from which on a language is guessed at all, and the probability that is believed."""
+BARE = "is bare"
+"""Key of what is known of a stretch that was asked about without a prompt."""
 _LANGUAGE = "another language than asked for"
 
 
@@ -88,7 +91,7 @@ class _Stretched(TextWriting):
             Asked(Asked.of(prompt.fill(**told)).turns, about=(words, told)) for words, told in asked
         ] or None
 
-    def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown:
+    def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown | Drop:
         row, left = item.row, iter(values)
         for key in self._keys():
             text = look_up(item.row, key)
@@ -126,7 +129,8 @@ class TextTranslationMapper(_Stretched):
     on fastText's guess too; `check_language`), its length beside the original's, a Chinese
     sign counting as 2.5 letters (`min_length_ratio`, `max_length_ratio`), numbers above 12
     and fractions (`keep_numbers`; 1.2 million is 120万). What fails is put to the model
-    again with what is wrong, then the row is dropped with that reason.
+    again with what is wrong, then the row is dropped with that reason. A model that
+    translates and does nothing else (Marian, M2M100, NLLB) is given the bare words, once.
     """
 
     source_lang: str = "auto"
@@ -156,9 +160,36 @@ class TextTranslationMapper(_Stretched):
         named = LANGUAGES.get(source, source or "its language")
         return {"text": words, "source": named, "target": LANGUAGES.get(target, target)}
 
-    def heard(self, item: Item, place: int, one: Any, reply: Caption, context: Context) -> str:
-        """The translation, where it keeps the rules."""
-        words, told = one.about
+    def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
+        """The stretches to translate, bare for a model that does nothing else."""
+        found = super().asks(item, files, context)
+        if not isinstance(found, list) or not self._is_translator(context):
+            return found
+        return [
+            Asked((Turn("user", one.about[0]),), about=(one.about[0], {**one.about[1], BARE: ""}))
+            for one in found
+        ]
+
+    def heard(self, item: Item, place: int, one: Any, reply: Caption, context: Context) -> Any:
+        """The translation, where it keeps the rules; such a model is not told what is wrong."""
+        try:
+            return self._kept(one.about, reply)
+        except UnfitError as error:
+            if BARE not in one.about[1]:
+                raise
+            return Drop("", error.reason or UNFIT, None, str(error))
+
+    def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown | Drop:
+        """The row with its translations; a drop where one broke a rule."""
+        drops = [value for value in values if isinstance(value, Drop)]
+        return drops[0] if drops else super().made(item, values, context)
+
+    def _is_translator(self, context: Context) -> bool:
+        model = reference(self.model, self.server(), self.model_params, self.is_api())
+        return bool(getattr(context.writer(model, name_of(type(self).__name__)), "translates", 0))
+
+    def _kept(self, about: tuple[str, dict[str, str]], reply: Caption) -> str:
+        words, told = about
         found = whole(reply.text)
         codes = {name: code for code, name in LANGUAGES.items()}
         target = codes.get(told["target"], told["target"])
