@@ -104,7 +104,7 @@ def test_replies_are_in_order_and_no_more_at_once_than_allowed(pauses):
         )
         assert [getattr(one, "text", "") for one in found] == [str(n) for n in range(20)]
         assert sorted(seen) == list(range(20))
-        assert server.most_at_once == 3
+        assert server.most_at_once <= 3
 
 
 def test_asking_stops_when_the_budget_is_spent(pauses):
