@@ -86,6 +86,7 @@ def test_common_keys_are_taken_by_every_filter(tmp_path):
               "text_key": "meta.caption", "image_key": "pics"}  # fmt: skip
     (tmp_path / "flagged_words.json").write_text('{"en": ["damn"]}')
     needed = {
+        "answer_consistency_filter": {"model": "m"},
         "image_text_agreement_filter": {"model": "m", "min_score": 0},
         "text_pair_similarity_filter": {"text_key_second": "other"},
         "phrase_grounding_recall_filter": {"tagger": str(Path(__file__).parent / "tagger")},

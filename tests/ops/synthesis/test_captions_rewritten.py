@@ -27,7 +27,9 @@ def test_both_texts_are_told_and_the_merged_one_replaces_them():
     assert writer.asked[0].images == ()
 
 
-@pytest.mark.parametrize("new", ["A bus of route 43.", "A red bus in Lisbon.", "Porto in 2020."])
+@pytest.mark.parametrize(
+    "new", ["A bus of route 43.", "A red bus in Lisbon.", "Porto in 2020.", "Three buses."]
+)
 def test_a_new_number_or_name_is_asked_for_again_and_then_the_caption_stays(new):
     rows = [row(ALT, caption=SEEN)]
     (made,), writer = asked("caption_fusion_mapper", rows, new, model="m")
@@ -69,6 +71,7 @@ def test_a_captioner_writes_the_caption_that_is_missing():
 
 
 def test_numbers_and_names():
+    assert numbers("a couple of dogs, a DOZEN cats") == {"2", "12"}
     assert numbers("Two of 1,200 buses at 7:30, 三辆") == {"2", "1200", "7:30", "3"}
     assert names("A bus. The bus of Porto and Anna's dog. I see it") == ["Porto", "Anna's"]
 

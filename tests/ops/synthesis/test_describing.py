@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.ops.synthesis.asked import EOC, IMAGE, A, B, asked, row
+from tests.ops.synthesis.asked import EOC, IMAGE, A, B, asked, new_rows, row
 from vlforge.ops.base import Grown
 from vlforge.ops.batch import Context
 from vlforge.ops.bind import bind
@@ -169,3 +169,22 @@ def test_marks_of_pictures_in_words_and_replies_do_not_count_as_pictures():
         params = {} if op == "mllm_mapper" else {"model": "m"}
         params |= {"with_picture": True} if op == "caption_fusion_mapper" else {}
         assert len(asked(op, rows, reply, **params)[1].asked) >= 2
+
+
+@pytest.mark.parametrize(
+    ("op", "params"),
+    [
+        ("mllm_mapper", {}),
+        (GPT4V, {"keep_original_sample": False}),
+        ("caption_rewriting_mapper", {"model": "m"}),
+        ("caption_fusion_mapper", {"model": "m"}),
+        ("long_caption_mapper", {"model": "m", "min_tokens": 1}),
+    ],
+)
+def test_tokens_in_a_reply_do_not_become_pictures_of_the_row(op, params):
+    reply = f"{IMAGE} a red <image> bus {EOC}"
+    (found,), _ = asked(op, [row(caption="a red image bus")], reply, **params)
+    (made,) = new_rows(found)
+    assert made["text"].count(IMAGE) == made["text"].count(EOC) == 1
+    assert "<image>" not in made["text"]
+    assert "a red" in made["text"]

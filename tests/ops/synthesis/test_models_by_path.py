@@ -24,7 +24,7 @@ from vlforge.types import Drop, EndpointSpec
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "minigpt4_second_stage.yaml"
 LONG = (
-    "A red bus stands at a stop. Behind it there are three trees and a tall grey house. Two "
+    "A red bus stands at a stop. Behind it there are some trees and a tall grey house. A few "
     "people wait beside the road, one of them holds a blue umbrella, the other reads. The sky "
     "is bright and the street is wet from rain."
 )

@@ -65,5 +65,5 @@ class MllmMapper(Writing):
         if self.compat != "data_juicer":
             pictures = len(item.row.get(self.image_key) or item.row.get(self.image_bytes_key) or ())
             shown = context.image_token * pictures
-            text = f"{shown}\n{text} {context.eoc_token}".lstrip("\n")
+            text = f"{shown}\n{plain_words(text, context)} {context.eoc_token}".lstrip("\n")
         return replaced(item.row, self.text_key, text)

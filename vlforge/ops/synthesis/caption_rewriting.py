@@ -87,7 +87,7 @@ class CaptionRewritingMapper(SpokenWriting):
             shown = context.image_token * chunk.count(context.image_token)
             words = plain_words(chunk, context)
             begin = f"{shown}\n" if shown else ""
-            chunks.append(f"{begin}{next(left)} " if words else chunk)
+            chunks.append(f"{begin}{plain_words(next(left), context)} " if words else chunk)
         row = replaced(item.row, self.text_key, context.eoc_token.join(chunks).rstrip(" "))
         return Grown(True, (row,)) if self.keep_original_sample else row
 

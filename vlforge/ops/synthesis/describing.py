@@ -141,9 +141,8 @@ class ImageCaptioningFromGpt4vMapper(SpokenWriting):
         if self._talks():
             wanted = _PAIRS[self.mode]._replace(lang=self.lang)
             return fit_pairs(json_in(reply.text, list[Pair]), wanted, context)
-        if self.mode == "description":
-            return written(said(reply.text), self.lang)
-        return said(reply.text)
+        text = plain_words(said(reply.text), context)
+        return written(text, self.lang) if self.mode == "description" else text
 
     def _settled(
         self, item: Item, asked: Asks, found: Sequence[Any], context: Context

@@ -121,5 +121,6 @@ def plain_words(text: str, context: Context) -> str:
 
 def captioned(captions: Sequence[str], context: Context) -> str:
     """A row's text of pictures, each with what is said of it after its own token."""
-    shown = "".join(f"{context.image_token}\n{caption} " for caption in captions)
+    told = [plain_words(caption, context) for caption in captions]
+    shown = "".join(f"{context.image_token}\n{caption} " for caption in told)
     return shown + context.eoc_token

@@ -38,6 +38,8 @@ _SPELT = {
     **{word: str(n) for n, word in enumerate("zero one two three four five six seven".split())},
     **{word: str(n) for n, word in enumerate("eight nine ten eleven twelve".split(), 8)},
 }
+_COUNTS = frozenset(_SPELT) - {"zero", "one"}
+_MEANT = {"pair": "2", "couple": "2", "both": "2", "twin": "2", "twins": "2", "dozen": "12"}
 _SPELT_ZH = {sign: str(n) for n, sign in enumerate("零一二三四五六七八九十")} | {"两": "2"}
 
 
@@ -82,7 +84,9 @@ def written(text: str, lang: Lang, longest: int = 0) -> str:
 def numbers(text: str) -> set[str]:
     """The numbers in a text as digits, small ones that are spelt out too."""
     found = {number.replace(",", "") for number in _NUMBER.findall(text)}
-    found |= {_SPELT[word] for word in map(str.lower, _LATIN.findall(text)) if word in _SPELT}
+    words = [word.lower() for word in _LATIN.findall(text)]
+    found |= {_SPELT[word] for word in words if word in _SPELT}
+    found |= {_MEANT[word] for word in words if word in _MEANT}
     return found | {digits for sign, digits in _SPELT_ZH.items() if sign in text}
 
 
@@ -99,13 +103,16 @@ def names(text: str) -> list[str]:
 def check_no_new_facts(text: str, *sources: str) -> None:
     """Refuse numbers and names that none of the sources has.
 
-    Names are words in capitals, so in Chinese only numbers are seen, and those in digits.
+    Names are words in capitals, so in Chinese only numbers are seen, and those in digits; in
+    English also those from two to twelve in words.
 
     Raises:
         UnfitError: tells the first few.
     """
     have = set().union(*map(numbers, sources))
     new = sorted(digits(text) - have)
+    spelt = [word for word in map(str.lower, _LATIN.findall(text)) if word in _COUNTS]
+    new += [word for word in dict.fromkeys(spelt) if _SPELT[word] not in have]
     words = {word.lower() for source in sources for word in _WORD.findall(source)}
     new += [name for name in names(text) if not _known(name, words)]
     if new:
