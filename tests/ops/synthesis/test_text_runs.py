@@ -23,7 +23,7 @@ def reply(body, times):
         return f"summary of {said.count('Piece:')}"
     if "improve prompts" in system:
         return f"better than {said.splitlines()[1]} {len(said)}"
-    return "不对" if times == 0 and "3" in said else f"{said.rpartition(': ')[2]}的答案"
+    return f"{said.rpartition(chr(10))[2]} said better"
 
 
 GROUPED = (
@@ -79,4 +79,4 @@ def test_processes_do_not_change_a_byte(tmp_path):
     assert [row["id"] for row in found[:4]] == [0, 0, 0, 1]
     assert found[1]["text"].startswith("better than")
     assert found[2]["text"] != found[1]["text"]
-    assert all(row["town"].endswith("答案") for row in found)
+    assert all(row["town"].endswith("said better") for row in found)
