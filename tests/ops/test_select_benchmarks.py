@@ -82,7 +82,8 @@ def test_a_picture_of_any_form_of_benchmark_is_found_again_after_a_new_encoding(
 def test_a_text_is_found_by_a_run_of_its_words(tmp_path, pictures):
     told = forms(tmp_path, pictures)["questions"]
     rows = [row(f"[[human]]: <__dj__image>\n{QUESTION.upper()} !"),
-            row(QUESTION.replace("three", "two")), row("Which of the three red buses?")]  # fmt: skip
+            row(QUESTION.replace("three", "two")),
+            row("Which of the three red buses?")]  # fmt: skip
     found, stays = measured(rows, benchmarks=[told], by="texts")
     assert stays == [False, True, True]
     assert found[0] == ["text: pope.jsonl row 1"]

@@ -124,11 +124,20 @@ class PictureWriter(RowMapper):
         seen = batch.files.view(file, self)
         if not seen:
             return None
-        image = self.change(batch.files.take(file, self), seen)
+        return self.saved(self.change(batch.files.take(file, self), seen), file, batch)
+
+    def saved(
+        self, image: Image, file: ImageFile, batch: Batch, quality: int | None = None
+    ) -> Copy:
+        """Write a picture that was made of `file`; `quality` goes before the operator's.
+
+        Raises:
+            ImageError: its format cannot hold it.
+        """
         ending = self.ending(file.path)
         kind = FORMATS[ending.lower()]
         try:
-            content = encoded(image, kind, self.quality)
+            content = encoded(image, kind, quality or self.quality)
         except Exception as error:  # encoders have bounds of their own, such as on the sides
             reason = f"image {file.path} cannot be written as {kind}: {error}"
             raise ImageError("image cannot be written", reason) from None
