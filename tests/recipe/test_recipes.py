@@ -37,7 +37,9 @@ REFERENCES = {
     "llava_1_5_lora": (8, {"align": (256, 1e-3), "instruct": (128, 2e-4)}),
     "mgm_2b": (8, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
     "mgm_7b": (16, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
-    "better_synth": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
+    "better_synth/published": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
+    "better_synth/refined": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
+    "better_synth/chosen": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
     "minigpt4": (4, {"align": (256, 1e-4), "instruct": (12, 3e-5)}),
     "ad_captions": (1, {"tune": (16, 1e-5)}),
     "xtuner_llava_internlm2": (8, {"align": (256, 1e-3), "instruct": (128, 2e-4)}),
@@ -47,14 +49,19 @@ REFERENCES = {
 
 def recipes() -> list[Path]:
     """Every recipe that has stages."""
-    return [p for p in sorted(FOLDER.glob("*.yaml")) if "stages:" in p.read_text(encoding="utf-8")]
+    return [p for p in sorted(FOLDER.rglob("*.yaml")) if "stages:" in p.read_text(encoding="utf-8")]
+
+
+def name_of(path: Path) -> str:
+    """`better_synth/published` of the file's path."""
+    return path.relative_to(FOLDER).with_suffix("").as_posix()
 
 
 def stage(recipe: Recipe, name: str) -> TrainConfig:
     return build(TrainConfig, recipe.stages[name].settings, lambda *keys: name)
 
 
-@pytest.mark.parametrize("path", recipes(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", recipes(), ids=name_of)
 def test_recipes_are_planned_and_checked_before_anything_is_there(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(path)
@@ -63,7 +70,7 @@ def test_recipes_are_planned_and_checked_before_anything_is_there(tmp_path, monk
     assert {row.node.split("@")[0].split(".")[0] for row in plan.rows} == set(recipe.stages)
     bad = [finding.text for finding in check_recipe(path, every) if finding.level == "error"]
     assert all("no such file" in text or "GiB free" in text for text in bad)
-    if path.stem in REFERENCES:
+    if name_of(path) in REFERENCES:
         assert not any("unknown size" in row.note for row in plan.rows)
         size = load_recipe(path, size="try")
         assert len(expand(size)) == len(expand(recipe))
@@ -82,7 +89,7 @@ def test_recipes_have_their_references_batches_and_rates(name):
 
 
 def test_better_synth_stops_at_another_global_batch():
-    recipe = load_recipe(FOLDER / "better_synth.yaml")
+    recipe = load_recipe(FOLDER / "better_synth/published.yaml")
     with pytest.raises(RecipeError, match="expect_global_batch is 256: set accumulation to 32"):
         settle_batch(stage(recipe, "align"), 2)
     with pytest.raises(RecipeError, match="expect_global_batch is 128: set accumulation to 8"):

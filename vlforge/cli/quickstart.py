@@ -11,7 +11,7 @@ from vlforge.cli.run import run_and_say
 EXAMPLES = """\b
 Examples:
   vlforge quickstart                      raw against refined data
-  vlforge quickstart --arms all --seeds 5 the whole table
+  vlforge quickstart --arms all --seeds 3 every arm, three seeds
   vlforge quickstart --size tiny          a smoke test, its scores mean nothing
 """
 
