@@ -96,6 +96,14 @@ def test_templates_of_recipes_are_shown():
     assert user.text == "<R Oslo has 709,000 people.|Q {text}? A Big.>"
 
 
+@pytest.mark.parametrize("op", ["optimize_qa_mapper", "optimize_prompt_mapper"])
+def test_recipes_may_say_null_for_an_empty_table(op):
+    (bound,) = bind([{op: {"model_params": None, "sampling_params": None}}])
+    assert not bound.op.model_params
+    (bound,) = bind([{"optimize_qa_mapper": {"hf_model": "old/name"}}])
+    assert bound.op.model_name() == "old/name"
+
+
 @pytest.mark.parametrize(
     ("op", "params", "said"),
     [

@@ -148,10 +148,17 @@ class OptimizeQaMapper(PairWriting, EitherWriting):
     twice) says how the pair is shown, `output_pattern` reads replies of another form than the
     prompt's JSON; `【问题】 … 【回答】 …`, the form of Data-Juicer's own prompt, is read too. A
     row whose replies do not fit is dropped; with `compat: data_juicer` it stays as it was.
+    `hf_model` is what older recipes call the model.
     """
+
+    hf_model: str | None = None
 
     prompt_name: ClassVar = "optimize_qa"
     prompt_fields: ClassVar = ("qa_pair", "query", "response")
+
+    def model_name(self) -> str:
+        """`api_or_hf_model`, or what older recipes say."""
+        return self.hf_model or super().model_name()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,8 +55,8 @@ class OptimizePromptMapper(CorpusMapper):
     prompt_file: str = ""
     system_prompt: str | None = None
     prompt_key: str = "prompt"
-    sampling_params: dict[str, Any] = field(default_factory=dict)
-    model_params: dict[str, Any] = field(default_factory=dict)
+    sampling_params: dict[str, Any] | None = field(default_factory=dict)
+    model_params: dict[str, Any] | None = field(default_factory=dict)
     api_endpoint: str | None = None
     response_path: str | None = None
 

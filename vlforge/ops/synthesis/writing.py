@@ -71,8 +71,8 @@ class Writing(RowMapper):
     prompt_file: str = ""
     system_prompt: str | None = None
     try_num: int = 3
-    sampling_params: dict[str, Any] = field(default_factory=dict)
-    model_params: dict[str, Any] = field(default_factory=dict)
+    sampling_params: dict[str, Any] | None = field(default_factory=dict)
+    model_params: dict[str, Any] | None = field(default_factory=dict)
     api_endpoint: str | None = None
     response_path: str | None = None
 
@@ -82,6 +82,9 @@ class Writing(RowMapper):
     prompt_fields: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        for key in ("sampling_params", "model_params"):
+            # Recipes of Data-Juicer say null for an empty table.
+            object.__setattr__(self, key, getattr(self, key) or {})
         if self.try_num < 1:
             raise RecipeError(f"try_num is {self.try_num}; give at least 1")
         self.drawing()
@@ -282,7 +285,7 @@ def request_key(seed: int, op: str, uid: str, place: int, attempt: int = 0) -> i
     return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest()) >> 1
 
 
-def drawing_of(params: Mapping[str, Any]) -> Drawing:
+def drawing_of(params: Mapping[str, Any] | None) -> Drawing:
     """How replies are drawn, from a recipe's `sampling_params`.
 
     Raises:
@@ -296,6 +299,7 @@ def drawing_of(params: Mapping[str, Any]) -> Drawing:
         "num_beams": "beams",
         "stop": "stop",
     }
+    params = params or {}
     unknown = sorted(set(params) - set(names))
     if unknown:
         raise RecipeError(f"sampling_params: {unknown[0]!r} is unknown; known: {', '.join(names)}")
@@ -307,7 +311,7 @@ def drawing_of(params: Mapping[str, Any]) -> Drawing:
 
 
 def reference(
-    model: str, api_endpoint: str | None, params: Mapping[str, Any], is_api: bool
+    model: str, api_endpoint: str | None, params: Mapping[str, Any] | None, is_api: bool
 ) -> str | EndpointSpec:
     """What a `ModelSource` is asked for: a name, or a server told by the operator itself.
 
@@ -318,6 +322,7 @@ def reference(
     Raises:
         RecipeError: a key is written in the recipe.
     """
+    params = params or {}
     if "api_key" in params:
         raise RecipeError("model_params: api_key does not belong in a recipe; set OPENAI_API_KEY")
     url = api_endpoint if api_endpoint and "://" in api_endpoint else params.get("base_url")
