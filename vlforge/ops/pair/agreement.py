@@ -22,6 +22,7 @@ class PairJudge(ChunkJudge):
         raise NotImplementedError
 
     def scores(self, batch: Batch, pairs: Sequence[Pair]) -> list[float | Drop]:
+        """One score per pair, by the model; or why there is none."""
         found: dict[int, float | Drop] = {}
         name = name_of(type(self).__name__)
         for places, images, faults in shown(batch, pairs, self.turns()):
@@ -56,6 +57,7 @@ class ImageTextSimilarityFilter(ChunkJudge):
         return ((self.min_score, self.max_score),)
 
     def scores(self, batch: Batch, pairs: Sequence[Pair]) -> list[float | Drop]:
+        """One score per pair, by the model; or why there is none."""
         files = [pair.file for pair in pairs]
         seen = batch.embedded_files(self, self.hf_clip, files, self.turns())
         texts = batch.embedded_texts(self, self.hf_clip, [pair.text for pair in pairs])

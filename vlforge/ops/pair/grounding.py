@@ -55,6 +55,7 @@ class PhraseGroundingRecallFilter(ChunkJudge):
         return True
 
     def scores(self, batch: Batch, pairs: Sequence[Pair]) -> list[float | Drop]:
+        """One recall per pair, or why there is none."""
         tag = tagger_at(*tagger_place(self.tagger, self.spacy_model, _NAME))
         said = {text: noun_phrases(text, tag) for text in {pair.text for pair in pairs}}
         found: dict[int, float | Drop] = {}
