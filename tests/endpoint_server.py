@@ -107,7 +107,11 @@ def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.
             self.wfile.write(b"data: [DONE]\n\n")
             self.close_connection = True
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *of_a_client_that_hung_up: Any) -> None:
+            pass
+
+    server = Quiet(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

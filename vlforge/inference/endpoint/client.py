@@ -171,8 +171,7 @@ class Endpoint:
 
     def told(self) -> str:
         """One line: what asking took so far, and what the model was asked without."""
-        less = f"; it does not take {', '.join(sorted(self.left_out))}" if self.left_out else ""
-        return f"{self.spec.model}: {self.usage.line()}{less}"
+        return f"{self.spec.model}: {self.usage.line()}"
 
     def stop(self) -> None:
         """Begin no further request; what is under way may still come."""
@@ -256,7 +255,10 @@ class Endpoint:
         if status in _PASSING and not _is_spent(data):
             return f"{status} {_told(data)}", _asked_wait(headers)
         if name := _not_taken(status, data, body):
-            self.left_out |= {name}
+            with self._lock:
+                self.left_out |= {name}
+                # The other name of max_tokens means the same, and is not told.
+                self.usage.without = self.left_out - {"max_tokens"}
             return None
         hint = f"; set {self.spec.key_env}" if status in (401, 403) else ""
         hint = hint or (f"; is the model called {self.spec.model!r}?" if status == 404 else "")

@@ -63,7 +63,7 @@ class Reply:
 
 @dataclass
 class Usage:
-    """What asking took so far."""
+    """What asking took so far; `without` are parameters that the model does not take."""
 
     requests: int = 0
     cached: int = 0
@@ -72,6 +72,7 @@ class Usage:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
+    without: frozenset[str] = frozenset()
 
     def line(self) -> str:
         """One line for people: `412 replies (80 cached), 3 failed, 120,000 + 9,000 tokens`."""
@@ -80,11 +81,13 @@ class Usage:
         parts += [f"{self.retried:,} retries"] if self.retried else []
         parts.append(f"{self.tokens_in:,} + {self.tokens_out:,} tokens")
         parts += [f"cost {money(self.cost)}"] if self.cost else []
-        return ", ".join(parts)
+        less = f"; it does not take {', '.join(sorted(self.without))}" if self.without else ""
+        return ", ".join(parts) + less
 
     def __add__(self, other: Usage) -> Usage:
-        names = [one.name for one in fields(self)]
-        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        names = [one.name for one in fields(self) if one.name != "without"]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Usage(**sums, without=self.without | other.without)
 
 
 def money(amount: float) -> str:
