@@ -12,7 +12,8 @@ from vlforge.data.formats.dj import DjFormat, write
 from vlforge.data.formats.llava import DjToLlava, LlavaFormat
 from vlforge.ops.base import Grown
 from vlforge.ops.batch import Context
-from vlforge.ops.synthesis.picture_rows import Pair, dialogue, pairs_of
+from vlforge.ops.synthesis.picture_rows import Pair, dialogue, pairs_in, pairs_of
+from vlforge.ops.synthesis.replies import UnfitError
 from vlforge.types import Drop, RecipeError
 
 GOOD = [("What colour is the bus?", "Red."), ("How many buses are there?", "One."),
@@ -212,3 +213,27 @@ def test_chinese_words_stand_in_a_run():
     other = reading(words, ("校门上写着什么?", "大京"))
     (drop,), _ = asked("ocr_question_mapper", [row()], other, model="m", lang="zh")
     assert isinstance(drop, Drop)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Question:\nWhat is it?\n===\nAnswer:\nA bus.\nIt is red.\n===\nQuestion:\nWhy?\n===\n"
+        "Answer:\nPaint.",
+        "Here they are.\n\nQ1: What is it?\nA1: A bus.\nIt is red.\n\nQ2: Why?\nA2: Paint.\n",
+        "**Question:** What is it?\n**Answer:** A bus.\nIt is red.\n\n**Question:** Why?\n"
+        "**Answer:** Paint.",
+        "User: What is it?\nAssistant: A bus.\nIt is red.\nUser: Why?\nAssistant: Paint.",
+        '[{"question": "What is it?", "answer": "A bus.\\nIt is red."}, '
+        '{"question": "Why?", "answer": "Paint."}]',
+    ],
+)
+def test_pairs_are_read_from_json_and_from_spoken_lines(text):
+    assert pairs_in(text) == [Pair("What is it?", "A bus.\nIt is red."), Pair("Why?", "Paint.")]
+
+
+def test_what_holds_no_pairs_is_told():
+    with pytest.raises(UnfitError, match="holds no JSON"):
+        pairs_in("Question: What is it? I do not know.")
+    assert pairs_in("问题1：是什么？\n答案1：公交车\n问题2：颜色？\n答：红") == [
+        Pair("是什么？", "公交车"), Pair("颜色？", "红")]  # fmt: skip

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 from vlforge.data.images import ImageFile
 from vlforge.ops.base import Grown, look_up, replaced
 from vlforge.ops.batch import Batch, Context, Item
-from vlforge.ops.synthesis.picture_rows import Pair, Wanted, dialogue, fit_pairs, plain_words
+from vlforge.ops.synthesis.picture_rows import Wanted, dialogue, fit_pairs, pairs_in, plain_words
 from vlforge.ops.synthesis.picture_writing import LONGEST_FACTS, NO_PICTURE, SpokenWriting
 from vlforge.ops.synthesis.prompt_files import Prompt
-from vlforge.ops.synthesis.replies import json_in, said
+from vlforge.ops.synthesis.replies import said
 from vlforge.ops.synthesis.reply_rules import written
 from vlforge.ops.synthesis.writing import Asked, Asks, converse, drawing_of, reference
 from vlforge.types import Caption, Drawing, Drop, RecipeError, Row
@@ -140,7 +140,7 @@ class ImageCaptioningFromGpt4vMapper(SpokenWriting):
         """A text, or pairs."""
         if self._talks():
             wanted = _PAIRS[self.mode]._replace(lang=self.lang)
-            return fit_pairs(json_in(reply.text, list[Pair]), wanted, context)
+            return fit_pairs(pairs_in(reply.text), wanted, context)
         text = plain_words(said(reply.text), context)
         return written(text, self.lang) if self.mode == "description" else text
 

@@ -13,7 +13,7 @@ from vlforge.data.images import ImageFile
 from vlforge.ops.base import Grown, look_up
 from vlforge.ops.batch import Context, Item
 from vlforge.ops.rows.tags import tagged
-from vlforge.ops.synthesis.picture_rows import Pair, fit_pairs
+from vlforge.ops.synthesis.picture_rows import Pair, fit_pairs, pairs_in
 from vlforge.ops.synthesis.picture_writing import DialogueWriting
 from vlforge.ops.synthesis.replies import UnfitError, json_in
 from vlforge.ops.synthesis.writing import Asks
@@ -75,7 +75,7 @@ class OcrQuestionMapper(DialogueWriting):
             try:
                 pairs = json_in(reply.text, _Reading).pairs
             except UnfitError:
-                pairs = json_in(reply.text, list[Pair])
+                pairs = pairs_in(reply.text)
             words = self._given(item)
         else:
             reading = json_in(reply.text, _Reading)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
 from vlforge.data.formats.dj import ROLE
 from vlforge.ops.batch import Context
-from vlforge.ops.synthesis.replies import UnfitError
+from vlforge.ops.synthesis.replies import UnfitError, json_in, said
 from vlforge.ops.synthesis.reply_rules import Lang, is_in, is_refusal
 from vlforge.types import LLAVA_IMAGE_TOKEN
 
@@ -27,6 +28,47 @@ class Pair(msgspec.Struct, frozen=True):
 
     question: str
     answer: str
+
+
+_SPEAKER = re.compile(
+    r"[\s*#>-]*(?:(question|q|human|user|问题|问)|(?:answer|a|assistant|gpt|答案|回答|答))"
+    r"\s*\d*\s*[*]*\s*[:：][\s*]*",
+    re.IGNORECASE,
+)
+
+
+def pairs_in(text: str) -> list[Pair]:
+    """The pairs of a reply: JSON, or lines that begin with `Question:` and `Answer:`.
+
+    The latter is what LLaVA's own prompts ask for, with `===` between the turns, and what
+    models write that forget about JSON.
+
+    Raises:
+        UnfitError: neither.
+    """
+    try:
+        return json_in(text, list[Pair])
+    except UnfitError:
+        found = _spoken(said(text))
+        if not found:
+            raise
+        return found
+
+
+def _spoken(text: str) -> list[Pair]:
+    """The questions in lines that say so, each with the answer right behind it."""
+    turns: list[tuple[bool, list[str]]] = []
+    for line in text.splitlines():
+        speaker = _SPEAKER.match(line)
+        if speaker is not None:
+            turns.append((speaker[1] is not None, [line[speaker.end() :]]))
+        elif turns and line.strip(" =-"):
+            turns[-1][1].append(line)
+    return [
+        Pair("\n".join(first).strip(), "\n".join(second).strip())
+        for (asks, first), (follows, second) in pairwise(turns)
+        if asks and not follows
+    ]
 
 
 class Wanted(NamedTuple):
@@ -104,8 +146,8 @@ def pairs_of(text: str, context: Context) -> list[Pair]:
     parts = ROLE.split(text)[1:]
     pairs: list[Pair] = []
     question: str | None = None
-    for role, said in zip(parts[::2], parts[1::2], strict=True):
-        plain = plain_words(said, context)
+    for role, words in zip(parts[::2], parts[1::2], strict=True):
+        plain = plain_words(words, context)
         if role == "human":
             question = plain
         elif role == "gpt" and question is not None:

@@ -15,11 +15,11 @@ from vlforge.ops.synthesis.picture_rows import (
     Wanted,
     dialogue,
     fit_pairs,
+    pairs_in,
     pairs_of,
     plain_words,
 )
 from vlforge.ops.synthesis.prompt_files import HOME, Prompt, read_prompt
-from vlforge.ops.synthesis.replies import json_in
 from vlforge.ops.synthesis.reply_rules import Lang
 from vlforge.ops.synthesis.writing import Asked, Asks, Writing, drawing_of
 from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Drawing, Drop, RecipeError, Row
@@ -109,7 +109,7 @@ class DialogueWriting(SpokenWriting):
 
     def read_in(self, item: Item, place: int, reply: Caption, context: Context) -> Any:
         """The usable pairs."""
-        return fit_pairs(json_in(reply.text, list[Pair]), self.wanted(), context)
+        return fit_pairs(pairs_in(reply.text), self.wanted(), context)
 
     def made(self, item: Item, values: Sequence[Any], context: Context) -> Row | Grown | Drop:
         """The dialogue in a new row, or every pair in one of its own."""
