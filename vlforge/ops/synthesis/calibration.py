@@ -120,7 +120,8 @@ class CalibrateQueryMapper(_Calibration):
     """Correct the question after the row's text, so that the answer still answers it.
 
     See calibrate_qa_mapper. The reply is the question alone, or the last group of
-    `output_pattern` (which Data-Juicer does not look at here).
+    `output_pattern` (which Data-Juicer does not look at here). A row whose replies do not fit
+    is dropped; with `compat: data_juicer` it stays as it was.
     """
 
     prompt_name: ClassVar = "calibrate_query"
@@ -132,7 +133,8 @@ class CalibrateResponseMapper(_Calibration):
     """Correct the answer after the row's text, so that it still answers the question.
 
     See calibrate_qa_mapper. The reply is the answer alone, or the last group of
-    `output_pattern`.
+    `output_pattern`. A row whose replies do not fit is dropped; with `compat: data_juicer` it
+    stays as it was.
     """
 
     prompt_name: ClassVar = "calibrate_response"
@@ -166,7 +168,8 @@ class OptimizeQueryMapper(OptimizeQaMapper):
     """Have a model make the question more specific, so that the answer still answers it.
 
     See optimize_qa_mapper. The reply is the question alone, or the last group of
-    `output_pattern` (which Data-Juicer does not look at here).
+    `output_pattern` (which Data-Juicer does not look at here). A row whose replies do not fit
+    is dropped; with `compat: data_juicer` it stays as it was.
     """
 
     prompt_name: ClassVar = "optimize_query"
@@ -178,7 +181,8 @@ class OptimizeResponseMapper(OptimizeQaMapper):
     """Have a model make the answer more thorough, so that it still answers the question.
 
     See optimize_qa_mapper. The reply is the answer alone, or the last group of
-    `output_pattern` (which Data-Juicer does not look at here).
+    `output_pattern` (which Data-Juicer does not look at here). A row whose replies do not fit
+    is dropped; with `compat: data_juicer` it stays as it was.
     """
 
     prompt_name: ClassVar = "optimize_response"
