@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vlforge.inference.local import LocalModels
+    from vlforge.inference.text_embeddings import EndpointEmbedder, TextEmbedder
 
 CLASSES = {
     "clip": "CLIPModel",
@@ -48,14 +49,23 @@ def embeds(model_type: Any) -> bool:
     return model_type in CLASSES and model_type != "clip_vision_model"
 
 
-def open_embedder(models: LocalModels, path: str) -> LocalEmbedder:
-    """The encoder in the folder `path`, opened once per process.
+def open_embedder(
+    models: LocalModels, path: str
+) -> LocalEmbedder | TextEmbedder | EndpointEmbedder:
+    """The encoder in the folder `path`, or behind the endpoint of that name; opened once.
 
     Raises:
         ModelError: no such folder, a folder of something else, or weights that do not fit.
     """
+    from vlforge.inference import text_embeddings
+
+    if path in models.endpoints:
+        spec = models.endpoints[path]
+        return text_embeddings.EndpointEmbedder(spec)
     fields = config_of(path, USE)
     if fields.get("model_type") not in CLASSES:
+        if text_embeddings.embeds_texts(fields):
+            return text_embeddings.open_text_embedder(models, path, fields)
         raise ModelError(
             f"{path} holds a model of type {fields.get('model_type')!r}, which has no embedding of "
             f"its own for pictures and texts; give the folder of {USE}"
