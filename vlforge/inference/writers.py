@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlforge.inference.endpoint.writer import UNFIT, UNREADABLE, EndpointWriter
 from vlforge.types import (
     LLAVA_IMAGE_TOKEN,
     Caption,
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
     from vlforge.inference.load import Loaded
     from vlforge.inference.local import LocalModels
 
-UNREADABLE = "picture cannot be read"
+_PICTURE_TOKENS = 600
 TOO_LONG = "conversation too long"
-UNFIT = "model cannot take the request"
-"""Reasons of refusals."""
+"""Reason of refusals, beside those that endpoints have too."""
 
 
 def open_writer(models: LocalModels, path: str | EndpointSpec) -> Writer:
@@ -43,8 +43,6 @@ def open_writer(models: LocalModels, path: str | EndpointSpec) -> Writer:
     name = path if isinstance(path, str) else path.model
     spec = models.endpoints.get(name, None if isinstance(path, str) else path)
     if spec is not None:
-        from vlforge.inference.endpoint.writer import EndpointWriter
-
         return EndpointWriter(models.endpoint(spec))
     if not Path(name).exists():
         known = ", ".join(sorted(models.endpoints)) or "none"
@@ -63,7 +61,10 @@ class _Request:
     prompt: Any
 
     def __len__(self) -> int:
-        return 0 if isinstance(self.prompt, Refusal) else len(self.prompt)
+        """What batches are made by: pictures count for as many tokens as they commonly take."""
+        if isinstance(self.prompt, Refusal):
+            return 0
+        return len(self.prompt) + _PICTURE_TOKENS * len(self.prompt.images)
 
     @property
     def is_open(self) -> bool:
