@@ -20,6 +20,7 @@ from vlforge.ops.synthesis.text_writing import (
     NO_TEXT,
     ApiWriting,
     filled,
+    named,
     parts_of,
     pattern_of,
     pieces,
@@ -155,7 +156,7 @@ class NestedAggregator(SummaryWriting):
     def _doc(self) -> str:
         if self.sub_doc_template is None:
             return _DOC
-        return self.template("sub_doc_template", self.sub_doc_template, "text")
+        return named("sub_doc_template", self.sub_doc_template, ("text",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from vlforge.ops.synthesis.text_writing import (
     NO_TEXT,
     ApiWriting,
     filled,
+    named,
     parts_of,
     pattern_of,
 )
@@ -120,10 +121,10 @@ class MetaTagsAggregator(ApiWriting):
 
     def _line(self) -> str:
         template = self.tag_template
-        return _TAG if template is None else self.template("tag_template", template, "tag", "cnt")
+        return _TAG if template is None else named("tag_template", template, ("tag", "cnt"))
 
     def _targets(self) -> str:
         template = self.target_tag_template
         if template is None:
             return _TARGETS
-        return self.template("target_tag_template", template, "target_tags")
+        return named("target_tag_template", template, ("target_tags",))

@@ -16,6 +16,7 @@ from vlforge.ops.synthesis.text_writing import (
     TextWriting,
     filled,
     missing,
+    named,
     parts_of,
     pattern_of,
     plain_field,
@@ -82,7 +83,7 @@ class PairWriting(TextWriting):
     def _pair(self) -> str:
         if self.qa_pair_template is None:
             return _PAIR
-        return self.template("qa_pair_template", self.qa_pair_template, "query", "response")
+        return named("qa_pair_template", self.qa_pair_template, ("query", "response"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class _Calibration(PairWriting, ApiWriting):
     def _reference(self) -> str:
         if self.reference_template is None:
             return _REFERENCE
-        return self.template("reference_template", self.reference_template, "text")
+        return named("reference_template", self.reference_template, ("text",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,7 +160,7 @@ class ExtractKeywordMapper(TagWriting):
         if self.output_pattern is not None:
             pattern_of("output_pattern", self.output_pattern, 0, is_verbose=True)
         if self.prompt_template is not None:
-            self.template("prompt_template", self.prompt_template)
+            self.turn("prompt_template", self.prompt_template)
 
     def tag_keys(self) -> tuple[str, ...]:
         """`keyword_key`."""

@@ -97,7 +97,7 @@ class ExtractEntityRelationMapper(TagWriting):
             raise RecipeError(f"max_gleaning is {self.max_gleaning}; give 0 or more")
         self._patterns()
         if self.prompt_template is not None:
-            self.template("prompt_template", self.prompt_template)
+            self.turn("prompt_template", self.prompt_template)
 
     def tag_keys(self) -> tuple[str, ...]:
         """`entity_key`, `relation_key`."""

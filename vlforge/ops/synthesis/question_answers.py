@@ -22,6 +22,7 @@ from vlforge.ops.synthesis.text_writing import (
     LocalWriting,
     filled,
     missing,
+    named,
     parts_of,
     pattern_of,
     plain_field,
@@ -167,13 +168,11 @@ class GenerateQaFromExamplesMapper(LocalWriting):
         template = self.qa_pair_template
         if template is None:
             return _PAIR
-        return self.template("qa_pair_template", template, "query", "response")
+        return named("qa_pair_template", template, ("query", "response"))
 
     def _example(self) -> str:
         template = self.example_template
-        return (
-            _EXAMPLE if template is None else self.template("example_template", template, "pairs")
-        )
+        return _EXAMPLE if template is None else named("example_template", template, ("pairs",))
 
 
 def _with(row: Row, fields: dict[str, Any]) -> Row:

@@ -116,7 +116,7 @@ class TextTaggingByPromptMapper(LocalWriting):
     def words(self) -> Prompt:
         """The recipe's `prompt`, else the file's words."""
         if self.prompt:
-            return Prompt(self.system_prompt or "", self.template("prompt", self.prompt))
+            return Prompt(self.system_prompt or "", self.turn("prompt", self.prompt))
         return TextWriting.prompt(self)
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:

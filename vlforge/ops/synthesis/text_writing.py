@@ -49,23 +49,11 @@ class TextWriting(Writing):
         found = super().prompt()
         if self.input_template is None:
             return found
-        return found._replace(user=self.template("input_template", self.input_template, self.blank))
+        return found._replace(user=self.turn("input_template", self.input_template, self.blank))
 
-    def template(self, key: str, text: str, *blanks: str) -> str:
-        """A recipe's template with `{}` named in order.
-
-        Raises:
-            RecipeError: it has a field that nothing fills in.
-        """
-        for name in blanks:
-            text = text.replace("{}", f"{{{name}}}", 1)
-        known = {*self.prompt_fields, *blanks}
-        unknown = sorted(Prompt("", text).fields() - known)
-        if unknown or "{}" in text:
-            wrong = f"{{{unknown[0]}}}" if unknown else "{}"
-            there = ", ".join(f"{{{name}}}" for name in sorted(known))
-            raise RecipeError(f"{key}: nothing fills in {wrong}; there are {there}")
-        return text
+    def turn(self, key: str, text: str, *blanks: str) -> str:
+        """A recipe's template that shows the prompt's fields; `blanks` are what `{}` means."""
+        return named(key, text, blanks, self.prompt_fields)
 
     def unread(self, item: Item, drop: Drop) -> Row | Grown | Drop:
         """The drop; as in Data-Juicer the row stays with what it puts there instead."""
@@ -170,6 +158,26 @@ def plain_field(item: Item, key: str, context: Context) -> str:
     """A row's text field without the marks of pictures, "" where it is none."""
     value = look_up(item.row, key)
     return plain_words(value, context) if isinstance(value, str) else ""
+
+
+def named(key: str, text: str, blanks: Sequence[str], fields: Sequence[str] = ()) -> str:
+    """A recipe's template with `{}` named in order.
+
+    Args:
+        fields: what else it may show.
+
+    Raises:
+        RecipeError: it has a field that nothing fills in.
+    """
+    for name in blanks:
+        text = text.replace("{}", f"{{{name}}}", 1)
+    known = {*fields, *blanks}
+    unknown = sorted(Prompt("", text).fields() - known)
+    if unknown or "{}" in text:
+        wrong = f"{{{unknown[0]}}}" if unknown else "{}"
+        there = ", ".join(f"{{{name}}}" for name in sorted(known))
+        raise RecipeError(f"{key}: nothing fills in {wrong}; there are {there}")
+    return text
 
 
 def filled(template: str, **fields: str) -> str:

@@ -244,9 +244,7 @@ class TextRewritingMapper(_Stretched):
         """The words of the mode."""
         found = read_prompt(f"text_rewriting_{self.mode}", self.prompt_file, self.prompt_fields)
         if self.input_template is not None:
-            found = found._replace(
-                user=self.template("input_template", self.input_template, "text")
-            )
+            found = found._replace(user=self.turn("input_template", self.input_template, "text"))
         return found if self.system_prompt is None else found._replace(system=self.system_prompt)
 
     def fields_of(self, words: str) -> dict[str, str] | None:
