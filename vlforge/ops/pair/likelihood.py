@@ -61,6 +61,7 @@ class ImageCaptionLikelihoodFilter(ChunkJudge):
         return bool(text)
 
     def scores(self, batch: Batch, pairs: Sequence[Pair]) -> list[float | Drop]:
+        """One log-probability per pair, or why its picture has none."""
         scorer: Any = batch.context.language(self.model, OP)
         if not hasattr(scorer, "caption_log_probs"):
             raise ModelError(f"{OP}: {self.model!r} sees no pictures; give an image-text model")
