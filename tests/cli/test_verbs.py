@@ -13,7 +13,7 @@ VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "view", "co
          "convert-model", "merge", "mix", "split", "download", "fetch", "tool", "train",
          "watch", "chat",
          "report", "why", "eval run", "eval score", "eval export", "list ops",
-         "list kinds"]  # fmt: skip
+         "list kinds", "list prompts"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

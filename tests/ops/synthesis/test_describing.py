@@ -188,3 +188,21 @@ def test_tokens_in_a_reply_do_not_become_pictures_of_the_row(op, params):
     assert made["text"].count(IMAGE) == made["text"].count(EOC) == 1
     assert "<image>" not in made["text"]
     assert "a red" in made["text"]
+
+
+@pytest.mark.parametrize(
+    ("op", "own"),
+    [
+        ("image_dialogue_mapper", {"model": "m"}),
+        (GPT4V, {}),
+        ("long_caption_mapper", {"model": "m"}),
+        ("answer_consistency_filter", {"model": "m"}),
+    ],
+)
+def test_sampling_can_be_left_open_and_named(op, own):
+    open_, named = (
+        bind([{op: {**own, "sampling_params": params, "model_params": None}}])[0].op
+        for params in (None, {"temperature": 0.3, "max_tokens": 7})
+    )
+    assert open_.drawing().max_new_tokens > 7
+    assert (named.drawing().temperature, named.drawing().max_new_tokens) == (0.3, 7)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vlforge.ops.base import Grown, RowMapper, look_up, replaced
 from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.synthesis.long_captions import without_turns
 from vlforge.ops.synthesis.picture_rows import plain_words
-from vlforge.ops.synthesis.reply_rules import PIECE, Lang, compared, is_in, is_refusal
+from vlforge.ops.synthesis.reply_rules import PIECE, compared, is_in, is_refusal
 from vlforge.types import Drop, RecipeError, Row
 
 _TALK = (
@@ -42,7 +43,7 @@ class CaptionRulesMapper(RowMapper):
     its list is not published.
     """
 
-    lang: Lang = "en"
+    lang: Literal["en", "zh"] = "en"
     min_words: int = 1
     keep_fragments: bool = False
     unwanted: list[str] = field(default_factory=list)

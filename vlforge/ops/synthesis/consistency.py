@@ -13,9 +13,9 @@ from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.synthesis.picture_rows import Pair, pairs_of
 from vlforge.ops.synthesis.prompt_files import Prompt, read_prompt
 from vlforge.ops.synthesis.replies import UnfitError, said
-from vlforge.ops.synthesis.reply_rules import Lang, compared, overlap
+from vlforge.ops.synthesis.reply_rules import compared, overlap
 from vlforge.ops.synthesis.writing import Asked, Asks, converse, drawing_of, reference
-from vlforge.types import Caption, Drop, Need, RecipeError
+from vlforge.types import Caption, Drawing, Drop, Need, RecipeError
 
 _FIELDS = ("question", "answer")
 _YES = re.compile(r"\W*(?:yes|是|对|正确)", re.IGNORECASE)
@@ -44,11 +44,11 @@ class AnswerConsistencyFilter(Filter):
     max_agreement: float | None = None
     min_overlap: float = 0.5
     any_or_all: Literal["any", "all"] = "all"
-    lang: Lang = "en"
+    lang: Literal["en", "zh"] = "en"
     prompt_file: str = ""
     try_num: int = 2
-    sampling_params: dict[str, Any] = field(default_factory=dict)
-    model_params: dict[str, Any] = field(default_factory=dict)
+    sampling_params: dict[str, Any] | None = field(default_factory=dict)
+    model_params: dict[str, Any] | None = field(default_factory=dict)
     api_endpoint: str | None = None
 
     needs: ClassVar = Need.MODEL
@@ -57,7 +57,7 @@ class AnswerConsistencyFilter(Filter):
     def __post_init__(self) -> None:
         if self.times < 1 or self.try_num < 1:
             raise RecipeError("times and try_num are 1 or more")
-        drawing_of(self.sampling_params)
+        self.drawing()
         self.prompt()
 
     def bounds(self) -> tuple[Bounds, ...]:
@@ -70,6 +70,10 @@ class AnswerConsistencyFilter(Filter):
         if self.method == "verify" and self.lang == "zh":
             name += "_zh"
         return read_prompt(name, self.prompt_file, _FIELDS)
+
+    def drawing(self) -> Drawing:
+        """How answers are drawn."""
+        return drawing_of({**_DRAWN, **(self.sampling_params or {})})
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
         """A list of shares per row, one per question."""
@@ -88,7 +92,7 @@ class AnswerConsistencyFilter(Filter):
             type(self),
             reference(self.model, self.api_endpoint, self.model_params, False),
             asked,
-            drawing_of({**_DRAWN, **self.sampling_params}),
+            self.drawing(),
             self.try_num,
             lambda at, place, reply: self._agrees(dialogues[at][place // self.times], reply),
         )

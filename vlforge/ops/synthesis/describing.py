@@ -75,7 +75,7 @@ class ImageCaptioningFromGpt4vMapper(SpokenWriting):
     def drawing(self) -> Drawing:
         """As the operator's own keys say, `sampling_params` before them."""
         own = {"max_tokens": self.max_token, "temperature": self.temperature}
-        return drawing_of({**own, **self.sampling_params})
+        return drawing_of({**own, **(self.sampling_params or {})})
 
     def prompt(self) -> Prompt:
         """The mode's words, or the recipe's in their place."""

@@ -58,7 +58,7 @@ class LongCaptionMapper(SpokenWriting):
     def drawing(self) -> Drawing:
         """Nucleus sampling as MiniGPT-4's demo has it, unless the recipe says otherwise."""
         demo = {"max_tokens": 300, "temperature": 1.0, "top_p": 0.9}
-        return drawing_of({**demo, **self.sampling_params})
+        return drawing_of({**demo, **(self.sampling_params or {})})
 
     def asks(self, item: Item, files: Sequence[ImageFile], context: Context) -> Asks:
         """All pictures of the row at once."""

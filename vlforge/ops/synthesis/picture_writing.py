@@ -20,7 +20,6 @@ from vlforge.ops.synthesis.picture_rows import (
     plain_words,
 )
 from vlforge.ops.synthesis.prompt_files import HOME, Prompt, read_prompt
-from vlforge.ops.synthesis.reply_rules import Lang
 from vlforge.ops.synthesis.writing import Asked, Asks, Writing, drawing_of
 from vlforge.types import LLAVA_IMAGE_TOKEN, Caption, Drawing, Drop, RecipeError, Row
 
@@ -35,7 +34,7 @@ _TEXT = {"en": "caption", "zh": "说明文字"}
 class SpokenWriting(Writing):
     """Asks in English or Chinese: `lang` chooses the prompt and what replies have to be in."""
 
-    lang: Lang = "en"
+    lang: Literal["en", "zh"] = "en"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +78,7 @@ class DialogueWriting(SpokenWriting):
 
     def drawing(self) -> Drawing:
         """Room for several answers."""
-        return drawing_of({"max_tokens": 1024, **self.sampling_params})
+        return drawing_of({"max_tokens": 1024, **(self.sampling_params or {})})
 
     def wanted(self) -> Wanted:
         """What the pairs have to be."""

@@ -12,7 +12,7 @@ from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.synthesis.picture_captions import captions_of
 from vlforge.ops.synthesis.picture_rows import captioned, pairs_of, plain_words
 from vlforge.ops.synthesis.provenance import origin, with_origin
-from vlforge.ops.synthesis.reply_rules import Lang, compared, is_in, is_refusal
+from vlforge.ops.synthesis.reply_rules import compared, is_in, is_refusal
 from vlforge.types import Caption, Drop, Need, RecipeError, Row
 
 AGREEMENT = "self_agreement"
@@ -46,7 +46,7 @@ class SelfTrainingMapper(RowMapper):
     min_confidence: float | None = None
     otherwise: Literal["text", "drop"] = "text"
     prompt: str | None = None
-    lang: Lang = "en"
+    lang: Literal["en", "zh"] = "en"
 
     needs: ClassVar = Need.MODEL
 
