@@ -66,6 +66,23 @@ def test_a_text_longer_than_the_model_reads_is_cut(tmp_path, name):
     np.testing.assert_allclose(same, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["dinov2", "siglip_vision"])
+def test_encoders_of_pictures_alone_give_what_they_pool(tmp_path, name):
+    place = folder(tmp_path, name)
+    model = transformers.AutoModel.from_pretrained(place).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(place, backend="pil")
+    with torch.inference_mode():
+        seen = [
+            model(**processor(images=[image], return_tensors="pt")).pooler_output
+            for image in PICTURES
+        ]
+    expected = torch.nn.functional.normalize(torch.cat(seen), dim=-1).numpy()
+    embedder = models(batch=3).embedder(str(place))
+    np.testing.assert_allclose(embedder.embed_images(PICTURES), expected, atol=1e-5)
+    with pytest.raises(ModelError, match="encodes pictures alone; give the folder of a CLIP"):
+        embedder.embed_texts(["a"])
+
+
 @pytest.mark.parametrize(("name", "has_bias"), [("clip", False), ("siglip", True)])
 def test_scale_and_bias_make_the_models_logits_of_cosines(tmp_path, name, has_bias):
     place = folder(tmp_path, name)

@@ -137,3 +137,21 @@ def tiny_owl(out: Path, name: str = "owlvit") -> Path:
     )
     processor = getattr(transformers, f"{kind}ImageProcessorPil")(size={"height": 32, "width": 32})
     return saved(out, getattr(transformers, f"{kind}ForObjectDetection")(config), processor)
+
+
+def tiny_dinov2(out: Path) -> Path:
+    """DINOv2: pictures are resized to 20 pixels, of which the middle 16 are seen."""
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(**VISION)
+    processor = transformers.BitImageProcessorPil(
+        size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16}
+    )
+    return saved(out, transformers.Dinov2Model(config), processor, False)
+
+
+def tiny_siglip_vision(out: Path) -> Path:
+    """The vision part of SigLIP."""
+    torch.manual_seed(0)
+    processor = transformers.SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    config = transformers.SiglipVisionConfig(**VISION)
+    return saved(out, transformers.SiglipVisionModel(config), processor, False)

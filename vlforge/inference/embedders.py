@@ -1,7 +1,9 @@
-"""Encoders of pictures and texts: CLIP, Chinese-CLIP, SigLIP and SigLIP 2, read from folders.
+"""Encoders of pictures and texts, read from folders: CLIP, Chinese-CLIP, SigLIP, SigLIP 2.
 
-I pictures, T texts, D width. What a picture or text gives does not depend on what it is
-batched with.
+Of pictures alone: DINOv2 and the vision parts of CLIP and SigLIP. What a picture or text
+gives does not depend on what it is batched with.
+
+I pictures, T texts, D width.
 """
 
 from __future__ import annotations
@@ -38,15 +40,21 @@ CLASSES = {
     "chinese_clip": "ChineseCLIPModel",
     "siglip": "SiglipModel",
     "siglip2": "Siglip2Model",
-    "clip_vision_model": "CLIPVisionModelWithProjection",
 }
 """Class in transformers by the `model_type` of `config.json`."""
+IMAGES_ALONE = {
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "siglip_vision_model": "SiglipVisionModel",
+}
+"""The same of encoders that read no text."""
 USE = "a CLIP, Chinese-CLIP or SigLIP model"
 
 
 def embeds(model_type: Any) -> bool:
     """Whether folders with this `model_type` hold an encoder of pictures and texts."""
-    return model_type in CLASSES and model_type != "clip_vision_model"
+    return model_type in CLASSES
 
 
 def open_embedder(
@@ -63,7 +71,7 @@ def open_embedder(
         spec = models.endpoints[path]
         return text_embeddings.EndpointEmbedder(spec)
     fields = config_of(path, USE)
-    if fields.get("model_type") not in CLASSES:
+    if fields.get("model_type") not in {*CLASSES, *IMAGES_ALONE}:
         if text_embeddings.embeds_texts(fields):
             return text_embeddings.open_text_embedder(models, path, fields)
         raise ModelError(
@@ -98,13 +106,13 @@ class LocalEmbedder:
 
         name = fields["model_type"]
         has_head = bool(set(fields.get("architectures") or ()) & set(AESTHETICS))
-        kind = getattr(transformers, CLASSES[name])
+        kind = getattr(transformers, (CLASSES | IMAGES_ALONE)[name])
         model = open_model(models, path, kind, is_part=has_head)
         if name == "siglip2":
             pixels: Pixels = ManyPatches(model, open_image_processor(path))
         else:
             pixels = SquarePixels(model, ImageProcessor.from_json(processor_fields(path)))
-        tokenizer = None if name == "clip_vision_model" else open_tokenizer(path)
+        tokenizer = None if name in IMAGES_ALONE else open_tokenizer(path)
         return cls(model, tokenizer, pixels, models.batch)
 
     def embed_images(self, images: Sequence[Image]) -> np.ndarray:
@@ -128,7 +136,8 @@ class LocalEmbedder:
     @torch.inference_mode()
     def _images(self, images: list[Image]) -> list[Tensor]:
         if self.tokenizer is None:
-            return _unit(self.model(**self.pixels(images)).image_embeds)
+            seen = self.model(**self.pixels(images))
+            return _unit(getattr(seen, "image_embeds", seen.get("pooler_output")))
         return _unit(self.model.get_image_features(**self.pixels(images)).pooler_output)
 
     @torch.inference_mode()
