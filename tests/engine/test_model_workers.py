@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.made import config, contents, write_picture, write_rows
+from tests.engine.made import config, contents, lines, write_picture, write_rows
 from tests.engine.model_ops import NotingModels
 from tests.engine.test_workers import not_running
 from vlforge.data.images import ImageFile
@@ -273,3 +273,41 @@ def test_blocks_are_small_where_a_model_writes_and_that_depends_on_the_recipe_al
 
     assert rows(BRIGHT) == plan.PIXEL_BLOCK
     assert rows(BRIGHT, REWRITE) == rows(REWRITE, model_workers=4) == plan.WRITING_BLOCK
+
+
+@pytest.mark.slow
+def test_a_model_folder_gives_the_same_bytes_in_one_process_or_two(tmp_path, small_blocks):
+    from tests.inference.tiny import tiny_folder
+
+    folder = str(tiny_folder(tmp_path / "model"))
+    caption = {"image_captioning_mapper": {"hf_img2seq": folder, "caption_num": 2}}
+    recipe = config(made_rows(tmp_path, 30), caption)
+    for workers in (0, 2):
+        here = LocalModels(device="cpu", threads=1, batch=3)
+        out = tmp_path / str(workers)
+        run_process(replace(recipe, model_workers=workers), out, models=here, workers=1)
+    assert contents(tmp_path / "2") == contents(tmp_path / "0")
+    texts = {row["text"] for row in lines(tmp_path / "0" / "data.jsonl")}
+    assert len(texts) > 20
+
+
+def test_an_interrupt_ends_all_processes_and_the_run_goes_on(tmp_path):
+    path = made_rows(tmp_path, 600)
+    notes = NotingModels(str(tmp_path / "notes"))
+    words = [str(path), str(tmp_path / "out"), notes.notes, "2"]
+    stopped = subprocess.Popen([sys.executable, "-c", KILLED, *words], start_new_session=True,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    until = time.monotonic() + 60
+    while not notes.asked("caption") and time.monotonic() < until:
+        time.sleep(0.005)
+    os.killpg(stopped.pid, signal.SIGINT)
+    _, said = stopped.communicate(timeout=60)
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert said.count("Traceback") == 1
+    assert not_running(stopped.pid)
+    before = len(notes.asked(""))
+    run_process(config(path, REWRITE, CAPTION), tmp_path / "out", models=notes, workers=1)
+    run_process(config(path, REWRITE, CAPTION), tmp_path / "whole", models=models(tmp_path))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert before > 0
+    assert len(notes.asked("")) - len(models(tmp_path).asked("")) <= 2 * answers.PORTION

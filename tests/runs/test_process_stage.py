@@ -10,6 +10,7 @@ import pytest
 from tests.endpoint_server import endpoint
 from vlforge.engine.config import ProcessConfig
 from vlforge.recipe.graph import Node
+from vlforge.runs import keys
 from vlforge.runs.job import Job
 from vlforge.runs.keys import node_key
 from vlforge.runs.kinds.process import REPLIES, estimate, run
@@ -32,7 +33,10 @@ def job(folder, key: str, events: list | None = None) -> Job:
     return Job("n", out, folder, log=[].append if events is None else events.append)
 
 
-def test_only_what_shapes_the_result_is_in_the_key():
+def test_only_what_shapes_the_result_is_in_the_key(monkeypatch):
+    # Reading all of the package's source takes seconds, and is not what this is about.
+    monkeypatch.setattr(keys, "source_digest", lambda modules: "")
+
     def key(**settings):
         return node_key(Node("n", "n", "process", 1, settings, {}, ("",), (0,)), {})
 
@@ -40,7 +44,8 @@ def test_only_what_shapes_the_result_is_in_the_key():
     same = {**far, "concurrency": 64, "max_cost": 9.0, "price_in": 1.0, "retries": 0}
     plain = key(process=["clean_email_mapper"], endpoints={"far": far})
     assert plain == key(
-        process=["clean_email_mapper"], endpoints={"far": same}, np=4, model_workers=2, replies="elsewhere",
+        process=["clean_email_mapper"], endpoints={"far": same}, np=4, model_workers=2,
+        replies="elsewhere",
         executor_type="ray", ray_address="local",
     )  # fmt: skip
     assert plain != key(process=["clean_email_mapper"], endpoints={"far": {**far, "model": "n"}})

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.fates import Done, Head
-from vlforge.engine.legs import Hands, Told
+from vlforge.engine.legs import Hands, HomeHands, Told
 from vlforge.engine.plan import Plan
 from vlforge.engine.source import Block
 from vlforge.types import DataError, LogFn, ModelSource, RecipeError, VLForgeError
@@ -96,9 +96,17 @@ class Cluster:
         shutil.rmtree(self.shards, ignore_errors=True)
 
     def hands(self, models: ModelSource | None, plan: Plan) -> Hands:
-        """Actors that hold models."""
+        """Actors that hold models, where one GPU is enough for them; servers are asked from here.
+
+        Actors it is in any case where the recipe says how many.
+        """
+        from vlforge.engine.model_crew import opens_models
         from vlforge.engine.ray_models import ActorCrew
 
+        is_spread = self.config.models.device_map != "none"
+        is_wanted = opens_models(self.config, plan) and not is_spread
+        if not (self.config.model_workers or is_wanted):
+            return HomeHands(models, self.config.endpoints)
         self._connect()
         return ActorCrew(models, self.config, self.seed)
 

@@ -44,16 +44,20 @@ def wanted_workers(config: ProcessConfig, plan: Plan, models: Any) -> int:
     As many as the recipe says, else one per GPU where there are several. A model that is
     spread over the GPUs, one whose device was chosen, and endpoints need no more than one.
     """
-    local = [b for b in plan.model_operators if not asks_endpoint(b, config.endpoints)]
     if models is None or not plan.model_operators:
         return 0
     if config.model_workers:
         return config.model_workers
     takes_all = getattr(models, "device", "auto") in ("auto", "cuda")
-    if not local or not takes_all or config.models.device_map != "none":
+    if not opens_models(config, plan) or not takes_all or config.models.device_map != "none":
         return 0
     gpus = len(visible_gpus())
     return gpus if gpus > 1 else 0
+
+
+def opens_models(config: ProcessConfig, plan: Plan) -> bool:
+    """Whether any operator names a model that is no server."""
+    return not all(asks_endpoint(bound, config.endpoints) for bound in plan.model_operators)
 
 
 def asks_endpoint(bound: Bound, endpoints: Mapping[str, EndpointSpec]) -> bool:
@@ -112,9 +116,12 @@ class ModelCrew:
     def __init__(self, models: ModelSource, config: ProcessConfig, seed: int, size: int):
         self.room = AHEAD * size
         self._told = Told(config, seed, "", {})
-        gpus = visible_gpus() if getattr(models, "device", "auto") != "cpu" else []
+        device = str(getattr(models, "device", "auto"))
+        gpus = visible_gpus() if device != "cpu" else []
+        # Each worker sees one GPU, whichever of them was named.
+        changes = {"device": "cuda"} if device.startswith("cuda:") else {}
         self._workers: list[_Worker] = []
-        settings = pickle.dumps((placed(models, size), dict(config.endpoints), moved()))
+        settings = pickle.dumps((placed(models, size, **changes), dict(config.endpoints), moved()))
         try:
             for number in range(size):
                 gpu = gpus[number % len(gpus)] if gpus else None

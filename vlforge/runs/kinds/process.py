@@ -28,7 +28,7 @@ def run(config: ProcessConfig, job: Job) -> None:
         replace(config, export_path=""),
         job.out,
         models=LocalModels(
-            device=job.device,
+            device=_device(config, job),
             threads=job.threads,
             loading=config.models,
             seed=config.seed,
@@ -45,6 +45,17 @@ def run(config: ProcessConfig, job: Job) -> None:
 
         write_traces(job.out, funnel, config)
     make_relative(job.out / "data.jsonl", job.out.parent)
+
+
+def _device(config: ProcessConfig, job: Job) -> str:
+    """The device that models may use: all GPUs, but for stages that run side by side.
+
+    On a cluster its machines say what they have; this one may have no GPU.
+    """
+    if config.executor_type != "default":
+        return "auto"
+    shares = job.device == "cuda" and job.processes == 1 and config.models.device_map == "none"
+    return "cuda:0" if shares else job.device
 
 
 def _refuse_exports(config: ProcessConfig) -> None:
