@@ -47,7 +47,7 @@ CACHE_BYTES = 256 << 20
 """Most bytes of decoded pictures that a batch keeps for the next model operator."""
 
 
-JUDGES = ("scorer", "embedder", "classifier", "head", "grounder")
+JUDGES = ("scorer", "embedder", "classifier", "head", "grounder", "painter")
 """Kinds of models whose names on the hub stand for what its cache on this machine holds."""
 
 
