@@ -241,6 +241,15 @@ def test_without_a_template_plain_words_are_used_and_told(tmp_path):
     assert not any("plain words" in note for note in chosen.notes)
 
 
+def test_one_template_for_all_models_leaves_those_alone_that_have_their_own(tmp_path):
+    for folder in (tiny_text(tmp_path / "llama", template=CHAT), tiny_t5(tmp_path / "t5")):
+        loaded = load_model(folder, "cpu", template="minigpt4")
+        assert loaded.template is None
+        assert loaded.notes[0].endswith(
+            "asked in its own way; template minigpt4 is for other models"
+        )
+
+
 def test_pictures_for_a_model_without_eyes_end_the_run(tmp_path):
     writer = LocalWriter(load_model(tiny_text(tmp_path / "model"), "cpu"))
     with pytest.raises(ModelError, match="sees no pictures; name an image-text model"):

@@ -142,7 +142,7 @@ def load_model(
         if kind != "tagger" and not getattr(loaded.model.config, "is_encoder_decoder", False):
             set_attention(loaded.model, attention, loaded.device, dtype)
     loaded.model.eval().requires_grad_(False)
-    return replace(loaded, notes=tuple(notes_of(loaded, loading)))
+    return replace(loaded, notes=(*loaded.notes, *notes_of(loaded, loading)))
 
 
 def find_kind(folder: Path) -> Kind:
@@ -344,7 +344,11 @@ def _load_text(
     if loading.quantise != "none" or loading.device_map != "none":
         how = placing(loading, device, dtype, bare_text_model(folder), lambda name: "language")
     model, tokenizer = open_text_model(folder, dtype, **how)
-    is_asked_plainly = template == "auto" and is_plain(tokenizer, model)
+    is_bare, notes = is_plain(tokenizer, model), ()
+    if template != "auto" and not is_bare:
+        # One name is for all models of a recipe, and meant for those without a way of their own.
+        notes = (f"{folder} is asked in its own way; template {template} is for other models",)
+        template = "auto"
     return Loaded(
         kind="language",
         path=str(folder),
@@ -353,7 +357,8 @@ def _load_text(
         processor=None,
         device=input_device(model, device),
         template=None if template == "auto" else find_template(template),
-        stops=(PLAIN_STOP,) if is_asked_plainly else (),
+        notes=notes,
+        stops=(PLAIN_STOP,) if is_bare and template == "auto" else (),
     )
 
 
