@@ -259,3 +259,17 @@ def test_a_picture_that_stands_in_several_pairs_reaches_the_matcher_as_one():
     _, found = measured("image_text_matching_filter", rows, models, **flipped)
     assert found == [[0.2], [0.2], [0.2], [0.3]]
     assert scorer.seen == [2]
+
+
+def test_a_name_of_the_hub_is_what_its_cache_holds_and_else_stays_a_name(monkeypatch, tmp_path):
+    cached = tmp_path / "models--openai--clip-vit-base-patch32"
+    folder = cached / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc", encoding="utf-8")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    models = ScriptedModels(others={str(folder): Counting()})
+    _, found = measured("image_text_similarity_filter", ROWS[:1], models)
+    assert found[0] == pytest.approx(cosine("abc", A))
+    with pytest.raises(ModelError, match="no scripted embedder called 'openai/other'"):
+        measured("image_text_similarity_filter", ROWS[:1], models, hf_clip="openai/other")

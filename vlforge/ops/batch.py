@@ -47,7 +47,7 @@ CACHE_BYTES = 256 << 20
 """Most bytes of decoded pictures that a batch keeps for the next model operator."""
 
 
-JUDGES = ("scorer", "embedder", "classifier", "head", "grounder", "painter")
+JUDGES = ("scorer", "embedder", "classifier", "head", "grounder", "painter", "language")
 """Kinds of models whose names on the hub stand for what its cache on this machine holds."""
 
 
@@ -128,8 +128,9 @@ class Context:
         if self.models is None:
             raise ModelError(f"{op} names the model {path!r}, but this run was given no models")
         if (kind, path) not in self._loaded:
-            cached = hub_folder(path) if kind in JUDGES and isinstance(path, str) else None
-            place = path if cached is None or Path(path).exists() else str(cached)
+            place = path
+            if kind in JUDGES and isinstance(path, str) and not Path(path).exists():
+                place = str(hub_folder(path) or path)
             self._loaded[kind, path] = getattr(self.models, kind)(place)
         return self._loaded[kind, path]
 
