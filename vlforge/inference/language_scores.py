@@ -143,7 +143,7 @@ class LocalLanguage:
         """The same of each text as the answer about its picture, with the end of the answer.
 
         Args:
-            question: what the model is asked, where its template knows questions.
+            question: what the model is asked, where its template knows questions; may be empty.
 
         Raises:
             ModelError: the model sees no pictures, or cannot be asked.
@@ -181,7 +181,7 @@ def _turns_of(
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Ids and labels of a caption as the model's template writes it."""
     speaks = loaded.template is None or loaded.template.words_from_user
-    asked = f"{LLAVA_IMAGE_TOKEN}\n{question}" if speaks else LLAVA_IMAGE_TOKEN
+    asked = f"{LLAVA_IMAGE_TOKEN}\n{question}".strip() if speaks else LLAVA_IMAGE_TOKEN
     turns = (Turn("user", asked), Turn("assistant", text))
     made = encode(loaded.template, loaded.tokenizer, turns, max_length=None, images=1)
     return made.ids, made.labels
@@ -195,7 +195,7 @@ def _native_told(
 
     native = NativeModel(loaded.model, loaded.processor)
     turns = [
-        (Turn("user", f"{LLAVA_IMAGE_TOKEN}\n{question}"), Turn("assistant", text))
+        (Turn("user", f"{LLAVA_IMAGE_TOKEN}\n{question}".strip()), Turn("assistant", text))
         for _, text in group
     ]
     try:
