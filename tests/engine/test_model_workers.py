@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.engine.made import config, contents, lines, write_picture, write_rows
 from tests.engine.model_ops import NotingModels
@@ -22,7 +23,7 @@ from vlforge.engine.local import run_process
 from vlforge.engine.model_crew import placed, wanted_workers
 from vlforge.engine.plan import make_plan, operators_of
 from vlforge.inference.local import LocalModels
-from vlforge.types import EndpointSpec, VLForgeError
+from vlforge.types import Caption, EndpointSpec, Refusal, VLForgeError
 
 OPS = "tests.engine.model_ops:"
 BRIGHT, REWRITE = f"{OPS}BrightnessFilter", f"{OPS}RewriteMapper"
@@ -311,3 +312,65 @@ def test_an_interrupt_ends_all_processes_and_the_run_goes_on(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert before > 0
     assert len(notes.asked("")) - len(models(tmp_path).asked("")) <= 2 * answers.PORTION
+
+
+class Studio:
+    """A painter that draws, keeps back every third picture, and a captioner that prepares."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def painter(self, path):
+        return self
+
+    captioner = painter
+
+    def paint(self, images, prompts, keys, **how):
+        self.asked += len(images)
+        return [
+            Refusal("kept back") if key % 3 == 2 else Image.new(image.mode, (9, 7), key)
+            for image, key in zip(images, keys, strict=True)
+        ]
+
+    def prepare(self, image):
+        return image.resize((2, 2)).tobytes()
+
+    def prepare_file(self, content):
+        return content[:3] or None
+
+    def caption(self, images, prompts, count, keys, all_drawn=False):
+        self.asked += len(images)
+        assert all(isinstance(image, bytes) for image in images)
+        return [
+            [Caption(f"{len(image)} {key}", 0.5)] for image, key in zip(images, keys, strict=True)
+        ]
+
+
+def test_pictures_painted_and_captions_of_prepared_pictures_are_remembered(tmp_path):
+    shown = [Image.new("L", (8, 8), n) for n in range(4)] + [Image.new("F", (8, 8), 5.0)]
+    keys = list(range(5))
+    found = []
+    for _ in range(2):
+        studio = Studio()
+        remembering = answers.RememberingModels(studio, {})
+        with remembering.block(tmp_path / "block-0"):
+            painted = remembering.painter("p").paint(shown, ["x"] * 5, keys, strength=0.5)
+            captioner = remembering.captioner("c")
+            ready = [captioner.prepare(image) for image in shown[:4]]
+            ready.append(captioner.prepare_file(b"a file of some bytes"))
+            assert captioner.prepare_file(b"") is None
+            told = captioner.caption(ready, [None] * 5, 1, keys)
+        found.append(
+            ([one if isinstance(one, Refusal) else one.tobytes() for one in painted], told)
+        )
+        # The picture of floats is no PNG: it is painted again.
+        assert studio.asked == (10 if len(found) == 1 else 1)
+    assert found[0] == found[1]
+    with remembering.block(tmp_path / "block-0"):
+        for how in ({"strength": 0.6}, {"strength": 0.5, "steps": 3}):
+            remembering.painter("p").paint(shown[:1], ["x"], [0], **how)
+        remembering.painter("q").paint(shown[:1], ["x"], [0], strength=0.5)
+        remembering.painter("p").paint(shown[1:2], ["x"], [0], strength=0.5)
+    assert studio.asked == 5
+    plain = answers.RememberingModels(NotingModels(str(tmp_path / "n")), {}).captioner("c")
+    assert not hasattr(plain, "prepare")

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -224,6 +225,11 @@ class _Ready:
         return getattr(self.it, name)
 
 
+def _ready_file(prepare: Callable[[bytes], Any], content: bytes) -> _Ready | None:
+    made = prepare(content)
+    return None if made is None else _Ready(made, (_digest(content),))
+
+
 class _Captioner(_Remembering):
     def caption(
         self,
@@ -246,9 +252,11 @@ class _Captioner(_Remembering):
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._model, name)
-        if name != "prepare":
-            return found
-        return lambda image: _Ready(found(image), _seen(image))
+        if name == "prepare":
+            return lambda image: _Ready(found(image), _seen(image))
+        if name == "prepare_file":
+            return partial(_ready_file, found)
+        return found
 
 
 class _Writer(_Remembering):
@@ -294,8 +302,11 @@ def _seen(image: Any) -> tuple[Any, ...]:
     """What tells a picture from others: its pixels."""
     if isinstance(image, _Ready):
         return image.seen
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-    return image.mode, image.size, digest
+    return image.mode, image.size, _digest(image.tobytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _said(sample: Sample) -> tuple[Any, ...]:
@@ -306,7 +317,7 @@ def _said(sample: Sample) -> tuple[Any, ...]:
 
 def _file_known(image: Any) -> Any:
     if not isinstance(image, str):
-        return hashlib.blake2b(bytes(image), digest_size=16).hexdigest()
+        return _digest(bytes(image))
     try:
         found = os.stat(image)
     except (OSError, ValueError):
