@@ -8,7 +8,7 @@ from tests.ops.synthesis.asked import EOC, IMAGE, PICTURES, A, B, asked, last_wo
 from vlforge.inference.scripted import ScriptedCaptioner, ScriptedModels, ScriptedWriter
 from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.bind import bind
-from vlforge.ops.synthesis.reply_rules import names, numbers
+from vlforge.ops.synthesis.reply_rules import is_in, names, numbers
 from vlforge.types import Drop, RecipeError
 
 ALT = f"{IMAGE}\nRoute 42 in Porto, 2019 {EOC}"
@@ -125,3 +125,12 @@ def test_other_tokens_of_a_recipe_are_heeded():
     assert grown.keeps_original
     assert grown.rows[0]["text"] == "<pic>\nnew <end>"
     assert "<pic>" not in last_words(writer.asked[0])
+
+
+def test_a_text_may_quote_the_other_language():
+    assert is_in("A sign reads 北京大学 above the gate.", "en")
+    assert not is_in("A sign reads 北京大学 above the gate.", "zh")
+    assert is_in("一辆 Mercedes 汽车停在路边", "zh")
+    assert not is_in("一辆红色的车", "en")
+    assert is_in("42", "en")
+    assert is_in("42", "zh")

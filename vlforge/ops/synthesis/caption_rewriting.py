@@ -28,8 +28,7 @@ class CaptionRewritingMapper(SpokenWriting):
     chunk is asked about on its own, with its pictures if `with_picture`. A reply with a
     number or name that the old text has not is asked for again, unless `with_picture` or
     `new_facts`; so is one shorter or longer than `min_ratio` to `max_ratio` times the old
-    text. `keep_original_sample` keeps the old row before the new one: Data-Juicer has such
-    pairs for texts alone.
+    text. `keep_original_sample` keeps the old row before the new one.
     """
 
     model: str

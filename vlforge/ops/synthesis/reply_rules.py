@@ -28,8 +28,9 @@ PIECE = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+|[^\w\s]")
 """Words, single Chinese signs, punctuation marks: what a text is counted in without tokenizer."""
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 _LATIN = re.compile("[A-Za-zÀ-ÿ]+")
-_ZH_LEAST, _EN_MOST = 0.3, 0.1
-"""Share of Chinese signs among these and Latin words: least in Chinese, most in English."""
+_ZH_LEAST, _EN_MOST = 0.3, 0.5
+"""Share of Chinese signs, two Latin letters counted as one: a text may quote the other
+language, as descriptions of signs do."""
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _NAME = re.compile(r"(?<![\w'’-])[A-ZÀ-Þ][\w'’-]*")
 _WORD = re.compile(r"[^\W_]+")
@@ -49,8 +50,8 @@ def is_refusal(text: str) -> bool:
 
 
 def is_in(text: str, lang: Lang) -> bool:
-    """Whether the words are in the language; a text without letters is in both."""
-    chinese, latin = len(_CHINESE.findall(text)), len(_LATIN.findall(text))
+    """Whether the words are mostly in the language; a text without letters is in both."""
+    chinese, latin = len(_CHINESE.findall(text)), sum(map(len, _LATIN.findall(text))) / 2
     if not chinese + latin:
         return True
     share = chinese / (chinese + latin)
