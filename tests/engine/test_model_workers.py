@@ -29,10 +29,12 @@ OPS = "tests.engine.model_ops:"
 BRIGHT, REWRITE = f"{OPS}BrightnessFilter", f"{OPS}RewriteMapper"
 CAPTION = {"image_captioning_mapper": {"hf_img2seq": "eye", "caption_num": 2}}
 SELECT = {"topk_specified_field_selector": {"field_key": "score", "top_ratio": 0.7}}
+SEMANTIC = {"semantic_deduplicator": {"by": "texts", "n_clusters": 1, "eps": 0.001}}
 RECIPES = {
     "judge, then write": ({"text_length_filter": {"min_len": 12}}, BRIGHT, CAPTION),
     "dedup between models": (BRIGHT, "document_deduplicator", REWRITE, "document_deduplicator",
                              {"text_length_filter": {"min_len": 3}}),
+    "embeddings decide at the end": ("document_deduplicator", BRIGHT, SEMANTIC, REWRITE),
     "dedup before and selector between": ("document_deduplicator", REWRITE, SELECT, CAPTION),
 }  # fmt: skip
 
@@ -374,3 +376,17 @@ def test_pictures_painted_and_captions_of_prepared_pictures_are_remembered(tmp_p
     assert studio.asked == 5
     plain = answers.RememberingModels(NotingModels(str(tmp_path / "n")), {}).captioner("c")
     assert not hasattr(plain, "prepare")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_answers_of_blocks_that_are_safe_do_not_pile_up(tmp_path, workers, small_blocks):
+    recipe = config(made_rows(tmp_path, 200), REWRITE, model_workers=workers)
+    held = []
+
+    def progress(*told):
+        held.append(len(list((tmp_path / "out").glob(".answers-*/*"))))
+
+    run_process(recipe, tmp_path / "out", models=models(tmp_path), workers=1, progress=progress)
+    assert len(held) == 20
+    # The block that lands, those under way, and those that wait for their turn.
+    assert max(held) <= 2 + 6 * max(1, workers)
