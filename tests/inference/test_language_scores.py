@@ -10,7 +10,8 @@ from tests.inference.tiny import WORDS, picture, tiny_folder, tiny_language, tin
 from vlforge.inference.language_scores import LocalLanguage
 from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalModels
-from vlforge.types import ModelError
+from vlforge.models.native import NativeModel
+from vlforge.types import DataError, ModelError, Refusal
 
 PAIRS = [
     ("", "the red cat sits on grass"),
@@ -56,7 +57,7 @@ def test_a_text_has_the_same_probabilities_alone_and_in_any_batch(tmp_path, monk
     loaded = load_model(language_folder(tmp_path / "lm"), "cpu")
     together = LocalLanguage(loaded, 8).log_probs(PAIRS)
     close([LocalLanguage(loaded, 1).log_probs([pair])[0] for pair in PAIRS], together)
-    monkeypatch.setattr("vlforge.inference.language_scores.TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr("vlforge.inference.language_scores.LOGITS_AT_ONCE", 200)
     close(LocalLanguage(loaded, 8).log_probs(PAIRS), together)
 
 
@@ -127,6 +128,31 @@ def test_what_a_picture_adds_is_what_the_likelihood_scorer_says(tmp_path):
     assert seen - unseen == pytest.approx(score, abs=1e-4)
 
 
+def test_a_picture_that_the_processor_refuses_costs_itself_alone(tmp_path, monkeypatch):
+    loaded = load_model(tiny_llava_hf(tmp_path / "vlm"), "cpu")
+    scorer, images = LocalLanguage(loaded), [picture(1), picture(2)]
+    (wanted,) = scorer.caption_log_probs(images[:1], ["the cat"], "what is")
+    encode = NativeModel.encode
+
+    def refusing(self, sample, pictures, template):
+        if pictures[0] is images[1]:
+            raise DataError("too thin")
+        return encode(self, sample, pictures, template)
+
+    monkeypatch.setattr(NativeModel, "encode", refusing)
+    found = scorer.caption_log_probs(images, ["the cat", "red"], "what is")
+    assert found == [
+        pytest.approx(wanted, abs=1e-5),
+        Refusal("caption cannot be scored", "too thin"),
+    ]
+    assert scorer.caption_log_probs(images[1:], ["red"], "")[0].detail == "too thin"
+
+
+def test_halves_of_characters_do_not_end_the_run(tmp_path):
+    scorer = LocalLanguage(load_model(language_folder(tmp_path / "lm"), "cpu"))
+    assert len(scorer.log_probs([("", "the \ud83d cat")])[0]) == 3
+
+
 def test_models_that_cannot_tell_are_refused(tmp_path):
     models = LocalModels(device="cpu")
     with pytest.raises(ModelError, match="no model at"):
@@ -135,5 +161,5 @@ def test_models_that_cannot_tell_are_refused(tmp_path):
     with pytest.raises(ModelError, match="sees no pictures"):
         lone.caption_log_probs([picture(1)], ["cat"], "")
     blip = models.language(str(tiny_blip2(tmp_path / "blip")))
-    with pytest.raises(ModelError, match=r"cannot be asked for a caption: .*template"):
+    with pytest.raises(ModelError, match="no chat template, so it cannot be asked"):
         blip.caption_log_probs([picture(1)], ["cat"], "")

@@ -8,6 +8,7 @@ B rows, L positions, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,15 @@ import torch
 from torch import Tensor
 
 from vlforge.inference.prompts import Batches, Prompt, embed
-from vlforge.types import IGNORE_INDEX, LLAVA_IMAGE_TOKEN, DataError, ModelError, Sample, Turn
+from vlforge.types import (
+    IGNORE_INDEX,
+    LLAVA_IMAGE_TOKEN,
+    DataError,
+    ModelError,
+    Refusal,
+    Sample,
+    Turn,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,8 +37,10 @@ SPEAKING = ("family", "native", "language")
 """Kinds of models that hold a language model."""
 LONGEST = 4096
 """Most positions of one window, whatever the model takes: logits of all of them are held."""
-TOKENS_AT_ONCE = 16_384
-"""Positions of one forward pass, for the same reason."""
+LOGITS_AT_ONCE = 1 << 28
+"""Logits of one forward pass, 1 GiB in fp32; a window with more of them goes alone."""
+UNSCORED = "caption cannot be scored"
+"""Reason of pairs that the model's processor refuses."""
 
 
 def open_language(models: LocalModels, path: str) -> LocalLanguage:
@@ -75,6 +86,8 @@ class LocalLanguage:
         self.batches = Batches(batch)
         self.start = _first_token(loaded)
         self.limit = _positions(loaded)
+        forward = inspect.signature(loaded.language.forward).parameters
+        self._keeps_some = "logits_to_keep" in forward
 
     def log_probs(self, texts: Sequence[tuple[str, str]]) -> list[list[float]]:
         """For (before, text) the natural log-probability of each token of `text`.
@@ -106,17 +119,17 @@ class LocalLanguage:
             first, begin = end, end - self.limit // 2
 
     def _ids(self, text: str) -> list[int]:
-        made = self.loaded.tokenizer(text, add_special_tokens=False, verbose=False)
+        sound = text.encode("utf-8", "replace").decode("utf-8")  # no halves of characters
+        made = self.loaded.tokenizer(sound, add_special_tokens=False, verbose=False)
         ids: list[int] = list(made["input_ids"])
         return ids
 
     def _told(self, group: list[_Window]) -> list[list[float]]:
         """Log-probabilities of each window's last tokens."""
         longest = max(len(window.ids) for window in group)
-        size = max(1, TOKENS_AT_ONCE // longest)
-        return [
-            row for at in range(0, len(group), size) for row in self._some(group[at : at + size])
-        ]
+        size = max(1, LOGITS_AT_ONCE // (longest * len(self.loaded.tokenizer)))
+        some = [group[at : at + size] for at in range(0, len(group), size)]
+        return [row for windows in some for row in self._some(windows)]
 
     @torch.inference_mode()
     def _some(self, group: list[_Window]) -> list[list[float]]:
@@ -127,20 +140,24 @@ class LocalLanguage:
             ids[row, : len(window.ids)] = torch.tensor(window.ids)
             mask[row, : len(window.ids)] = 1
         device = self.loaded.device
+        kept = longest - min(len(window.ids) - 1 - window.told for window in group)
+        how = {"logits_to_keep": kept} if self._keeps_some else {}
         logits = self.loaded.language(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **how
         ).logits
         out = []
         for row, window in enumerate(group):
-            end = len(window.ids)
-            said = torch.tensor(window.ids[end - window.told :])
-            out.append(_picked(logits[row, end - 1 - window.told : end - 1], said))
+            said = torch.tensor(window.ids[len(window.ids) - window.told :])
+            end = len(window.ids) - 1 - (longest - logits.shape[1])
+            out.append(_picked(logits[row, end - window.told : end], said))
         return out
 
     def caption_log_probs(
         self, images: Sequence[Image], texts: Sequence[str], question: str
-    ) -> list[list[float]]:
+    ) -> list[list[float] | Refusal]:
         """The same of each text as the answer about its picture, with the end of the answer.
+
+        Or why there is none: the model's processor may refuse a picture.
 
         Args:
             question: what the model is asked, where its template knows questions; may be empty.
@@ -150,6 +167,11 @@ class LocalLanguage:
         """
         if self.loaded.kind == "language":
             raise ModelError(f"{self.loaded.path} sees no pictures; give an image-text model")
+        has_words = self.loaded.template or getattr(self.loaded.processor, "chat_template", None)
+        if self.loaded.kind == "native" and not has_words:
+            raise ModelError(
+                f"{self.loaded.path} has no chat template, so it cannot be asked for a caption"
+            )
         pairs = list(zip(images, texts, strict=True))
         read = _native_told if self.loaded.kind == "native" else _family_told
         return self.batches.run(
@@ -161,7 +183,7 @@ class LocalLanguage:
 
 def _family_told(
     loaded: Loaded, group: Sequence[tuple[Image, str]], question: str
-) -> list[list[float]]:
+) -> list[list[float] | Refusal]:
     from vlforge.inference.generate import log_probs
     from vlforge.text.encode import encode_turns
 
@@ -173,7 +195,7 @@ def _family_told(
         room -= loaded.model.count([image.size])[0]
         prompts.append(Prompt(tuple(ids[:first]), (image,)))
         answers.append([label for label in labels[first:] if label >= 0][: max(room, 1)])
-    return log_probs(loaded.language, embed(loaded, prompts), answers)
+    return [*log_probs(loaded.language, embed(loaded, prompts), answers)]
 
 
 def _turns_of(
@@ -190,30 +212,29 @@ def _turns_of(
 @torch.inference_mode()
 def _native_told(
     loaded: Loaded, group: Sequence[tuple[Image, str]], question: str
-) -> list[list[float]]:
+) -> list[list[float] | Refusal]:
     from vlforge.models.native import NativeModel
 
     native = NativeModel(loaded.model, loaded.processor)
-    turns = [
-        (Turn("user", f"{LLAVA_IMAGE_TOKEN}\n{question}".strip()), Turn("assistant", text))
-        for _, text in group
-    ]
-    try:
-        rows = [
-            native.encode(Sample("caption", ("",), said), [image], loaded.template)
-            for said, (image, _) in zip(turns, group, strict=True)
-        ]
-    except DataError as error:
-        raise ModelError(f"{loaded.path} cannot be asked for a caption: {error}") from None
-    batch = native.collate(rows)
+    asked = Turn("user", f"{LLAVA_IMAGE_TOKEN}\n{question}".strip())
+    found: list[Any] = [None] * len(group)
+    rows = {}
+    for at, (image, text) in enumerate(group):
+        sample = Sample("caption", ("",), (asked, Turn("assistant", text)))
+        try:
+            rows[at] = native.encode(sample, [image], loaded.template)
+        except DataError as error:
+            found[at] = Refusal(UNSCORED, str(error))
+    if not rows:
+        return found
+    batch = native.collate(list(rows.values()))
     labels = batch.pop("labels")
     logits = loaded.model(
         **{name: value.to(loaded.device) for name, value in batch.items()}, use_cache=False
     ).logits
-    found = []
-    for row in range(len(rows)):
+    for row, at in enumerate(rows):
         places = (labels[row] != IGNORE_INDEX).nonzero()[:, 0]
-        found.append(_picked(logits[row, (places - 1).to(logits.device)], labels[row, places]))
+        found[at] = _picked(logits[row, (places - 1).to(logits.device)], labels[row, places])
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from vlforge.ops.base import Bounds
 from vlforge.ops.batch import Batch
 from vlforge.ops.pair.chunks import ChunkJudge, Pair, shown
-from vlforge.types import Drop, ModelError
+from vlforge.types import Drop, ModelError, Refusal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,8 +27,8 @@ class PictureLanguage(Protocol):
 
     def caption_log_probs(
         self, images: Sequence[Image], texts: Sequence[str], question: str
-    ) -> list[list[float]]:
-        """Natural log-probabilities of each text's tokens beside its picture."""
+    ) -> list[list[float] | Refusal]:
+        """Natural log-probabilities of each text's tokens beside its picture, or why none."""
         ...
 
 
@@ -74,18 +74,26 @@ class ImageCaptionLikelihoodFilter(ChunkJudge):
 
     def _some(
         self, scorer: PictureLanguage, images: Sequence[Image], texts: Sequence[str]
-    ) -> list[float]:
+    ) -> list[float | Drop]:
         if not texts:
             return []
-        seen = scorer.caption_log_probs(images, texts, self.question)
+        seen = [_mean(one) for one in scorer.caption_log_probs(images, texts, self.question)]
         if not self.subtract_blank:
-            return [max(_mean(values), LOWEST) for values in seen]
+            return seen
         from PIL import Image as pillow
 
         blanks = [cast("Image", pillow.new("RGB", image.size, BLANK)) for image in images]
-        unseen = scorer.caption_log_probs(blanks, texts, self.question)
-        return [max(_mean(a) - _mean(b), LOWEST) for a, b in zip(seen, unseen, strict=True)]
+        unseen = [_mean(one) for one in scorer.caption_log_probs(blanks, texts, self.question)]
+        return [_less(one, other) for one, other in zip(seen, unseen, strict=True)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else LOWEST
+def _mean(values: Sequence[float] | Refusal) -> float | Drop:
+    if isinstance(values, Refusal):
+        return Drop("", values.reason, None, values.detail or None)
+    return max(math.fsum(values) / len(values), LOWEST) if values else LOWEST
+
+
+def _less(one: float | Drop, other: float | Drop) -> float | Drop:
+    if isinstance(one, Drop):
+        return one
+    return other if isinstance(other, Drop) else max(one - other, LOWEST)
