@@ -138,5 +138,5 @@ def test_a_folder_of_something_else_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ModelError, match=r"there is no model_index\.json; give the folder"):
         LocalModels(device="cpu").painter(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
-    with pytest.raises(ModelError, match="cannot be opened as an image-to-image model"):
+    with pytest.raises(ModelError, match="cannot be opened as a model that draws"):
         painted(str(tmp_path), [noise((40, 40))], ["a"], [1])

@@ -65,7 +65,7 @@ class LocalPainter:
         self.precision = models.loading.precision
         # On a CPU more at once is not quicker, and alone a picture comes out the same bit by bit.
         self.batches = Batches(1 if self.device.type == "cpu" else models.batch)
-        self._pipes: dict[str, Any] = {}
+        self._pipes: dict[tuple[str, str], Any] = {}
 
     def paint(
         self,
@@ -78,9 +78,16 @@ class LocalPainter:
 
         Args:
             how: `strength` and `guidance_scale`, `steps`, `dtype` (fp32, fp16, bf16; "" as
-                the run's models), and `is_square` to squeeze pictures into a square.
+                the run's models), and `is_square` to squeeze pictures into a square. With
+                `second`, another prompt, the pictures do not count: each becomes one of two
+                side by side, drawn by the prompt and by `second` from the same noise.
         """
-        pipe = self._pipe(how.get("dtype") or self.precision)
+        precision = how.get("dtype") or self.precision
+        if "second" in how:
+            pipe = self._pipe(precision, "AutoPipelineForText2Image")
+            asked = [(words, key) for words, key in zip(prompts, keys, strict=True)]
+            return Batches(1).run(asked, lambda one: [_pair(pipe, *one[0], how)], lambda _: 0)
+        pipe = self._pipe(precision, "AutoPipelineForImage2Image")
         is_square = how.get("is_square", False)
         sizes = [_fitting(pipe, image.size, is_square) for image in images]
         found: list[Image | Refusal | None] = [None] * len(images)
@@ -93,15 +100,15 @@ class LocalPainter:
                 found[at] = one if kept else _resized(one, images[at].size)
         return [one for one in found if one is not None]
 
-    def _pipe(self, precision: str) -> Any:
-        if precision not in self._pipes:
-            self._pipes[precision] = self._opened(PRECISIONS[precision])
-        return self._pipes[precision]
+    def _pipe(self, precision: str, kind: str) -> Any:
+        if (precision, kind) not in self._pipes:
+            self._pipes[precision, kind] = self._opened(PRECISIONS[precision], kind)
+        return self._pipes[precision, kind]
 
-    def _opened(self, dtype: torch.dtype) -> Any:
+    def _opened(self, dtype: torch.dtype, kind: str) -> Any:
         try:
             with _silent():
-                from diffusers import AutoPipelineForImage2Image
+                import diffusers
         except ImportError as error:
             raise ModelError(
                 f"drawing with {self.path} needs diffusers: pip install 'vlforge[diffusion]' "
@@ -112,12 +119,12 @@ class LocalPainter:
         set_threads(self.threads)
         try:
             with _silent():
-                pipe = AutoPipelineForImage2Image.from_pretrained(
+                pipe = getattr(diffusers, kind).from_pretrained(
                     str(self.path), torch_dtype=dtype, local_files_only=True
                 )
         except _ERRORS as error:
             raise ModelError(
-                f"{self.path} cannot be opened as an image-to-image model: {first_line(error)}"
+                f"{self.path} cannot be opened as a model that draws: {first_line(error)}"
             ) from None
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
@@ -142,6 +149,29 @@ def _painted(pipe: Any, asked: list[Asked], how: dict[str, Any]) -> list[Image |
         Refusal(UNSAFE) if is_unsafe else image.convert("RGB")
         for image, is_unsafe in zip(out.images, unsafe, strict=True)
     ]
+
+
+def _pair(pipe: Any, words: str, key: int, how: dict[str, Any]) -> Image | Refusal:
+    """The pictures of two prompts side by side."""
+    from PIL import Image as pillow
+
+    from vlforge.inference.paired_painting import paint_pair
+
+    with _silent():
+        out = paint_pair(
+            pipe,
+            (words, how["second"]),
+            key,
+            how.get("steps", 50),
+            how.get("guidance_scale", 7.5),
+        )
+    if any(getattr(out, "nsfw_content_detected", None) or ()):
+        return Refusal(UNSAFE)
+    left, right = (image.convert("RGB") for image in out.images)
+    both = pillow.new("RGB", (left.width + right.width, left.height))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both
 
 
 @contextmanager
