@@ -48,7 +48,11 @@ def test_the_probability_of_a_class_is_the_score():
 
 def test_fasttext_models_give_probabilities_of_all_their_labels():
     path = str(_bundled_table())
-    rows = [{"text": "The cat sits\non the mat."}, {"text": "Die Katze sitzt da."}, {"text": ""}]
+    rows = [
+        {"text": "The cat sits\non the mat."},
+        {"text": "Die Katze sitzt da."},
+        {"text": "\ud83d"},
+    ]
     english, _ = run("text_quality_classifier_filter", rows, model=path, label="en")
     german, _ = run("text_quality_classifier_filter", rows, model=path, label="__label__de")
     assert english[0] > 0.5 > 0.1 > english[1] > 0

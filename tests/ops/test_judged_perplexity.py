@@ -171,3 +171,7 @@ def test_what_is_missing_is_told_when_the_recipe_is_read(arpa, tmp_path):
 
 def test_words_are_parted_as_kenlm_parts_them():
     assert words_of("a\tb \u3000c\x0bd") == ["a", "b", "\u3000c", "d"]
+
+
+def test_halves_of_characters_do_not_end_the_run(arpa):
+    assert measured(["\ud83d"], model=str(arpa)) == [pytest.approx(10 ** ((1.8 + 1.1) / 2))]

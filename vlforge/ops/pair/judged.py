@@ -12,6 +12,7 @@ from vlforge.ops.batch import Batch, Item, drop_of
 from vlforge.ops.synthesis.picture_rows import plain_words
 from vlforge.ops.synthesis.text_writing import NO_TEXT
 from vlforge.ops.synthesis.writing import Asked, Asks, reference
+from vlforge.ops.text.pieces import sound
 from vlforge.ops.text.verdicts import MarkJudge, Verdict
 from vlforge.types import Drop, EndpointSpec
 
@@ -61,7 +62,7 @@ class VlmQualityScoreFilter(MarkJudge):
         if not files:
             return None
         value = look_up(item.row, self.text_key)
-        text = plain_words(value, batch.context) if isinstance(value, str) else ""
+        text = plain_words(sound(value), batch.context) if isinstance(value, str) else ""
         if not text:
             return Drop("", NO_TEXT)
         try:

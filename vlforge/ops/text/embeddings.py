@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from vlforge.ops.base import Bounds, Filter, look_up
 from vlforge.ops.batch import Batch
 from vlforge.ops.text.language_models import validation_rows
+from vlforge.ops.text.pieces import sound
 from vlforge.types import Drop, Need, RecipeError, Row
 
 OP = "text_embd_similarity_filter"
@@ -87,7 +88,7 @@ class TextEmbdSimilarityFilter(Filter):
         gone = next((name for name, value in values.items() if value is None), None)
         if gone is not None:
             return Drop("", "field is missing", None, gone, None)
-        text = _FIELD.sub(lambda found: str(values[found[1]]), template)
+        text = sound(_FIELD.sub(lambda found: str(values[found[1]]), template))
         return text if text.strip() else Drop("", "no text to compare")
 
 

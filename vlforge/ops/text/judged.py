@@ -15,6 +15,7 @@ from vlforge.ops.synthesis.replies import UnfitError, said
 from vlforge.ops.synthesis.text_writing import NO_TEXT, filled
 from vlforge.ops.synthesis.writing import Asked, Asks
 from vlforge.ops.text.language_models import validation_rows
+from vlforge.ops.text.pieces import sound
 from vlforge.ops.text.verdicts import NO_VERDICT, EitherMarkJudge, Judge, Verdict, either
 from vlforge.types import Caption, Drop, EndpointSpec, RecipeError, Row
 
@@ -70,7 +71,8 @@ class TextJudge(EitherMarkJudge):
         for key, name in zip(self._keys(), self._names(), strict=True):
             value = look_up(row, key)
             if value is not None:
-                words = str(value) if context is None else plain_words(str(value), context)
+                words = sound(str(value))
+                words = words if context is None else plain_words(words, context)
                 template = self.field_template or FIELD
                 told.append(filled(template, field_name=name, field_data=words))
         return "\n\n".join(told)
@@ -265,7 +267,7 @@ class LlmConditionFilter(Judge):
 
     def _asks(self, row: Row, context: Context) -> Asks:
         value = look_up(row, self.text_key)
-        text = plain_words(value, context) if isinstance(value, str) else ""
+        text = plain_words(sound(value), context) if isinstance(value, str) else ""
         if not text:
             return None
         known = self.knowledge_grounding_fixed

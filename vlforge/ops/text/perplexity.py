@@ -12,7 +12,7 @@ from vlforge.ops.batch import Batch
 from vlforge.ops.downloads import models_folder
 from vlforge.ops.text.classes import parts_of
 from vlforge.ops.text.ngram_models import Score, check_model, scorer_of
-from vlforge.ops.text.pieces import Cut, piece_cutter
+from vlforge.ops.text.pieces import Cut, piece_cutter, sound
 from vlforge.types import RecipeError
 
 WORDS = "words"
@@ -57,7 +57,7 @@ class PerplexityFilter(TextFilter):
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
         score = scorer_of(self._model_file(), "perplexity_filter.model")
         cut = self._cut()
-        texts = batch.texts(self.text_key, self.ignore_special_tokens)
+        texts = map(sound, batch.texts(self.text_key, self.ignore_special_tokens))
         found = [perplexity(" ".join(cut(text)), score) for text in texts]
         is_rounded = self.compat == "data_juicer"
         return ([round(value, 1) for value in found] if is_rounded else found,)

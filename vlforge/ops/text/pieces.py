@@ -67,7 +67,7 @@ def token_counter(path: Path, key: str) -> CountTokens:
     tokenizer.no_padding()
 
     def count(texts: Sequence[str]) -> list[int]:
-        found = tokenizer.encode_batch_fast(list(map(_sound, texts)), add_special_tokens=False)
+        found = tokenizer.encode_batch_fast(list(map(sound, texts)), add_special_tokens=False)
         return [len(one.ids) for one in found]
 
     return count
@@ -82,7 +82,7 @@ def _of_folder(path: Path, key: str) -> CountTokens:
         raise _unreadable(path, key, error) from None
 
     def count(texts: Sequence[str]) -> list[int]:
-        found = tokenizer(list(map(_sound, texts)), add_special_tokens=False, verbose=False)
+        found = tokenizer(list(map(sound, texts)), add_special_tokens=False, verbose=False)
         return [len(ids) for ids in found["input_ids"]] if texts else []
 
     return count
@@ -115,7 +115,7 @@ def piece_cutter(path: Path, key: str) -> Cut:
         model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise _unreadable(path, key, error) from None
-    return lambda text: list(model.encode_as_pieces(_sound(text)))
+    return lambda text: list(model.encode_as_pieces(sound(text)))
 
 
 def refined_pieces(given: str, lang: str, op: str, lower: bool = True) -> Cut:
@@ -134,7 +134,7 @@ def refined_pieces(given: str, lang: str, op: str, lower: bool = True) -> Cut:
     return refined
 
 
-def _sound(text: str) -> str:
+def sound(text: str) -> str:
     """The text without halves of characters, which the libraries refuse."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 

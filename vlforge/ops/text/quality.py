@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from vlforge.ops.base import Bounds, TextFilter
 from vlforge.ops.batch import Batch
+from vlforge.ops.text.pieces import sound
 from vlforge.types import Need, RecipeError
 
 OP = "text_quality_classifier_filter"
@@ -49,7 +50,7 @@ class TextQualityClassifierFilter(TextFilter):
         return ((self.min_score, self.max_score),)
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
-        texts = batch.texts(self.text_key, self.ignore_special_tokens)
+        texts = list(map(sound, batch.texts(self.text_key, self.ignore_special_tokens)))
         if self._is_fasttext:
             classify = fasttext_classes(Path(self.model).expanduser())
             return ([self._chance(classify(text)) for text in texts],)
@@ -88,8 +89,6 @@ def fasttext_classes(path: Path) -> Classify:
 
     def classify(text: str) -> dict[str, float]:
         line = text.replace("\n", " ")
-        if not line.isascii():
-            line = line.encode("utf-8", "replace").decode("utf-8")
         # Below 0: with hierarchical softmax even 0 leaves out what is unlikely.
         labels, chances = model.predict(line, k=-1, threshold=-1.0)
         named = [str(label).removeprefix(_MARK) for label in labels]

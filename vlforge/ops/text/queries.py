@@ -16,6 +16,7 @@ from vlforge.ops.synthesis.prompt_files import Prompt, read_prompt
 from vlforge.ops.synthesis.replies import UnfitError, said
 from vlforge.ops.synthesis.text_writing import NO_TEXT
 from vlforge.ops.synthesis.writing import Asked, Asks, converse, drawing_of
+from vlforge.ops.text.pieces import sound
 from vlforge.types import Caption, Drop, Need, Row
 
 _CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -65,7 +66,7 @@ class QueryClassifier(RowMapper):
         if not asked:
             return
         model = batch.context.classifier(self.hf_model, name_of(type(self).__name__))
-        chances = model.classify_texts(list(asked.values()))
+        chances = model.classify_texts(list(map(sound, asked.values())))
         for at, row in zip(asked, chances, strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             tags = {self.label_key: model.labels[best], self.score_key: float(row[best])}
