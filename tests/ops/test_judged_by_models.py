@@ -76,7 +76,7 @@ def test_each_judge_asks_for_its_own_dimensions(op, stat, names):
 
 
 def test_several_fields_are_told_by_their_names():
-    rows = [{"q": "Why?", "a": "So."}, {"q": "Why?"}, {"b": "x"}]
+    rows = [{"q": "Why?", "a": "So."}, {"q": "Why?"}, {"b": "x"}, {"q": IMAGE}]
     (scores, *_), writer, _ = run(
         "llm_quality_score_filter", rows, marks(QUALITY, 5, 5, 5, 5),
         input_keys=["q", "a"], field_names=["Question", "Answer"],
@@ -88,7 +88,7 @@ def test_several_fields_are_told_by_their_names():
     assert writer.asked[0].turns[0].text.startswith("Judge {it}.\n")
     assert "Chinese" in writer.asked[0].turns[0].text
     assert scores[:2] == [1.0, 1.0]
-    assert scores[2].reason == "no text to ask about"
+    assert [one.reason for one in scores[2:]] == ["no text to ask about"] * 2
 
 
 def test_a_judge_that_does_not_keep_to_the_form_is_asked_again_and_then_costs_the_row():

@@ -55,7 +55,8 @@ class TextJudge(EitherMarkJudge):
         return found if self.input_template is None else found._replace(user=self.input_template)
 
     def measure(self, batch: Batch) -> tuple[list[Any], ...]:
-        asked = [self._asks(item.row, batch.context) for item in batch.items]
+        words = self.prompt().fill(**self.more(batch.context))
+        asked = [self._asks(item.row, words, batch.context) for item in batch.items]
         found = self.ask(batch, asked, self.verdict)
         if self.compat == "data_juicer":
             found = [NO_VERDICT if isinstance(one, Drop) else one for one in found]
@@ -77,12 +78,11 @@ class TextJudge(EitherMarkJudge):
                 told.append(filled(template, field_name=name, field_data=words))
         return "\n\n".join(told)
 
-    def _asks(self, row: Row, context: Context) -> Asks:
+    def _asks(self, row: Row, words: Prompt, context: Context) -> Asks:
         values = [look_up(row, key) for key in self._keys()]
-        if not any(str(value).strip() for value in values if value is not None):
+        if not any(plain_words(str(value), context) for value in values if value is not None):
             return Drop("", NO_TEXT)
-        words = self.prompt().fill(data=self.data(row, context), **self.more(context))
-        return [Asked.of(words)]
+        return [Asked.of(words.fill(data=self.data(row, context)))]
 
     def _keys(self) -> list[str]:
         return [self.text_key] if self.input_keys is None else self.input_keys
