@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -226,7 +226,6 @@ class Captioner(Protocol):
         ...
 
 
-@runtime_checkable
 class PreparingCaptioner(Captioner, Protocol):
     """A captioner that can begin with a picture before it writes: in a thread beside it.
 
@@ -237,6 +236,14 @@ class PreparingCaptioner(Captioner, Protocol):
 
     def prepare(self, image: Image) -> Any:
         """What `caption` takes in the picture's place, smaller than the picture."""
+        ...
+
+
+class FileCaptioner(PreparingCaptioner, Protocol):
+    """A captioner that may need no pixels."""
+
+    def prepare_file(self, content: bytes) -> Any:
+        """What `caption` takes for the picture in a file; None: it has to be decoded."""
         ...
 
 

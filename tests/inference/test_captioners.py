@@ -17,7 +17,7 @@ from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalModels
 from vlforge.inference.native import PromptError
 from vlforge.inference.scripted import ScriptedWriter
-from vlforge.types import EndpointSpec, PreparingCaptioner, Refusal
+from vlforge.types import EndpointSpec, Refusal
 
 FOLDERS = {
     "opt": make.blip2,
@@ -167,7 +167,6 @@ def test_drawing_as_data_juicer_does_is_transformers_default(tmp_path):
 def test_a_server_captions_as_a_folder_does():
     writer = ScriptedWriter(lambda sample, times: f"{sample.turns[0].text[8:]} {times}")
     captioner = EndpointCaptioner(writer, concurrency=4)
-    assert isinstance(captioner, PreparingCaptioner)
     assert captioner.portion == 32
     tall = Image.new("RGB", (30, 4000), (200, 10, 10))
     ready = captioner.prepare(tall)
@@ -183,6 +182,32 @@ def test_a_server_captions_as_a_folder_does():
     drawn = ScriptedWriter(lambda sample, times: str(times))
     made = EndpointCaptioner(drawn).caption([ready], [None], 2, [7], all_drawn=True)
     assert texts(made) == [["0", "0"]]
+
+
+def encoded(image, kind="JPEG", **how):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def test_files_go_to_a_server_as_they_are_where_it_shows_them_alike(monkeypatch):
+    captioner = EndpointCaptioner(ScriptedWriter(lambda sample, times: "fine"))
+    small, turned = Image.new("RGB", (30, 20)), Image.Exif()
+    turned[0x0112] = 6
+    as_they_are = [encoded(small), encoded(small, "PNG"), encoded(small.convert("L"))]
+    assert [captioner.prepare_file(file) for file in as_they_are] == as_they_are
+    others = {
+        "turned": encoded(small, exif=turned),
+        "huge": encoded(Image.new("RGB", (2049, 8))),
+        "seen through": encoded(small.convert("RGBA"), "PNG"),
+        "palette": encoded(small.convert("P"), "PNG"),
+        "print colours": encoded(small.convert("CMYK")),
+        "rare": encoded(small, "BMP"),
+        "none": b"no picture",
+    }
+    assert [name for name, file in others.items() if captioner.prepare_file(file)] == []
+    monkeypatch.setattr(captioners, "LARGEST_SENT", 100)
+    assert captioner.prepare_file(as_they_are[0]) is None
 
 
 def test_what_a_server_refuses_is_told_of_that_picture_alone():

@@ -34,7 +34,10 @@ THEIR_TOP_K = 50
 """Tokens that transformers draws from where nobody says otherwise, and so Data-Juicer does."""
 LONGEST_SIDE = 2048
 """Pixels of a picture that goes to a server; larger ones are shrunk."""
+LARGEST_SENT = 4 << 20
+"""Bytes of a file that goes to a server as it is."""
 _QUALITY = 95
+_ORIENTATION = 0x0112
 
 
 def open_captioner(models: LocalModels, path: str) -> Captioner:
@@ -136,6 +139,21 @@ class EndpointCaptioner:
         self.writer = writer
         self.temperature = temperature
         self.portion = 8 * concurrency
+
+    def prepare_file(self, content: bytes) -> bytes | None:
+        """The file as it is, where every server shows it as it is shown here."""
+        from PIL import Image
+
+        if len(content) > LARGEST_SENT:
+            return None
+        try:
+            with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+                is_small = max(image.size) <= LONGEST_SIDE
+                is_plain = image.mode in ("RGB", "L") and not image.info.get("transparency")
+                is_upright = image.getexif().get(_ORIENTATION, 1) == 1
+        except Exception:  # whatever is wrong with it, opening it in full says better
+            return None
+        return content if is_small and is_plain and is_upright else None
 
     def prepare(self, image: Image) -> bytes:
         """The upright picture as a JPEG."""

@@ -205,6 +205,27 @@ def test_a_captioner_may_ask_for_larger_portions():
     assert told.sizes == [5, 1]
 
 
+def test_a_captioner_may_take_files_as_they_are():
+    class Taking(Said):
+        portion = 0
+
+        def prepare_file(self, content):
+            return content if content == Path(A).read_bytes() else None
+
+        def prepare(self, image):
+            return image
+
+        def caption(self, images, prompts, count, keys, **how):
+            return [[Caption(type(image).__name__, 0.0)] for image in images]
+
+    rows = [row(IMAGE, A), row(IMAGE, B), row(IMAGE, str(PICTURES / "truncated.jpg")),
+            row(IMAGE, "gone.jpg")]  # fmt: skip
+    found, _, _ = run(rows, Taking())
+    assert texts(found[0]) == [f"{IMAGE} bytes {EOC}"]
+    assert texts(found[1]) != texts(found[0])
+    assert [one.reason for one in found[2:]] == ["truncated image", "missing image"]
+
+
 def test_huge_pictures_wait_in_small_portions(monkeypatch):
     monkeypatch.setattr("vlforge.ops.synthesis.captioning._PORTION_BYTES", 200 * 150 * 3)
     rows = [row(IMAGE, A) for _ in range(3)]

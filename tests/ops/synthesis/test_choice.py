@@ -11,7 +11,7 @@ from vlforge.ops.base import Grown
 from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.synthesis.choice import CaptionChoiceMapper
 from vlforge.ops.synthesis.provenance import PROVENANCE
-from vlforge.types import Drop, RecipeError
+from vlforge.types import Caption, Drop, RecipeError, Refusal
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 A, B = str(PICTURES / "photo_a.jpg"), str(PICTURES / "wide.jpg")
@@ -83,3 +83,19 @@ def test_no_caption_is_refused():
     with pytest.raises(RecipeError, match="caption_num is 0"):
         CaptionChoiceMapper(hf_img2seq="c", scorer="s", caption_num=0)
     assert isinstance(run(f"{IMAGE} old", [A], {}), Grown)
+
+
+def test_a_picture_that_a_server_refuses_costs_its_row():
+    class Refusing:
+        def caption(self, images, prompts, count, keys):
+            refused = Refusal("unsafe", "400")
+            return [refused if i.width == 300 else [Caption("new", 0.0)] for i in images]
+
+    models = ScriptedModels({"captioner": Refusing()}, {"judge": ScriptedScorer({"new": 1.0})})
+    both = {"text": f"{IMAGE} old {EOC}{IMAGE} old", "images": [A, B]}
+    rows = [both, {"text": f"{IMAGE} old {EOC}", "images": [A]}]
+    items = [Item(str(n), n, row) for n, row in enumerate(rows)]
+    op = CaptionChoiceMapper(hf_img2seq="captioner", scorer="judge")
+    drop, grown = op.apply(Batch(items, Context(models=models)))
+    assert drop == Drop("", "unsafe", None, "400", None)
+    assert grown.rows[0]["text"] == f"{IMAGE} new {EOC}"

@@ -16,7 +16,7 @@ from vlforge.ops.dedup.simhash import simhash, word_windows
 from vlforge.ops.synthesis.ahead import one_ahead
 from vlforge.ops.synthesis.prompt_files import Prompt
 from vlforge.ops.synthesis.provenance import origin, with_origin
-from vlforge.types import Caption, Captioner, Drop, Need, PreparingCaptioner, Refusal, Row
+from vlforge.types import Caption, Captioner, Drop, Need, Refusal, Row
 
 CONFIDENCE = "caption_confidence"
 """Statistic of captioned rows: mean log-probability per token, one per picture."""
@@ -257,9 +257,16 @@ class _Opening:
             yield some, images
 
     def _opened(self, file: ImageFile) -> Any:
+        """The picture as far as the captioner can begin with it: see `FileCaptioner`."""
+        prepare_file = getattr(self.captioner, "prepare_file", None)
+        if prepare_file is not None:
+            ready = prepare_file(file.content())
+            file.let_go()
+            if ready is not None:
+                return ready
+        prepare = getattr(self.captioner, "prepare", None)
         image = self.batch.files.rgb(file)
-        prepares = isinstance(self.captioner, PreparingCaptioner)
-        return self.captioner.prepare(image) if prepares else image
+        return image if prepare is None else prepare(image)
 
 
 def _bytes(image: Any) -> int:

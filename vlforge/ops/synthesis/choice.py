@@ -11,7 +11,7 @@ from vlforge.ops.base import Grown, RowMapper, replaced
 from vlforge.ops.batch import Batch, Context, Item, drop_of
 from vlforge.ops.synthesis.provenance import origin, with_origin
 from vlforge.ops.synthesis.writing import request_key
-from vlforge.types import Caption, Drop, Need, RecipeError, Row
+from vlforge.types import Caption, Drop, Need, RecipeError, Refusal, Row
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,6 +96,10 @@ class CaptionChoiceMapper(RowMapper):
         written = captioner.caption(images, prompts, self.caption_num, seeds)
         pairs: list[tuple[int, Caption | None, str]] = []
         for place, ((at, number), captions) in enumerate(zip(keys, written, strict=True)):
+            if isinstance(captions, Refusal):
+                detail = captions.detail or None
+                rows[at] = Drop("", captions.reason, None, detail, None)
+                continue
             row = rows[at]
             old = context.plain(row.chunks[number]) if isinstance(row, _Row) else ""
             pairs += [(place, None, old)] if old and self.keep_original else []
