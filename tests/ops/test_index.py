@@ -95,6 +95,14 @@ def test_common_keys_are_taken_by_every_filter(tmp_path):
         "token_num_filter": {"hf_tokenizer": __file__},
         "benchmark_overlap_filter": {"benchmarks": [str(tmp_path)]},
         "word_list_filter": {"words_file": __file__},
+        "llm_condition_filter": {"condition": "it speaks of animals"},
+        "vlm_quality_score_filter": {"model": "m"},
+        "image_caption_likelihood_filter": {"model": "m"},
+        "text_quality_classifier_filter": {"model": "m", "label": "good"},
+        "in_context_influence_filter": {"valid_dataset": [{"meta": {"caption": "t"}}]},
+        "text_embd_similarity_filter": {"valid_dataset": [{"meta": {"caption": "t"}}]},
+        "llm_task_relevance_filter": {"task_desc": "to describe pictures"},
+        "perplexity_filter": {"model": __file__, "tokenizer": __file__},
     }
     needs_spacy = {"text_action_filter", "text_entity_dependency_filter"}
     for name in set(places()) - needs_spacy:

@@ -217,15 +217,15 @@ def test_names_of_ray_are_operators_and_its_repartition_is_passed_over(recipe):
 def test_every_wrong_operator_is_named_with_its_line(recipe):
     path = recipe(
         "process:\n  - text_lenght_filter: {}\n  - text_length_filter: {min: 3}\n"
-        "  - video_duration_filter: {}\n  - llm_analysis_filter: {}\n  - [a]\n"
+        "  - video_duration_filter: {}\n  - image_segment_mapper: {}\n  - [a]\n"
     )
     with pytest.raises(RecipeError) as raised:
         read(path)
-    unknown, wrong_key, video, service, no_operator = str(raised.value).splitlines()
+    unknown, wrong_key, video, outside, no_operator = str(raised.value).splitlines()
     assert "clean.yaml:3: unknown operator" in unknown
     assert "clean.yaml:4: text_length_filter: unknown key 'min'" in wrong_key
     assert "clean.yaml:5: video_duration_filter is of the video family" in video
-    assert "clean.yaml:6: llm_analysis_filter asks a language model" in service
+    assert "clean.yaml:6: image_segment_mapper runs a model that transformers" in outside
     assert "clean.yaml:7: ['a'] is not one `operator: parameters`" in no_operator
 
 
@@ -237,7 +237,8 @@ def test_a_recipe_without_dataset_says_so(recipe):
 def test_operators_that_are_not_there_say_why_and_those_that_are_do_not():
     assert why_not("text_length_filter") is None
     assert why_not("nothing_of_the_kind_filter") is None
-    assert "runs a model" in why_not("image_nsfw_filter")
+    assert "runs a model" in why_not("image_segment_mapper")
+    assert why_not("image_nsfw_filter") is None
 
 
 def test_the_table_of_operators_takes_its_remarks_from_the_operators():
@@ -245,7 +246,8 @@ def test_the_table_of_operators_takes_its_remarks_from_the_operators():
     assert rows["| `maximum_line_length_filter`"].startswith("same")
     assert rows["| `image_size_filter`"].startswith("different | `compat: data_juicer`")
     assert rows["| `general_field_filter`"].startswith("same | As in Data-Juicer")
-    assert rows["| `image_nsfw_filter`"].startswith("not there | runs a model")
+    assert rows["| `image_segment_mapper`"].startswith("not there | runs a model")
+    assert rows["| `image_nsfw_filter`"].startswith("different | ")
 
 
 TABLE = """\

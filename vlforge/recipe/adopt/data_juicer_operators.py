@@ -38,43 +38,42 @@ topk_specified_field_selector key_value_grouper naive_grouper naive_reverse_grou
 ray_document_deduplicator ray_image_deduplicator ray_bts_minhash_deduplicator
 ray_bts_minhash_cpp_deduplicator
 """
-_MODELS = """
-detect_character_attributes_mapper detect_character_locations_mapper
-detect_main_character_mapper generate_qa_from_examples_mapper
-generate_qa_from_text_mapper image_captioning_mapper image_detection_yolo_mapper
-image_diffusion_mapper image_mmpose_mapper image_remove_background_mapper
-image_sam_3d_body_mapper image_segment_mapper
-image_tagging_mapper imgdiff_difference_area_generator_mapper
-imgdiff_difference_caption_generator_mapper mllm_mapper
-query_intent_detection_mapper query_sentiment_detection_mapper
-query_topic_detection_mapper sdxl_prompt2prompt_mapper sentence_augmentation_mapper
-text_tagging_by_prompt_mapper image_aesthetics_filter image_nsfw_filter
-image_pair_similarity_filter image_text_matching_filter image_text_similarity_filter
-image_watermark_filter in_context_influence_filter
-instruction_following_difficulty_filter llm_perplexity_filter perplexity_filter
-phrase_grounding_recall_filter text_pair_similarity_filter image_ohem_selector
-"""
-_SERVICES = """
+_ASKING = """
 calibrate_qa_mapper calibrate_query_mapper calibrate_response_mapper
-extract_entity_attribute_mapper extract_entity_relation_mapper extract_event_mapper
-extract_keyword_mapper extract_nickname_mapper extract_support_text_mapper
-image_tagging_vlm_mapper llm_extract_mapper optimize_prompt_mapper
-optimize_qa_mapper optimize_query_mapper optimize_response_mapper
-pair_preference_mapper pii_llm_suspect_mapper relation_identity_mapper
-llm_analysis_filter llm_condition_filter llm_difficulty_score_filter
-llm_quality_score_filter llm_task_relevance_filter text_embd_similarity_filter
-entity_attribute_aggregator meta_tags_aggregator most_relevant_entities_aggregator
-nested_aggregator llm_ray_vllm_engine_pipeline vlm_ray_vllm_engine_pipeline
-image_captioning_from_gpt4v_mapper
+entity_attribute_aggregator extract_entity_attribute_mapper
+extract_entity_relation_mapper extract_event_mapper extract_keyword_mapper
+extract_nickname_mapper extract_support_text_mapper generate_qa_from_examples_mapper
+generate_qa_from_text_mapper image_aesthetics_filter image_captioning_from_gpt4v_mapper
+image_captioning_mapper image_diffusion_mapper image_nsfw_filter image_ohem_selector
+image_pair_similarity_filter image_tagging_vlm_mapper image_text_matching_filter
+image_text_similarity_filter image_watermark_filter in_context_influence_filter
+instruction_following_difficulty_filter llm_analysis_filter llm_condition_filter
+llm_difficulty_score_filter llm_extract_mapper llm_perplexity_filter
+llm_quality_score_filter llm_ray_vllm_engine_pipeline llm_task_relevance_filter
+meta_tags_aggregator mllm_mapper most_relevant_entities_aggregator nested_aggregator
+optimize_prompt_mapper optimize_qa_mapper optimize_query_mapper optimize_response_mapper
+pair_preference_mapper perplexity_filter phrase_grounding_recall_filter
+pii_llm_suspect_mapper query_intent_detection_mapper query_sentiment_detection_mapper
+query_topic_detection_mapper relation_identity_mapper sdxl_prompt2prompt_mapper
+sentence_augmentation_mapper text_embd_similarity_filter text_pair_similarity_filter
+text_tagging_by_prompt_mapper vlm_ray_vllm_engine_pipeline
 """
+"""Those that ask a model, on this machine or behind an endpoint."""
+_OUTSIDE = """
+detect_character_attributes_mapper detect_character_locations_mapper
+detect_main_character_mapper image_detection_yolo_mapper image_mmpose_mapper
+image_remove_background_mapper image_sam_3d_body_mapper image_segment_mapper
+image_tagging_mapper imgdiff_difference_area_generator_mapper
+imgdiff_difference_caption_generator_mapper
+"""
+"""Those whose models come with packages of their own."""
 _ELSEWHERE = {
     "human_preference_annotation_mapper": "needs a Label Studio server",
     "export_to_lerobot_mapper": "is of the video family",
     "vggt_mapper": "is of the video family",
 }
 _FAMILIES = ("agent_", "audio_", "dialog_", "video_")
-NEEDS_MODEL = "runs a model; those operators come later"
-NEEDS_SERVICE = "asks a language model or a service; those operators come later"
+NEEDS_PACKAGE = "runs a model that transformers does not hold (YOLO, SAM, RAM, MMPose, rembg)"
 
 PASSED_OVER = {"ray_repartition_pipeline": "Ray Data cuts blocks itself"}
 """Operators that change no row."""
@@ -94,7 +93,7 @@ def operators_page() -> str:
 
     there = places()
     rows = {}
-    for name in sorted({*_FREE.split(), *_MODELS.split(), *_SERVICES.split()} & set(there)):
+    for name in sorted({*_FREE.split(), *_ASKING.split()} & set(there)):
         remarks = _remarks(find(name))
         is_different = any(map(_differs, remarks))
         rows[name] = ("different" if is_different else "same", " ".join(remarks))
@@ -113,9 +112,8 @@ def _absent() -> dict[str, str]:
     from vlforge.ops.index import places
 
     groups = {
-        **dict.fromkeys(_FREE.split(), "is not there yet"),
-        **dict.fromkeys(_MODELS.split(), NEEDS_MODEL),
-        **dict.fromkeys(_SERVICES.split(), NEEDS_SERVICE),
+        **dict.fromkeys([*_FREE.split(), *_ASKING.split()], "is not there yet"),
+        **dict.fromkeys(_OUTSIDE.split(), NEEDS_PACKAGE),
         **_ELSEWHERE,
     }
     return {name: why for name, why in groups.items() if name not in places()}
