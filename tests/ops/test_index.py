@@ -97,7 +97,7 @@ def test_common_keys_are_taken_by_every_filter(tmp_path):
         "word_list_filter": {"words_file": __file__},
         "llm_condition_filter": {"condition": "it speaks of animals"},
         "vlm_quality_score_filter": {"model": "m"},
-        "image_caption_likelihood_filter": {"model": "m"},
+        "image_caption_likelihood_filter": {"model": "m", "min_score": 0},
         "text_quality_classifier_filter": {"model": "m", "label": "good"},
         "in_context_influence_filter": {"valid_dataset": [{"meta": {"caption": "t"}}]},
         "text_embd_similarity_filter": {"valid_dataset": [{"meta": {"caption": "t"}}]},
