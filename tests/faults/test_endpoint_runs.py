@@ -132,7 +132,9 @@ def test_a_wrong_key_is_told_in_one_line(tmp_path):
     assert places_of(tmp_path, KEY) == []
 
 
-@pytest.mark.parametrize("fault", [400, 429, 500, "<drop>", "<nonsense>", "<empty>", "", "echo"])
+@pytest.mark.parametrize(
+    "fault", [400, 429, 500, "<drop>", "<hang>", "<nonsense>", "<empty>", "", "echo"]
+)
 def test_the_key_is_in_nothing_that_a_run_leaves(tmp_path, fault):
     """Some rows never get a reply, in one way each; the others do."""
     echo = f"Bearer {KEY} and {json.dumps(KEY)}"
@@ -145,7 +147,7 @@ def test_the_key_is_in_nothing_that_a_run_leaves(tmp_path, fault):
         return (fault, {}, echo) if isinstance(fault, int) else fault
 
     with endpoint(script) as server:
-        done = run(command(tmp_path, server.url, retries=0))
+        done = run(command(tmp_path, server.url, retries=0, timeout_s=2))
         assert set(server.keys) == {f"Bearer {KEY}"}
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stdout + done.stderr

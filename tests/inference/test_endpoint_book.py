@@ -182,6 +182,15 @@ def test_a_server_that_answers_nobody_is_given_up(pauses):  # noqa: F811
         assert len(server.asked) <= 14
 
 
+def test_where_nobody_listens_the_first_requests_end_the_asking(pauses):  # noqa: F811
+    with endpoint(lambda body, times: "yes") as server:
+        gone = server.url
+    asking = client(gone, pauses, concurrency=5)
+    asking.patience = 24
+    with pytest.raises(EndpointError, match=r"5 requests in a row got no reply, .* refused; see"):
+        asking.ask_all([ask(str(number)) for number in range(100)])
+
+
 def test_what_a_server_refuses_is_no_fault_of_the_server(pauses):  # noqa: F811
     with endpoint(lambda body, times: "yes" if said(body) == "0" else 400) as server:
         asking = client(server.url, pauses, concurrency=1)

@@ -36,6 +36,8 @@ _LONGEST_ASKED_WAIT_S = 600.0
 _CHARACTERS_A_TOKEN = 4
 _PICTURE_TOKENS = 800
 """What a picture is taken to cost where a server does not say."""
+_FIRST = 4
+"""The least number of requests, of the first, that a server may leave without any answer."""
 _EMPTY_TRIES = 2
 """How often an empty answer is asked for again."""
 _OPTIONAL = ("max_tokens", "temperature", "top_p", "seed")
@@ -279,7 +281,10 @@ class Endpoint:
             is_known = self.usage.requests + self.usage.cached > 0
             self._failed_in_row += not (is_refused and is_known)
             row = self._failed_in_row
-        if self.patience and row >= self.patience and not is_for_all:
+        patience = self.patience
+        if not (is_known or is_refused):  # nobody is there, it seems
+            patience = min(patience, max(_FIRST, self.spec.concurrency))
+        if patience and row >= patience and not is_for_all:
             text = (
                 f"{row} requests in a row got no reply, the last: {text}; see to the server and "
                 "give the same command again, it goes on from the replies that came"
