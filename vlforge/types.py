@@ -136,7 +136,8 @@ class EndpointSpec:
     requests are under way, `requests_per_minute` and `tokens_per_minute` above 0 slow them
     down. What may pass (429, 5xx, a lost connection, a reply that is none) is tried
     `retries` times more, each wait twice as long, or as long as the server says. Prices are
-    for a million tokens; asking ends when `max_cost` is spent (0: no limit).
+    for a million tokens; asking ends when `max_cost` is spent (0: no limit) on all replies of
+    the model that are kept, whichever run paid them.
     """
 
     model: str
