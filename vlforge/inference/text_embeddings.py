@@ -133,7 +133,7 @@ class TextEmbedder:
         positions = getattr(config, "max_position_embeddings", None) or LONGEST
         if str(config.model_type) in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
             positions -= config.pad_token_id + 1  # counted from behind the padding's
-        return min(positions, self.tokenizer.model_max_length, LONGEST)
+        return int(min(positions, self.tokenizer.model_max_length, LONGEST))
 
 
 def pool(states_TLD: Tensor, mask_TL: Tensor, how: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from vlforge.ops.base import Bounds
 from vlforge.ops.batch import Batch
@@ -82,7 +82,7 @@ class ImageCaptionLikelihoodFilter(ChunkJudge):
             return seen
         from PIL import Image as pillow
 
-        blanks = [cast("Image", pillow.new("RGB", image.size, BLANK)) for image in images]
+        blanks = [pillow.new("RGB", image.size, BLANK) for image in images]
         unseen = [_mean(one) for one in scorer.caption_log_probs(blanks, texts, self.question)]
         return [_less(one, other) for one, other in zip(seen, unseen, strict=True)]
 

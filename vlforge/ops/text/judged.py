@@ -37,7 +37,7 @@ class TextJudge(EitherMarkJudge):
     input_template: str | None = None
     field_template: str | None = None
 
-    prompt_fields: ClassVar = ("data",)
+    prompt_fields: ClassVar[tuple[str, ...]] = ("data",)
     shown: ClassVar = "{data}"
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ import gzip
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -141,20 +140,20 @@ def _read_grams(file: IO[str], grams: dict[tuple[str, ...], _Gram]) -> int:
         raise ValueError("it ends within \\data\\")
     if not counts:
         raise ValueError("\\data\\ tells of no n-grams")
-    for length, following in pairwise([*sorted(counts), None]):
-        if line != f"\\{length}-grams:":
-            raise ValueError(f"\\{length}-grams: is missing")
+    for size in sorted(counts):
+        if line != f"\\{size}-grams:":
+            raise ValueError(f"\\{size}-grams: is missing")
         found = 0
         for line in lines:
             if line.startswith("\\"):
                 break
             if line:
                 found += 1
-                _take(line, int(length or 0), grams)
-        if found != counts[length or 0]:
-            raise ValueError(f"{found} {length}-grams, but it says {counts[length or 0]}")
-        if following is None and line != "\\end\\":
-            raise ValueError("it has no \\end\\")
+                _take(line, size, grams)
+        if found != counts[size]:
+            raise ValueError(f"{found} {size}-grams, but it says {counts[size]}")
+    if line != "\\end\\":
+        raise ValueError("it has no \\end\\")
     return max(counts)
 
 

@@ -54,11 +54,11 @@ class QueryClassifier(RowMapper):
                 asked[at] = text
             else:
                 found[at] = Drop("", NO_TEXT, None, self.query_key)
-        for at, text in self._in_english(batch, asked).items():
-            if isinstance(text, Drop):
-                found[at] = text
+        for at, words in self._in_english(batch, asked).items():
+            if isinstance(words, Drop):
+                found[at] = words
             else:
-                asked[at] = text
+                asked[at] = words
         self._tag(batch, {at: asked[at] for at in asked if not isinstance(found[at], Drop)}, found)
         return found
 
