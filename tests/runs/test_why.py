@@ -235,3 +235,21 @@ def test_of_a_made_row_that_was_dropped_the_filter_behind_tells_why(tmp_path):
     assert "~ caption_choice_mapper  written by blip" in said
     assert "✕ text_length_filter     text_len " in said
     assert "(keeps 10 to 20): text_len too high" in said
+
+
+def test_a_mark_is_told_and_judged_as_the_run_judged_it(tmp_path):
+    data = tmp_path / "rows.jsonl"
+    rows = [{"id": str(at), "text": f"row {at}", "s": at} for at in range(10)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    process = (
+        {"topk_specified_field_selector": {"field_key": "s", "topk": 4, "mark": "top"}},
+        {"specified_field_filter": {"field_key": "__dj__stats__.top", "target_value": [True]}},
+        {"text_length_filter": {"max_len": 5}},
+    )
+    out = tmp_path / "stage"
+    run_process(ProcessConfig(str(data), process=process), out, workers=1)
+    (out / "recipe.yaml").write_text(json.dumps({"dataset_path": str(data), "process": process}))
+    for number, words in (("9", "top True"), ("2", "top False")):
+        said = "\n".join(tell(out, number))
+        assert f"topk_specified_field_selector  {words}" in said
+        assert ("specified_field_filter" in said.split("✕")[-1]) == (number == "2")

@@ -23,6 +23,7 @@ from vlforge.engine.rows import reading_of
 from vlforge.engine.source import Block, open_source
 from vlforge.ops.base import Choice, CorpusMapper, Dedup, Filter, Grouper, NearDedup, look_up
 from vlforge.ops.bind import Bound
+from vlforge.ops.select.fields import STATS_PREFIX, field_of
 from vlforge.ops.synthesis.provenance import PROVENANCE
 from vlforge.types import Need, VLForgeError
 
@@ -128,7 +129,8 @@ class _End:
         """What was measured of it, as far as the record says."""
         name = self.record.get("stat")
         one = {name: self.record.get("value")} if name else {}
-        return {**(self.record.get("stats") or {}), **one}
+        found = {**(self.record.get("stats") or {}), **one}
+        return {**{name.removeprefix(STATS_PREFIX): found[name] for name in found}, **found}
 
     def origins(self) -> list[Mapping[str, Any]]:
         """Its provenance, oldest first."""
@@ -139,11 +141,13 @@ class _End:
 
 def _walk(plan: Plan, track: Track, uid: str, end: _End, context: Any) -> Iterator[Told]:
     is_known = True
+    # What models and selectors have measured is not measured again; later filters judge it.
+    track.item.stats = {**end.stats(), **track.item.stats}
     for bound in _order(plan):
         op = bound.op
         if isinstance(op, Dedup | NearDedup | Choice | Grouper):
             told = _decided(bound, end)
-        elif op.needs >= Need.EMBEDDING or isinstance(op, CorpusMapper) or not is_known:
+        elif not is_known or not _can_run(op, track):
             told = _on_record(bound, end, track.item.row if is_known else {})
             is_known = is_known and isinstance(op, Filter)
         else:
@@ -151,6 +155,14 @@ def _walk(plan: Plan, track: Track, uid: str, end: _End, context: Any) -> Iterat
         yield told
         if told.mark == "dropped" or isinstance(op, Grouper):
             return
+
+
+def _can_run(op: Any, track: Track) -> bool:
+    """Whether an operator needs no model, no other rows, and no statistic that is not known."""
+    if op.needs >= Need.EMBEDDING or isinstance(op, CorpusMapper):
+        return False
+    reads = op.stats if isinstance(op, Filter) and op.reads_stats else ()
+    return all(field_of(track.item, name) is not None for name in reads)
 
 
 def _on_record(bound: Bound, end: _End, before: Mapping[str, Any]) -> Told:
@@ -204,7 +216,8 @@ def _decided(bound: Bound, end: _End) -> Told:
         return Told(bound.name, f"{record.get('reason')}{first}", "dropped")
     if isinstance(bound.op, Choice):
         mark = bound.op.mark
-        return Told(bound.name, f"{mark} {end.stats().get(mark)}" if mark else "selected")
+        words = f"{mark} {end.stats().get(mark, 'is not on record')}"
+        return Told(bound.name, words if mark else "selected")
     if isinstance(bound.op, Grouper):
         return Told(bound.name, "joined with other rows")
     return Told(bound.name, "repeats no earlier row")
