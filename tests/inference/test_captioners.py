@@ -226,3 +226,33 @@ def test_a_name_of_the_recipe_is_a_server(monkeypatch):
     captioner = models.captioner("captions")
     assert (opened, captioner.writer, captioner.portion) == (["captions"], "writer", 24)
     assert captioner.temperature == 0.5
+
+
+def test_a_run_writes_the_same_bytes_whatever_batch_and_workers(tmp_path):
+    from tests.engine.made import config, write_rows
+    from vlforge.engine.local import run_process
+
+    folder = str(make.blip2(tmp_path / "model"))
+    token = "<__dj__image>"
+    rows = []
+    for number in range(9):
+        picture(number).save(tmp_path / f"{number}.png")
+        twice = number % 3 == 0
+        names = [f"{number}.png", f"{(number + 1) % 9}.png"][: 1 + twice]
+        text = f"{token} old <|__dj__eoc|>" * len(names)
+        rows.append({"id": str(number), "text": text, "images": names, "q": "the cat"})
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    written = []
+    for size, workers in ((1, 1), (3, 1), (8, 2)):
+        mapper = {"hf_img2seq": folder, "caption_num": 3, "keep_candidate_mode": "random_any",
+                  "prompt_key": "q", "gpu_batch_size": size}  # fmt: skip
+        out = tmp_path / f"out-{size}"
+        models = LocalModels(device="cpu", batch=size)
+        recipe = config(path, {"image_captioning_mapper": mapper})
+        run_process(recipe, out, models=models, seed=4, workers=workers)
+        written.append((out / "data.jsonl").read_bytes())
+    assert written[0] == written[1] == written[2]
+    assert written[0].count(b"provenance") == 9
+    other = tmp_path / "other"
+    run_process(recipe, other, models=models, seed=5, workers=1)
+    assert (other / "data.jsonl").read_bytes() != written[0]
