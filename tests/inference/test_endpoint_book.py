@@ -182,6 +182,19 @@ def test_a_server_that_answers_nobody_is_given_up(pauses):  # noqa: F811
         assert len(server.asked) <= 14
 
 
+def test_all_who_ask_on_are_told_why_nobody_is_asked(pauses):  # noqa: F811
+    with endpoint(lambda body, times: (401, {}, "who are you")) as server:
+        asking = client(server.url, pauses)
+        errors = []
+        for number in range(2):
+            with pytest.raises(EndpointError) as error:
+                asking.ask_all([ask(f"{number}")])
+            errors.append(error.value)
+        assert len(server.asked) == 1
+    assert str(errors[0]) == str(errors[1])
+    assert all(error.is_for_all for error in errors)
+
+
 def test_where_nobody_listens_the_first_requests_end_the_asking(pauses):  # noqa: F811
     with endpoint(lambda body, times: "yes") as server:
         gone = server.url

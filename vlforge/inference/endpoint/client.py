@@ -93,6 +93,7 @@ class Endpoint:
         self._asking: dict[str, threading.Event] = {}
         self._free_at = self._quiet_until = 0.0
         self._failed_in_row = 0
+        self._cause = ""
         if spec.max_cost and not (spec.price_in or spec.price_out):
             raise RecipeError(
                 f"{spec.model}: max_cost {spec.max_cost:g} needs price_in and price_out, those of "
@@ -290,7 +291,13 @@ class Endpoint:
                 "give the same command again, it goes on from the replies that came"
             )
             is_for_all = True
-        return EndpointError(text, is_for_all=is_for_all)
+        return self._end(text) if is_for_all else EndpointError(text)
+
+    def _end(self, text: str) -> EndpointError:
+        """What to raise where no request would get a reply; all who ask on are told the same."""
+        with self._lock:
+            self._cause = self._cause or text
+        return EndpointError(text, is_for_all=True)
 
     def _count(self, key: str, reply: Reply) -> None:
         """Keep a reply and what it cost."""
@@ -309,17 +316,16 @@ class Endpoint:
 
     def _check_budget(self) -> None:
         if self._stopped.is_set():
-            raise EndpointError("stopped", is_for_all=True)
+            raise EndpointError(self._cause or "stopped", is_for_all=True)
         limit = self.spec.max_cost
         if not limit or (spent := self._cost(*self.cache.spent(self.spec.model))) < limit:
             return
         before = spent - self.usage.cost
         earlier = f" ({money(before)} of it before)" if before > spent / 1e6 else ""
-        raise EndpointError(
+        raise self._end(
             f"{self.spec.model}: the budget is spent: {money(spent)} of max_cost {limit:g}"
             f"{earlier}; give the same command with a larger max_cost, it goes on from the "
-            "replies that came",
-            is_for_all=True,
+            "replies that came"
         )
 
     def _wait_for_turn(self, body: Mapping[str, Any]) -> None:
