@@ -244,7 +244,7 @@ def test_a_mark_is_told_and_judged_as_the_run_judged_it(tmp_path):
     process = (
         {"topk_specified_field_selector": {"field_key": "s", "topk": 4, "mark": "top"}},
         {"specified_field_filter": {"field_key": "__dj__stats__.top", "target_value": [True]}},
-        {"text_length_filter": {"max_len": 5}},
+        {"text_length_filter": {"min_len": 1}},
     )
     out = tmp_path / "stage"
     run_process(ProcessConfig(str(data), process=process), out, workers=1)
