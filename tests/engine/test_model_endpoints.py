@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -78,3 +79,26 @@ def test_a_refused_key_is_one_line_without_the_key(tmp_path, rows, monkeypatch):
     assert "\n" not in str(raised.value)
     assert "a-secret" not in str(raised.value)
     assert all("a-secret" not in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_server_is_busy_with_the_next_block_while_one_waits_for_its_last_reply(tmp_path, rows):
+    """The last row of the first block is answered when the second block has asked."""
+    has_begun = threading.Event()
+
+    def answer(body, times):
+        text = body["messages"][-1]["content"]
+        if "row 200 " in text:
+            has_begun.set()
+        if "row 100 " in text and not has_begun.wait(20):
+            return 400
+        return text
+
+    with endpoint(answer) as server:
+        spec = EndpointSpec("m", server.url, concurrency=4)
+        recipe = config(rows, REWRITE, endpoints={"far": spec})
+        funnel = run_process(recipe, tmp_path / "out", models=models_of(recipe), workers=1)
+        assert server.most_at_once <= 4
+    assert funnel["rows_out"] == 300
+    assert [row["id"] for row in lines(tmp_path / "out" / "data.jsonl")] == [
+        f"r{n}" for n in range(300)
+    ]

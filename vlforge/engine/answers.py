@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,6 +146,7 @@ class RememberingModels:
         self.endpoints = endpoints
         self.asked = self.remembered = 0
         self._log: AnswerLog | None = None
+        self._opening = threading.Lock()
 
     @contextmanager
     def block(self, path: Path) -> Iterator[None]:
@@ -158,12 +160,14 @@ class RememberingModels:
 
     def captioner(self, path: str) -> Captioner:
         """The captioner called `path`, remembering."""
-        found = self.models.captioner(path)
+        with self._opening:
+            found = self.models.captioner(path)
         return found if path in self.endpoints else _Captioner(found, self, path)
 
     def writer(self, path: str | EndpointSpec) -> Writer:
         """The writer called `path`, remembering where it is no endpoint."""
-        found = self.models.writer(path)
+        with self._opening:
+            found = self.models.writer(path)
         if isinstance(path, EndpointSpec) or path in self.endpoints:
             return found
         return _Writer(found, self, path)

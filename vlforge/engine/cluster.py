@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.fates import Done, Head
 from vlforge.engine.legs import Hands, HomeHands, Told
-from vlforge.engine.plan import Plan
+from vlforge.engine.plan import Plan, opens_models
 from vlforge.engine.source import Block
 from vlforge.types import DataError, LogFn, ModelSource, RecipeError, VLForgeError
 
@@ -100,7 +100,6 @@ class Cluster:
 
         Actors it is in any case where the recipe says how many.
         """
-        from vlforge.engine.model_crew import opens_models
         from vlforge.engine.ray_models import ActorCrew
 
         is_spread = self.config.models.device_map != "none"

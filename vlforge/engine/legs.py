@@ -8,9 +8,9 @@ when its turn is there. Where the models are is a matter of `Hands`: this proces
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +22,11 @@ from vlforge.engine.answers import RememberingModels
 from vlforge.engine.block import BlockReport, BlockRun, Track
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.fates import Done, Head, Sums, head_of
-from vlforge.engine.plan import Leg, operators_of
+from vlforge.engine.plan import Leg, asks_endpoint, operators_of
 from vlforge.engine.pool import by_number
 from vlforge.ops.base import Matcher
 from vlforge.ops.batch import Context, needs_pixels
-from vlforge.types import EndpointSpec, ModelSource
+from vlforge.types import EndpointSpec, ModelSource, Need
 
 AHEAD = 2
 """Blocks that a place of models has at once: one in work, one whose pictures are decoded."""
@@ -112,6 +112,7 @@ class LegRunner:
 
     def __init__(self, models: ModelSource | None, endpoints: Mapping[str, EndpointSpec]):
         self.models = None if models is None else RememberingModels(models, endpoints)
+        self._endpoints = endpoints
         self.decoder = Decoder()
         self.head: Head | None = None
         self._context: Context | None = None
@@ -138,13 +139,25 @@ class LegRunner:
         assert self.head is not None
         job, run = prepared.job, prepared.run
         models = self.models
-        before = (0, 0) if models is None else (models.asked, models.remembered)
-        with nullcontext() if models is None else models.block(Path(job.file)):
+        if models is None or self.asks_servers(job):
+            done = finished(self.head, job.number, job.leg, run)
+            run.files.close()
+            return done
+        before = models.asked, models.remembered
+        with models.block(Path(job.file)):
             done = finished(self.head, job.number, job.leg, run)
         run.files.close()
-        if models is not None:
-            done.asked, done.remembered = models.asked - before[0], models.remembered - before[1]
+        done.asked, done.remembered = models.asked - before[0], models.remembered - before[1]
         return done
+
+    def asks_servers(self, job: LegJob) -> bool:
+        """Whether the models of the job's leg are servers, all of them; then it may run anywhere,
+        beside others, and its answers are kept by the file of replies.
+        """
+        assert self.head is not None
+        leg = self.head.plan.passes[job.number].legs[job.leg]
+        asking = [b for step in leg.steps for b in step.ops if b.op.needs >= Need.EMBEDDING]
+        return bool(asking) and all(asks_endpoint(bound, self._endpoints) for bound in asking)
 
     def spent(self) -> dict[str, Any]:
         """What asking servers took in this process, by the name of each."""
@@ -179,6 +192,9 @@ def finished(head: Head, number: int, at: int, run: BlockRun) -> LegDone:
     return LegDone([], report, done.sums, done.bad)
 
 
+_STOPPED, _GRACE_S = "stopped", 5.0
+"""What an endpoint says to those who ask on when it has failed for one; how long that one may
+take to say why."""
 Ticket = tuple[int, int]
 """The leg that gave a job, and the job's number there."""
 
@@ -211,26 +227,37 @@ class Hands(Protocol):
 
 
 class HomeHands:
-    """This process: a block is with the model while the next one's pictures are decoded."""
+    """This process: a block is with the model while the next one's pictures are decoded.
+
+    Where a leg asks servers alone, two blocks are at it at once, each in a thread: while one
+    waits for its last replies, the servers are busy with the other.
+    """
 
     def __init__(self, models: ModelSource | None, endpoints: Mapping[str, EndpointSpec]):
         self.room = AHEAD
         self.runner = LegRunner(models, endpoints)
-        self._waiting: deque[tuple[Ticket, Prepared]] = deque()
+        self._waiting: deque[tuple[Ticket, Prepared | _Begun]] = deque()
 
     def begin(self, head: Head) -> None:
         """The pass that comes next."""
         self.runner.begin(head)
 
     def give(self, ticket: Ticket, job: LegJob) -> None:
-        """A job for later; its pictures are looked at now."""
-        self._waiting.append((ticket, self.runner.prepare(job)))
+        """A job for later; its pictures are looked at now, and servers are asked."""
+        prepared = self.runner.prepare(job)
+        is_far = self.runner.asks_servers(job)
+        self._waiting.append((ticket, _Begun(self.runner, prepared) if is_far else prepared))
 
     def collect(self, leg: int) -> Iterator[tuple[Ticket, LegDone]]:
         """Do the oldest job of the leg."""
         one = next(one for one in self._waiting if one[0][0] == leg)
         self._waiting.remove(one)
-        yield one[0], self.runner.run(one[1])
+        job = one[1]
+        if isinstance(job, _Begun):
+            others = [other for _, other in self._waiting if isinstance(other, _Begun)]
+            yield one[0], job.result(others)
+        else:
+            yield one[0], self.runner.run(job)
 
     def spent(self) -> list[dict[str, Any]]:
         """What asking servers took."""
@@ -239,6 +266,42 @@ class HomeHands:
     def close(self) -> None:
         """What was not begun is not done."""
         self.runner.close()
+
+
+class _Begun:
+    """A block that is at its leg in a thread; the thread does not outlive the process."""
+
+    def __init__(self, runner: LegRunner, prepared: Prepared):
+        self._runner, self._prepared = runner, prepared
+        self._is_over = threading.Event()
+        self._done: LegDone | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def result(self, others: Sequence[_Begun]) -> LegDone:
+        """Wait for what it has come to.
+
+        An error ends the asking for all: that of one of `others` may be the one that tells why.
+        """
+        self._is_over.wait()
+        if self._error is not None and str(self._error) == _STOPPED:
+            raise next((e for one in others if (e := one._cause()) is not None), self._error)
+        if self._error is not None:
+            raise self._error
+        assert self._done is not None
+        return self._done
+
+    def _cause(self) -> BaseException | None:
+        self._is_over.wait(_GRACE_S)
+        return None if str(self._error) == _STOPPED else self._error
+
+    def _run(self) -> None:
+        try:
+            self._done = self._runner.run(self._prepared)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._is_over.set()
 
 
 class _Channel:

@@ -15,7 +15,7 @@ import queue
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -27,8 +27,7 @@ from vlforge.engine.crew import InWorker
 from vlforge.engine.fates import Head
 from vlforge.engine.gpus import visible_gpus
 from vlforge.engine.legs import AHEAD, LegDone, LegJob, LegRunner, Ticket, Told
-from vlforge.engine.plan import Plan
-from vlforge.ops.bind import Bound
+from vlforge.engine.plan import Plan, opens_models
 from vlforge.types import EndpointSpec, ModelSource, VLForgeError
 
 _GRACE_S = 2.0
@@ -53,21 +52,6 @@ def wanted_workers(config: ProcessConfig, plan: Plan, models: Any) -> int:
         return 0
     gpus = len(visible_gpus())
     return gpus if gpus > 1 else 0
-
-
-def opens_models(config: ProcessConfig, plan: Plan) -> bool:
-    """Whether any operator names a model that is no server."""
-    return not all(asks_endpoint(bound, config.endpoints) for bound in plan.model_operators)
-
-
-def asks_endpoint(bound: Bound, endpoints: Mapping[str, EndpointSpec]) -> bool:
-    """Whether an operator asks a server."""
-    op = bound.op
-    values = [getattr(op, field.name) for field in dataclasses.fields(op)]
-    if any(isinstance(value, str) and value in endpoints for value in values):
-        return True
-    told = [getattr(op, name, None) for name in ("is_api", "server")]
-    return any(one is not None and one() for one in told)
 
 
 def placed(models: Source, workers: int, **changes: Any) -> Source:

@@ -12,7 +12,8 @@ mappers that learn from the whole corpus.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -32,7 +33,7 @@ from vlforge.ops.base import (
 )
 from vlforge.ops.bind import Bound, bind
 from vlforge.ops.index import want_custom
-from vlforge.types import Need
+from vlforge.types import EndpointSpec, Need
 
 TEXT_BLOCK, PIXEL_BLOCK, WRITING_BLOCK = 1000, 256, 128
 """Rows per block where nothing is decoded, where pictures are at work or models judge, and
@@ -205,6 +206,21 @@ def _look(need: Need) -> Need:
 def is_generative(op: Any) -> bool:
     """Whether a model writes or paints what the operator puts into rows."""
     return isinstance(op, Mapper) and op.needs >= Need.MODEL
+
+
+def opens_models(config: ProcessConfig, plan: Plan) -> bool:
+    """Whether any operator names a model that is no server."""
+    return not all(asks_endpoint(bound, config.endpoints) for bound in plan.model_operators)
+
+
+def asks_endpoint(bound: Bound, endpoints: Mapping[str, EndpointSpec]) -> bool:
+    """Whether an operator asks a server."""
+    op = bound.op
+    values = [getattr(op, field.name) for field in fields(op)]
+    if any(isinstance(value, str) and value in endpoints for value in values):
+        return True
+    told = [getattr(op, name, None) for name in ("is_api", "server")]
+    return any(one is not None and one() for one in told)
 
 
 def kind_of(op: Any) -> str:
