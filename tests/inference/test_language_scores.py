@@ -7,11 +7,12 @@ import torch
 
 from tests.inference.test_native import tiny_blip2, tiny_llava_hf
 from tests.inference.tiny import WORDS, picture, tiny_folder, tiny_language, tiny_tokenizer
+from tests.models import tiny_native
 from vlforge.inference.language_scores import LocalLanguage
 from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalModels
 from vlforge.models.native import NativeModel
-from vlforge.types import DataError, ModelError, Refusal
+from vlforge.types import DataError, ModelError, Refusal, Sample, Turn
 
 PAIRS = [
     ("", "the red cat sits on grass"),
@@ -113,6 +114,22 @@ def test_a_caption_is_scored_beside_its_picture(tmp_path, build):
     close(alone, together)
     (other,) = LocalLanguage(loaded).caption_log_probs([picture(2)], ["the cat"], "what is")
     assert other != pytest.approx(together[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("build", [tiny_native.qwen2, tiny_native.gemma, tiny_native.smolvlm])
+def test_native_models_score_as_their_own_loss_says(tmp_path, build):
+    loaded = load_model(build(tmp_path / "vlm"), "cpu")
+    images, texts = [picture(1, (60, 40)), picture(2, (33, 80))], ["a red cat", "grass, it is."]
+    together = LocalLanguage(loaded, 2).caption_log_probs(images, texts, "Describe.")
+    native = NativeModel(loaded.model, loaded.processor)
+    for image, text, values in zip(images, texts, together, strict=True):
+        turns = (Turn("user", "<image>\nDescribe."), Turn("assistant", text))
+        batch = native.collate([native.encode(Sample("1", ("",), turns), [image])])
+        loss = loaded.model(**batch).loss.item()
+        assert sum(values) / len(values) == pytest.approx(-loss, abs=1e-4)
+    pairs = [("", "a red cat"), ("what is", " that thing there")]
+    both = LocalLanguage(loaded, 2).log_probs(pairs)
+    close([LocalLanguage(loaded, 1).log_probs([pair])[0] for pair in pairs], both)
 
 
 def test_what_a_picture_adds_is_what_the_likelihood_scorer_says(tmp_path):
