@@ -111,6 +111,18 @@ def test_a_folder_that_does_not_tell_of_picture_tokens_captions_alike(tmp_path, 
     assert theirs[0] == theirs[1]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("text", [make.OPT, make.T5])
+def test_half_precision_leaves_the_q_former_as_transformers_does(tmp_path, text, precision):
+    whole = load_model(make.blip2(tmp_path, text), "cpu")
+    half = load_model(tmp_path, "cpu", precision)
+    said = [
+        LocalCaptioner(one).caption([picture(0)], [None], 1, [0])[0][0] for one in (whole, half)
+    ]
+    assert said[1].confidence == pytest.approx(said[0].confidence, abs=0.3)
+    assert said[1].text.split()[0] == said[0].text.split()[0]
+
+
 def test_a_picture_is_encoded_once_for_all_its_candidates(tmp_path, monkeypatch):
     loaded = load_model(make.blip2(tmp_path), "cpu")
     seen = []

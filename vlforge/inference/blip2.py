@@ -86,7 +86,9 @@ def _features(loaded: Loaded, images: Sequence[Any]) -> Tensor:
         image if isinstance(image, Fitted) else fitted(loaded, _opened(image)) for image in images
     ]
     pixels = torch.stack([torch.from_numpy(image.pixels) for image in ready])
-    encoded = model.vision_model(pixels.to(loaded.device, model.dtype)).last_hidden_state
+    encoded = model.vision_model(
+        pixels.to(loaded.device, model.vision_model.dtype)
+    ).last_hidden_state
     found = model.qformer(
         query_embeds=model.query_tokens.expand(len(images), -1, -1),
         encoder_hidden_states=encoded,
@@ -132,7 +134,7 @@ def _generate_from_encoder(
     padded, mask, _ = pad_left(embeds)
     read = language.get_encoder()(inputs_embeds=padded, attention_mask=mask).last_hidden_state
     rows = [
-        Drawing(prompt=place, candidate=k, key=key, length=0, budget=decoding.max_new_tokens)
+        Drawing(place, k, key, len(embeds[place]), decoding.max_new_tokens)
         for place, key in enumerate(keys)
         for k in decoding.places
     ]
