@@ -93,7 +93,7 @@ def test_a_document_begins_with_the_first_token_or_the_end_of_another(tmp_path):
     assert len(first) == len(after_another) == 2
 
 
-@pytest.mark.parametrize("build", [tiny_folder, tiny_llava_hf])
+@pytest.mark.parametrize("build", [tiny_folder, tiny_llava_hf, tiny_blip2])
 def test_the_language_model_inside_an_image_text_model_scores_too(tmp_path, build):
     loaded = load_model(build(tmp_path / "vlm"), "cpu")
     together = LocalLanguage(loaded, 8).log_probs(PAIRS)
@@ -101,7 +101,7 @@ def test_the_language_model_inside_an_image_text_model_scores_too(tmp_path, buil
     assert [len(row) for row in together] == [6, 2, 1, 0, 5]
 
 
-@pytest.mark.parametrize("build", [tiny_folder, tiny_llava_hf])
+@pytest.mark.parametrize("build", [tiny_folder, tiny_llava_hf, tiny_blip2])
 def test_a_caption_is_scored_beside_its_picture(tmp_path, build):
     loaded = load_model(build(tmp_path / "vlm"), "cpu")
     images, texts = [picture(1), picture(2), picture(1)], ["the cat", "red grass .", "the cat"]
@@ -145,6 +145,18 @@ def test_what_a_picture_adds_is_what_the_likelihood_scorer_says(tmp_path):
     assert seen - unseen == pytest.approx(score, abs=1e-4)
 
 
+def test_blip2_is_told_the_words_alone(tmp_path):
+    loaded = load_model(tiny_blip2(tmp_path / "blip"), "cpu")
+    image, text = picture(1), "the red cat"
+    (values,) = LocalLanguage(loaded).caption_log_probs([image], [text], "what")
+    pixels = loaded.processor(images=[image], return_tensors="pt")["pixel_values"]
+    words = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([[18, 18, 18, 1, *words]])
+    logits = loaded.model(pixel_values=pixels, input_ids=ids).logits[0, 3:-1]
+    wanted = logits.log_softmax(-1)[range(3), words]
+    assert values == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
 def test_a_picture_that_the_processor_refuses_costs_itself_alone(tmp_path, monkeypatch):
     loaded = load_model(tiny_llava_hf(tmp_path / "vlm"), "cpu")
     scorer, images = LocalLanguage(loaded), [picture(1), picture(2)]
@@ -168,6 +180,8 @@ def test_a_picture_that_the_processor_refuses_costs_itself_alone(tmp_path, monke
 def test_halves_of_characters_do_not_end_the_run(tmp_path):
     scorer = LocalLanguage(load_model(language_folder(tmp_path / "lm"), "cpu"))
     assert len(scorer.log_probs([("", "the \ud83d cat")])[0]) == 3
+    seeing = LocalLanguage(load_model(tiny_folder(tmp_path / "vlm"), "cpu"))
+    assert len(seeing.caption_log_probs([picture(1)], ["the \ud83d cat"], "")[0]) == 3
 
 
 def test_models_that_cannot_tell_are_refused(tmp_path):
@@ -177,6 +191,7 @@ def test_models_that_cannot_tell_are_refused(tmp_path):
     lone = models.language(language_folder(tmp_path / "lm"))
     with pytest.raises(ModelError, match="sees no pictures"):
         lone.caption_log_probs([picture(1)], ["cat"], "")
-    blip = models.language(str(tiny_blip2(tmp_path / "blip")))
+    silent = models.language(str(tiny_llava_hf(tmp_path / "llava")))
+    silent.loaded.processor.chat_template = None
     with pytest.raises(ModelError, match="no chat template, so it cannot be asked"):
-        blip.caption_log_probs([picture(1)], ["cat"], "")
+        silent.caption_log_probs([picture(1)], ["cat"], "")

@@ -9,7 +9,7 @@ B rows, L positions, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,15 +78,16 @@ class LocalLanguage:
                 f"{loaded.path} holds a {loaded.kind} model, which says nothing of how likely a "
                 "text is; give the folder of a causal language model or of an image-text model"
             )
-        if getattr(loaded.model.config, "is_encoder_decoder", False):
+        self.language = _speaker(loaded)
+        if getattr(self.language.config, "is_encoder_decoder", False):
             raise ModelError(
                 f"{loaded.path} is a model from text to text; give a causal language model"
             )
         self.loaded = loaded
         self.batches = Batches(batch)
         self.start = _first_token(loaded)
-        self.limit = _positions(loaded)
-        forward = inspect.signature(loaded.language.forward).parameters
+        self.limit = _positions(self.language)
+        forward = inspect.signature(self.language.forward).parameters
         self._keeps_some = "logits_to_keep" in forward
 
     def log_probs(self, texts: Sequence[tuple[str, str]]) -> list[list[float]]:
@@ -119,8 +120,7 @@ class LocalLanguage:
             first, begin = end, end - self.limit // 2
 
     def _ids(self, text: str) -> list[int]:
-        sound = text.encode("utf-8", "replace").decode("utf-8")  # no halves of characters
-        made = self.loaded.tokenizer(sound, add_special_tokens=False, verbose=False)
+        made = self.loaded.tokenizer(_sound(text), add_special_tokens=False, verbose=False)
         ids: list[int] = list(made["input_ids"])
         return ids
 
@@ -142,7 +142,7 @@ class LocalLanguage:
         device = self.loaded.device
         kept = longest - min(len(window.ids) - 1 - window.told for window in group)
         how = {"logits_to_keep": kept} if self._keeps_some else {}
-        logits = self.loaded.language(
+        logits = self.language(
             input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **how
         ).logits
         out = []
@@ -167,13 +167,8 @@ class LocalLanguage:
         """
         if self.loaded.kind == "language":
             raise ModelError(f"{self.loaded.path} sees no pictures; give an image-text model")
-        has_words = self.loaded.template or getattr(self.loaded.processor, "chat_template", None)
-        if self.loaded.kind == "native" and not has_words:
-            raise ModelError(
-                f"{self.loaded.path} has no chat template, so it cannot be asked for a caption"
-            )
-        pairs = list(zip(images, texts, strict=True))
-        read = _native_told if self.loaded.kind == "native" else _family_told
+        pairs = list(zip(images, map(_sound, texts), strict=True))
+        read = _reader(self.loaded)
         return self.batches.run(
             pairs,
             lambda group: read(self.loaded, group, question),
@@ -181,9 +176,39 @@ class LocalLanguage:
         )
 
 
-def _family_told(
-    loaded: Loaded, group: Sequence[tuple[Image, str]], question: str
-) -> list[list[float] | Refusal]:
+_Told = list[list[float] | Refusal]
+_Reader = Callable[["Loaded", Sequence[tuple["Image", str]], str], _Told]
+
+
+def _reader(loaded: Loaded) -> _Reader:
+    """How pairs are told to a model of this kind.
+
+    Raises:
+        ModelError: it cannot be asked for a caption.
+    """
+    from vlforge.inference.blip2 import is_blip2
+
+    if loaded.kind == "family":
+        return _family_told
+    if is_blip2(loaded.model):
+        return _blip2_told
+    if not (loaded.template or getattr(loaded.processor, "chat_template", None)):
+        raise ModelError(f"{loaded.path} has no chat template, so it cannot be asked for a caption")
+    return _native_told
+
+
+def _blip2_told(loaded: Loaded, group: Sequence[tuple[Image, str]], question: str) -> _Told:
+    """BLIP-2 knows no questions, and its captions no end: the words behind the picture."""
+    from vlforge.inference.blip2 import blip2_embed
+    from vlforge.inference.generate import log_probs
+    from vlforge.inference.native import NativePrompt
+
+    embeds = blip2_embed(loaded, [NativePrompt(None, (image,)) for image, _ in group])
+    words = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in group]
+    return [*log_probs(loaded.model.language_model, embeds, words)]
+
+
+def _family_told(loaded: Loaded, group: Sequence[tuple[Image, str]], question: str) -> _Told:
     from vlforge.inference.generate import log_probs
     from vlforge.text.encode import encode_turns
 
@@ -210,9 +235,7 @@ def _turns_of(
 
 
 @torch.inference_mode()
-def _native_told(
-    loaded: Loaded, group: Sequence[tuple[Image, str]], question: str
-) -> list[list[float] | Refusal]:
+def _native_told(loaded: Loaded, group: Sequence[tuple[Image, str]], question: str) -> _Told:
     from vlforge.models.native import NativeModel
 
     native = NativeModel(loaded.model, loaded.processor)
@@ -254,9 +277,21 @@ def _first_token(loaded: Loaded) -> list[int]:
     return []
 
 
-def _positions(loaded: Loaded) -> int:
+def _speaker(loaded: Loaded) -> Any:
+    """The part that takes words alone: BLIP-2 as a whole wants a picture with them."""
+    from vlforge.inference.blip2 import is_blip2
+
+    return loaded.model.language_model if is_blip2(loaded.model) else loaded.language
+
+
+def _sound(text: str) -> str:
+    """The text without halves of characters, which tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _positions(language: Any) -> int:
     """Positions of a window: what the model takes, as far as memory does."""
-    config = loaded.language.config
+    config = language.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     taken = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0)
     return max(2, min(int(taken or LONGEST), LONGEST))

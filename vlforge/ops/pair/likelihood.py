@@ -36,12 +36,12 @@ class PictureLanguage(Protocol):
 class ImageCaptionLikelihoodFilter(ChunkJudge):
     """Keep rows whose captions an image-text model expects from their pictures.
 
-    `model` is the folder of a train stage, or of an image-text model of transformers with a
-    chat template; it is asked `question` and told the caption as the answer. The score is
-    the caption's mean log-probability per token (natural logarithm) beside its picture,
-    less that beside a grey one: what the picture adds, about 0 for a caption that could
-    stand beside any picture. `subtract_blank: false` gives the likelihood itself, which
-    also falls with rare words, and takes half the time.
+    `model` is the folder of a train stage, or of an image-text model of transformers; it is
+    asked `question` and told the caption as the answer (BLIP-2, which knows no questions,
+    the caption alone). The score is the caption's mean log-probability per token (natural
+    logarithm) beside its picture, less that beside a grey one: what the picture adds, about
+    0 for a caption that could stand beside any picture. `subtract_blank: false` gives the
+    likelihood itself, which also falls with rare words, and takes half the time.
     """
 
     model: str
