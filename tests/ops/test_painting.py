@@ -48,7 +48,10 @@ class Captioner:
     def caption(self, images, prompts, count, keys):
         """One caption each."""
         assert set(prompts) == {"A photo of a"}
-        return [[Caption(f"thing {image.width} wide", 0.0)] for image in images]
+        return [
+            Refusal("no words") if image.width > 90 else [Caption(f"thing {image.width} wide", 0.0)]
+            for image in images
+        ]
 
 
 def painted(tmp_path, rows, painter=None, seed=0, **keys):
@@ -93,6 +96,14 @@ def test_captions_of_the_row_tell_what_to_draw_and_missing_ones_cost_the_row(tmp
         "no caption for each picture", "no caption for each picture", "missing image"]  # fmt: skip
     assert found[4] == {"images": []}
     assert len(found[1].rows[0]["images"]) == 2
+
+
+def test_a_picture_without_a_caption_costs_its_row(tmp_path, picture):
+    wide = str(write_picture(tmp_path / "wide.png", (99, 40)))
+    rows = [{"images": [picture, wide]}, {"images": [picture]}]
+    (dropped, grown), painter, _ = painted(tmp_path, rows)
+    assert dropped.reason == "no words"
+    assert len(grown.rows) == len(painter.asked) == 1
 
 
 def test_noise_depends_on_seed_row_variant_and_picture_alone(tmp_path, picture):

@@ -75,9 +75,8 @@ class Barrier:
     def blocks(self, rows: int, start: Position) -> Iterator[tuple[list[bytes], Position]]:
         """The rows of the next pass from block `start.number` on, and where the next block is."""
         offsets = _offsets(self._path("work"))
-        order = self._order()
-        if order is None:
-            order = range(len(offsets))
+        found = self._order()
+        order: Sequence[Any] = range(len(offsets)) if found is None else found
         marks = self._marks()
         with self._path("work").open("rb") as file:
             for number in range(start.number, -(-len(order) // rows)):

@@ -85,8 +85,8 @@ class LocalPainter:
         precision = how.get("dtype") or self.precision
         if "second" in how:
             pipe = self._pipe(precision, "AutoPipelineForText2Image")
-            asked = [(words, key) for words, key in zip(prompts, keys, strict=True)]
-            return Batches(1).run(asked, lambda one: [_pair(pipe, *one[0], how)], lambda _: 0)
+            pairs = list(zip(prompts, keys, strict=True))
+            return Batches(1).run(pairs, lambda one: [_pair(pipe, *one[0], how)], lambda _: 0)
         pipe = self._pipe(precision, "AutoPipelineForImage2Image")
         is_square = how.get("is_square", False)
         sizes = [_fitting(pipe, image.size, is_square) for image in images]
@@ -96,8 +96,9 @@ class LocalPainter:
             asked = [(_resized(images[at], size), prompts[at], keys[at]) for at in places]
             made = self.batches.run(asked, lambda some: _painted(pipe, some, how), lambda _: 0)
             for at, one in zip(places, made, strict=True):
-                kept = isinstance(one, Refusal)
-                found[at] = one if kept else _resized(one, images[at].size)
+                if not isinstance(one, Refusal):
+                    one = _resized(one, images[at].size)
+                found[at] = one
         return [one for one in found if one is not None]
 
     def _pipe(self, precision: str, kind: str) -> Any:

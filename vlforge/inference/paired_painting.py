@@ -86,7 +86,8 @@ class FollowingAttention:
         out = attn.to_out[1](attn.to_out[0](out))
         if attn.residual_connection:
             out = out + hidden_states
-        return out / attn.rescale_output_factor
+        scaled: Tensor = out / attn.rescale_output_factor
+        return scaled
 
 
 def aligned(first: Sequence[int], second: Sequence[int], length: int) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,7 @@ class BenchmarkOverlapFilter(ImageFilter):
         )  # fmt: skip
 
     def _pictures(self, batch: Batch, known: Known) -> list[Any]:
-        rows = []
+        rows: list[Any] = []
         vectors = batch.embedded_images(self, self.hf_clip) if self.hf_clip else None
         for at, files in enumerate(batch.image_files(self)):
             near = vectors[at] if vectors else [None] * len(files)

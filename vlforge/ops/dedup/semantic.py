@@ -62,8 +62,8 @@ class SemanticDeduplicator(NearDedup):
         found: list[bytes | Drop] = []
         for item, vector in zip(batch.items, vectors, strict=True):
             number = drawn(batch.context.seed, "semantic_deduplicator", item.uid)
-            is_bad = isinstance(vector, Drop)
-            found.append(vector if is_bad else row_key(number, None, None, vector))
+            bad = vector if isinstance(vector, Drop) else None
+            found.append(bad or row_key(number, None, None, vector))
         return list(padded(found, width))
 
     def firsts(self, keys: Any) -> Any:

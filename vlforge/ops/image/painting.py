@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vlforge.data.images import ImageError, ImageFile
 from vlforge.ops.base import Grown, look_up
@@ -119,32 +119,34 @@ class ImageDiffusionMapper(PictureWriter):
             for at, own in images.items()
         }
 
-    def _told(self, told: object, count: int) -> list[str] | Drop:
-        words = [told] * count if isinstance(told, str) else told
+    def _told(self, told: Any, count: int) -> list[str] | Drop:
         if not count:
             return []
+        words = [told] * count if isinstance(told, str) else told
         is_list = isinstance(words, list) and len(words) == count
         if is_list and all(isinstance(one, str) for one in words):
-            return words
+            return list(words)
         return Drop("", "no caption for each picture", self.caption_key, told)
 
     def _captions(
         self, batch: Batch, images: Mapping[int, Sequence[Image]]
     ) -> dict[int, list[str] | Drop]:
-        found: dict[int, list[str] | Drop] = {at: [] for at in images}
+        told: dict[int, list[str]] = {at: [] for at in images}
+        faults: dict[int, Drop] = {}
         asked = [(at, place) for at, own in images.items() for place in range(len(own))]
         if not asked:
-            return found
+            return dict(told)
         captioner = batch.context.captioner(self.hf_img2seq, self.op_name)
         name, seed = f"{self.op_name} caption", batch.context.seed
         keys = [request_key(seed, name, batch.items[at].uid, place) for at, place in asked]
         shown = [images[at][place] for at, place in asked]
         written = captioner.caption(shown, [OPENING] * len(shown), 1, keys)
         for (at, _), candidates in zip(asked, written, strict=True):
-            own = found[at]
-            assert isinstance(own, list)
-            own.append(_opened(candidates[0].text))
-        return found
+            if isinstance(candidates, Refusal):
+                faults[at] = Drop("", candidates.reason, None, candidates.detail or None)
+            else:
+                told[at].append(_opened(candidates[0].text))
+        return {**told, **faults}
 
     def _drawn(self, batch: Batch, asked: Sequence[_Ask]) -> list[Image | Refusal]:
         """The new picture of each, tried again while the model holds it back."""

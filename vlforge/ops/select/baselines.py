@@ -56,8 +56,8 @@ class ImageClusterSelector(Chooser):
         found: list[bytes | Drop] = []
         for item, vector in zip(batch.items, vectors, strict=True):
             number = drawn(batch.context.seed, "image_cluster_selector", item.uid)
-            is_bad = isinstance(vector, Drop)
-            found.append(vector if is_bad else row_key(number, None, None, vector))
+            bad = vector if isinstance(vector, Drop) else None
+            found.append(bad or row_key(number, None, None, vector))
         return padded(found, width)
 
     def choose(self, keys: Any, context: Context) -> Sequence[int]:
