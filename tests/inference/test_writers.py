@@ -26,7 +26,7 @@ from vlforge.inference.answers import prompt_for
 from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalChat, LocalModels
 from vlforge.inference.prompts import Batches
-from vlforge.inference.writers import LocalWriter
+from vlforge.inference.writers import LocalWriter, asked
 from vlforge.types import Caption, Drawing, ModelError, Refusal, Sample, Turn
 
 WORDS = "the red blue cat horse on grass a sits".split()
@@ -228,7 +228,7 @@ def test_a_chat_template_of_the_tokenizer_is_followed(tmp_path):
     )
     assert loaded.notes == ()
     told = Sample("1", (), (Turn("system", "the grass "), Turn("user", " cat")))
-    folded = loaded.tokenizer.decode(LocalWriter(loaded)._prompt(told).ids)
+    folded = loaded.tokenizer.decode(asked(loaded, told, 0).prompt.ids)
     assert folded == "a the grass \n\n cat . what".replace("\n\n", "<unk>")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vlforge.inference.generate import Decoding, generate
+from vlforge.inference.generate import Decoding, Generated, generate
 from vlforge.inference.load import Loaded
 from vlforge.inference.native import NativePrompt, native_generate, native_prompt
 from vlforge.inference.prompts import Batches, Prompt, embed, prompt_of
@@ -42,21 +42,26 @@ def prompt_for(loaded: Loaded, sample: Sample) -> Prompt | NativePrompt:
     return prompt
 
 
-def draw(
+def drawn(
     loaded: Loaded, prompts: Sequence[Any], decoding: Decoding, keys: Sequence[int]
-) -> list[list[Caption]]:
+) -> list[list[Generated]]:
     """`decoding.candidates` answers per prompt of one batch.
 
     Raises:
         LengthError: prompts that the model has no room for.
     """
     if loaded.kind == "native":
-        made = native_generate(loaded, prompts, decoding, keys)
-    elif loaded.kind == "language":
-        made = text_generate(loaded, prompts, decoding, keys)
-    else:
-        embeds = embed(loaded, prompts)
-        made = generate(loaded.language, loaded.tokenizer, embeds, decoding, keys)
+        return native_generate(loaded, prompts, decoding, keys)
+    if loaded.kind == "language":
+        return text_generate(loaded, prompts, decoding, keys)
+    return generate(loaded.language, loaded.tokenizer, embed(loaded, prompts), decoding, keys)
+
+
+def draw(
+    loaded: Loaded, prompts: Sequence[Any], decoding: Decoding, keys: Sequence[int]
+) -> list[list[Caption]]:
+    """The texts of `drawn`, and how sure the model was of each."""
+    made = drawn(loaded, prompts, decoding, keys)
     return [[Caption(one.text, one.confidence) for one in row] for row in made]
 
 

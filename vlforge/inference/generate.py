@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,13 +87,24 @@ class Generated:
 
     `confidence` is the mean log-probability (natural log, at temperature 1) of
     the tokens drawn, the end token included. `is_finished` is false where the
-    budget ended the answer.
+    budget ended the answer. `tokens_in` are the prompt's positions, `tokens_out` the
+    tokens drawn.
     """
 
     ids: tuple[int, ...]
     text: str
     confidence: float
     is_finished: bool
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Told(NamedTuple):
+    """A piece of an answer to the prompt at `place`; the last one brings the whole answer."""
+
+    place: int
+    text: str
+    made: Generated | None = None
 
 
 @dataclass
@@ -135,7 +146,7 @@ def generate(
     if not prompts:
         return []
     if decoding.beams > 1:
-        return _beam_search(language, tokenizer, prompts, decoding)
+        return [[made] for made in _beam_search(language, tokenizer, prompts, decoding)]
     rows = _start_rows(language, prompts, decoding, keys)
     for _ in _decode_steps(language, tokenizer, prompts, rows, decoding):
         pass
@@ -157,16 +168,58 @@ def stream(
     What may still turn out to be a stop string, half a character or trailing
     space is held back until the next token decides.
     """
-    rows = _start_rows(language, [prompt], decoding, [key])
-    row, shown = rows[0], ""
-    for _ in _decode_steps(language, tokenizer, [prompt], rows, decoding):
-        if not row.is_running:
-            break
-        text = held_back(tokenizer.decode(row.ids, skip_special_tokens=True), decoding)
-        if len(text) > len(shown) and text.startswith(shown):
-            yield text[len(shown) :]
-            shown = text
-    yield from filter(None, [_finish(row, tokenizer, decoding).text[len(shown) :]])
+    for told in stream_many(language, tokenizer, [prompt], decoding, [key]):
+        yield from filter(None, [told.text])
+
+
+def stream_many(
+    language: Any,
+    tokenizer: Any,
+    prompts: Sequence[Tensor],
+    decoding: Decoding,
+    keys: Sequence[int],
+) -> Iterator[Told]:
+    """`stream` for several prompts in one batch; pieces come in the order of the steps.
+
+    One answer per prompt. Beams give theirs as one piece each.
+
+    Raises:
+        LengthError: prompts that fill the model's positions; before any piece.
+    """
+    if decoding.beams > 1:
+        for place, made in enumerate(_beam_search(language, tokenizer, prompts, decoding)):
+            yield Told(place, made.text, made)
+        return
+    rows = _start_rows(language, prompts, decoding, keys)
+    growing = {place: Growing() for place in range(len(rows))}
+    for _ in _decode_steps(language, tokenizer, prompts, rows, decoding):
+        for place in tuple(growing):
+            row = rows[place]
+            text = growing[place].more(row.ids, tokenizer, decoding) if row.is_running else ""
+            made = None if row.is_running else _finish(row, tokenizer, decoding)
+            if made is not None:
+                text = growing.pop(place).rest(made)
+            if text or made is not None:
+                yield Told(place, text, made)
+
+
+@dataclass
+class Growing:
+    """What has been shown of an answer that is being drawn."""
+
+    shown: str = ""
+
+    def more(self, ids: Sequence[int], tokenizer: Any, decoding: Decoding) -> str:
+        """What the tokens drawn so far add, as far as no later token can take it back."""
+        text = held_back(tokenizer.decode(ids, skip_special_tokens=True), decoding)
+        if len(text) <= len(self.shown) or not text.startswith(self.shown):
+            return ""
+        new, self.shown = text[len(self.shown) :], text
+        return new
+
+    def rest(self, made: Generated) -> str:
+        """What is left of the whole answer."""
+        return made.text[len(self.shown) :]
 
 
 def log_probs(
@@ -387,7 +440,8 @@ def settle(
 
 def _finish(row: Drawing, tokenizer: Any, decoding: Decoding) -> Generated:
     text = _cut(tokenizer, row.ids, decoding.stop_strings)
-    return Generated(tuple(row.ids), text, row.log_prob / row.drawn, row.is_finished)
+    sure = row.log_prob / row.drawn
+    return Generated(tuple(row.ids), text, sure, row.is_finished, row.length, row.drawn)
 
 
 def _cut(tokenizer: Any, ids: Sequence[int], stop_strings: tuple[str, ...]) -> str:
@@ -413,9 +467,8 @@ def held_back(text: str, decoding: Decoding) -> str:
 
 def _beam_search(
     language: Any, tokenizer: Any, prompts: Sequence[Tensor], decoding: Decoding
-) -> list[list[Generated]]:
+) -> Iterator[Generated]:
     """Beams by transformers' `generate`, one prompt at a time, scored like greedy answers."""
-    answers = []
     for row in _start_rows(language, prompts, decoding, None):
         embeds, mask, _ = pad_left([prompts[row.prompt]])
         with torch.inference_mode():
@@ -429,5 +482,4 @@ def _beam_search(
                 pad_token_id=0,
             )[0].tolist()
         scores = log_probs(language, [prompts[row.prompt]], [found])[0]
-        answers.append([settle(row, found, scores, tokenizer, decoding)])
-    return answers
+        yield settle(row, found, scores, tokenizer, decoding)

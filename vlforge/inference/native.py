@@ -264,8 +264,10 @@ def draw_natively(
     loaded: Loaded, inputs: Any, decoding: Decoding, keys: Sequence[int], **how: Any
 ) -> list[list[Generated]]:
     """Answers by transformers' `generate`; `inputs` hold each prompt `candidates` times."""
+    shown = inputs.get("attention_mask")
+    lengths = [0] * len(keys) if shown is None else shown.sum(-1).tolist()[:: decoding.candidates]
     rows = [
-        Drawing(prompt=place, candidate=k, key=key, length=0, budget=decoding.max_new_tokens)
+        Drawing(place, k, key, lengths[place], decoding.max_new_tokens)
         for place, key in enumerate(keys)
         for k in decoding.places
     ]

@@ -19,6 +19,7 @@ from vlforge.types import (
     Drawing,
     EndpointSpec,
     ModelError,
+    Piece,
     Refusal,
     Sample,
     Scorer,
@@ -134,6 +135,52 @@ class ScriptedWriter:
             many = isinstance(text, Refusal)
             found.append(text if many else [Caption(text, 0.0)] * drawing.candidates)  # type: ignore
         return found
+
+
+@dataclass
+class ScriptedSpeaker:
+    """Says what `reply` gives for a request, a word a piece; `refuse` ones say why not.
+
+    A `serving.talking.Speaker`. `goes` is asked before each round of words, so that a test
+    can hold answers up. An answer is cut after `max_new_tokens` words.
+    """
+
+    reply: Callable[[Sample, Drawing, int], str | Refusal]
+    goes: Callable[[], object] = lambda: None
+    asked: list[tuple[Sample, Drawing, int]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    sees: bool = True
+    closed: int = 0
+
+    def stream_many(
+        self, samples: Sequence[Sample], drawing: Drawing, keys: Sequence[int]
+    ) -> Iterator[Piece]:
+        """The words of all answers, round by round."""
+        try:
+            yield from self._rounds(samples, drawing, keys)
+        finally:
+            self.closed += 1
+
+    def _rounds(
+        self, samples: Sequence[Sample], drawing: Drawing, keys: Sequence[int]
+    ) -> Iterator[Piece]:
+        words: dict[int, list[str]] = {}
+        for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
+            self.asked.append((sample, drawing, key))
+            said = self.reply(sample, drawing, key)
+            if isinstance(said, Refusal):
+                yield Piece(place, f"{said.reason}: {said.detail}", "refused")
+            else:
+                words[place] = said.split(" ")
+        for step in range(max(map(len, words.values()), default=0)):
+            self.goes()
+            for place, said in tuple(words.items()):
+                text = said[step] if step == 0 else f" {said[step]}"
+                is_cut = step + 1 == drawing.max_new_tokens < len(said)
+                ended = "length" if is_cut else "stop" if step + 1 == len(said) else ""
+                yield Piece(place, text, ended, len(samples[place].turns), step + 1)  # type: ignore
+                if ended:
+                    del words[place]
 
 
 @dataclass(frozen=True)

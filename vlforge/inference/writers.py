@@ -54,8 +54,8 @@ def open_writer(models: LocalModels, path: str | EndpointSpec) -> Writer:
 
 
 @dataclass(frozen=True)
-class _Request:
-    """One conversation on its way: its key, and its prompt or why there is none."""
+class Asked:
+    """A conversation on its way to a model: its key, and its prompt or why there is none."""
 
     key: int
     prompt: Any
@@ -101,54 +101,18 @@ class LocalWriter:
         Raises:
             ModelError: pictures for a model without eyes, or a drawing that cannot be.
         """
-        decoding = self.loaded.decoding(
-            drawing.max_new_tokens,
-            temperature=drawing.temperature,
-            top_p=drawing.top_p,
-            beams=drawing.beams,
-            candidates=drawing.candidates,
-        )
-        decoding = replace(decoding, stop_strings=(*decoding.stop_strings, *drawing.stop))
+        decoding = decoding_of(self.loaded, drawing)
         requests = [
-            _Request(key, self._prompt(sample)) for key, sample in zip(keys, samples, strict=True)
+            asked(self.loaded, sample, key) for key, sample in zip(keys, samples, strict=True)
         ]
         return self.batches.run(
-            requests, lambda group: self._answers(group, decoding), len, self._with_pictures
+            requests,
+            lambda group: self._answers(group, decoding),
+            len,
+            lambda group: with_opened(self.loaded, group),
         )
 
-    def _prompt(self, sample: Sample) -> Any:
-        """The model's prompt; a system turn that its template does not know leads the first."""
-        from jinja2 import TemplateError
-
-        from vlforge.inference.answers import prompt_for
-
-        marks = sum(turn.text.count(LLAVA_IMAGE_TOKEN) for turn in sample.turns)
-        count = len(sample.images)
-        if marks != count and (count or self.loaded.kind == "native"):
-            return Refusal(UNFIT, f"{marks} {LLAVA_IMAGE_TOKEN} and {count} pictures")
-        try:
-            try:
-                return prompt_for(self.loaded, sample)
-            except TemplateError:
-                return prompt_for(self.loaded, replace(sample, turns=_folded(sample.turns)))
-        except (DataError, TemplateError) as error:
-            return Refusal(UNFIT, str(error))
-
-    def _with_pictures(self, group: list[_Request]) -> list[_Request]:
-        """Requests with their pictures opened; those with one that cannot be are refused."""
-        from vlforge.inference.prefetch import opened
-
-        rows = [one.prompt.images if one.is_open else () for one in group]
-        ready = []
-        for one, images in zip(group, opened(self.loaded, rows), strict=True):
-            if isinstance(images, Exception):
-                one = replace(one, prompt=Refusal(UNREADABLE, str(images)))
-            elif images:
-                one = replace(one, prompt=replace(one.prompt, images=images))
-            ready.append(one)
-        return ready
-
-    def _answers(self, group: list[_Request], decoding: Decoding) -> list[list[Caption] | Refusal]:
+    def _answers(self, group: list[Asked], decoding: Decoding) -> list[list[Caption] | Refusal]:
         """One batch; requests that the model cannot take are refused, the others go on."""
         from vlforge.inference.answers import draw
         from vlforge.inference.generate import LengthError
@@ -174,6 +138,62 @@ class LocalWriter:
                     found[left[0]] = Refusal(UNFIT, str(error))
                 break
         return [found[n] for n in range(len(group))]
+
+
+def asked(loaded: Loaded, sample: Sample, key: int) -> Asked:
+    """A request with the model's prompt, pictures still closed.
+
+    A system turn that the model's template does not know leads the first.
+
+    Raises:
+        ModelError: pictures for a model without eyes.
+    """
+    from jinja2 import TemplateError
+
+    from vlforge.inference.answers import prompt_for
+
+    marks = sum(turn.text.count(LLAVA_IMAGE_TOKEN) for turn in sample.turns)
+    count = len(sample.images)
+    if marks != count and (count or loaded.kind == "native"):
+        return Asked(key, Refusal(UNFIT, f"{marks} {LLAVA_IMAGE_TOKEN} and {count} pictures"))
+    try:
+        try:
+            return Asked(key, prompt_for(loaded, sample))
+        except TemplateError:
+            return Asked(key, prompt_for(loaded, replace(sample, turns=_folded(sample.turns))))
+    except (DataError, TemplateError) as error:
+        return Asked(key, Refusal(UNFIT, str(error)))
+
+
+def with_opened(loaded: Loaded, group: Sequence[Asked]) -> list[Asked]:
+    """Requests with their pictures opened; those with one that cannot be are refused."""
+    from vlforge.inference.prefetch import opened
+
+    rows = [one.prompt.images if one.is_open else () for one in group]
+    ready = []
+    for one, images in zip(group, opened(loaded, rows), strict=True):
+        if isinstance(images, Exception):
+            one = replace(one, prompt=Refusal(UNREADABLE, str(images)))
+        elif images:
+            one = replace(one, prompt=replace(one.prompt, images=images))
+        ready.append(one)
+    return ready
+
+
+def decoding_of(loaded: Loaded, drawing: Drawing) -> Decoding:
+    """How a model's answers are drawn as `drawing` asks.
+
+    Raises:
+        ModelError: a drawing that cannot be.
+    """
+    decoding = loaded.decoding(
+        drawing.max_new_tokens,
+        temperature=drawing.temperature,
+        top_p=drawing.top_p,
+        beams=drawing.beams,
+        candidates=drawing.candidates,
+    )
+    return replace(decoding, stop_strings=(*decoding.stop_strings, *drawing.stop))
 
 
 def _folded(turns: Sequence[Turn]) -> tuple[Turn, ...]:
