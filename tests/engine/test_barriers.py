@@ -32,6 +32,17 @@ RECIPES = {
         {"text_length_filter": {"min_len": 6}},
     ),
     "rows join their source": ("document_deduplicator", {PAIRS: {"keeps": True}}, COMMON),
+    "a selector that marks": (
+        {
+            "topk_specified_field_selector": {
+                "field_key": "score",
+                "top_ratio": 0.4,
+                "mark": "top",
+            }
+        },
+        FIRST,
+        {"specified_field_filter": {"field_key": "__dj__stats__.top", "target_value": [True]}},
+    ),
     "several barriers": (
         COMMON,
         {"random_selector": {"select_ratio": 0.8}},

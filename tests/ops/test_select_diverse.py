@@ -13,6 +13,7 @@ from vlforge.engine.in_memory import run_in_memory
 from vlforge.engine.local import run_process
 from vlforge.ops.batch import Context, Item
 from vlforge.ops.bind import bind
+from vlforge.ops.select import vectors
 from vlforge.types import RecipeError
 
 CENTER, BALANCED, WEIGHTED = (
@@ -191,3 +192,18 @@ def test_a_quality_or_cost_that_no_row_has_ends_the_run_with_the_remedy():
         chosen(rows, CENTER, tokens=50)
     with pytest.raises(RecipeError, match="quality_key is 'q', which no row has"):
         chosen(rows, CENTER, num=5, quality_key="q")
+
+
+@pytest.mark.parametrize("op", [CENTER, BALANCED, "diverse", "semantic_deduplicator"])
+def test_vectors_that_do_not_fit_into_memory_are_read_again_to_the_same_end(monkeypatch, op):
+    rows = said(np.random.default_rng(3).normal(size=(300, 6)), q=list(range(300)))
+    keys = {"num": 30} if op != "semantic_deduplicator" else {"eps": 0.1, "n_clusters": 4}
+    if op == "diverse":
+        op, keys = WEIGHTED, {**keys, "mode": "diverse", "quality_key": "q"}
+    found = []
+    for memory, at_once in ((vectors.IN_MEMORY, vectors.ROWS_AT_ONCE), (0, 64)):
+        monkeypatch.setattr(vectors, "IN_MEMORY", memory)
+        monkeypatch.setattr(vectors, "ROWS_AT_ONCE", at_once)
+        found.append(chosen(rows, op, **keys))
+    assert found[0] == found[1]
+    assert 0 < len(found[0]) < 300
