@@ -19,10 +19,12 @@ from tests.engine.model_ops import NotingModels
 from tests.engine.test_workers import not_running
 from vlforge.data.images import ImageFile
 from vlforge.engine import answers, outputs, plan
+from vlforge.engine.ahead import AheadFiles, Decoder
 from vlforge.engine.local import run_process
 from vlforge.engine.model_crew import placed, wanted_workers
 from vlforge.engine.plan import make_plan, operators_of
 from vlforge.inference.local import LocalModels
+from vlforge.ops.batch import Batch, Context, Item
 from vlforge.types import Caption, EndpointSpec, Refusal, VLForgeError
 
 OPS = "tests.engine.model_ops:"
@@ -113,6 +115,7 @@ from pathlib import Path
 from tests.engine.made import config
 from tests.engine.model_ops import NotingModels
 from tests.engine.test_model_workers import CAPTION, REWRITE
+from vlforge.engine.ahead import AheadFiles, Decoder
 from vlforge.engine.local import run_process
 path, out, notes, workers = sys.argv[1:]
 models = NotingModels(notes, wait_s=0.02)
@@ -203,6 +206,7 @@ from pathlib import Path
 from tests.engine.made import config
 from tests.engine.model_ops import NotingModels
 from vlforge.engine import fates, plan
+from vlforge.engine.ahead import AheadFiles, Decoder
 from vlforge.engine.local import run_process
 plan.TEXT_BLOCK = plan.PIXEL_BLOCK = plan.WRITING_BLOCK = 10
 head = fates.Head.__call__
@@ -390,3 +394,23 @@ def test_answers_of_blocks_that_are_safe_do_not_pile_up(tmp_path, workers, small
     assert len(held) == 20
     # The block that lands, those under way, and those that wait for their turn.
     assert max(held) <= 2 + 6 * max(1, workers)
+
+
+def test_pictures_that_are_not_asked_for_are_not_decoded_for_long(tmp_path):
+    (bound,) = operators_of(config(tmp_path / "a.jsonl", BRIGHT))
+    for number in range(6):
+        write_picture(tmp_path / f"{number}.png", (24, 20), number)
+    items = [Item(str(n), n, {"text": "", "images": [f"{tmp_path}/{n}.png"]}) for n in range(6)]
+    decoder = Decoder()
+    ready = []
+    for asked in (6, 1, 6):
+        files = AheadFiles((), decoder)
+        batch = Batch(items, Context(), files)
+        files.begin(bound, batch)
+        ready.append(bound.place in decoder.asking)
+        for (file,) in batch.image_files(bound.op)[:asked]:
+            assert files.rgb(file).size == (24, 20)
+        files.close()
+        assert files.held == 0
+    decoder.close()
+    assert ready == [False, True, False]

@@ -114,6 +114,7 @@ class AheadFiles(Files):
         self.decoder = decoder
         self.held = 0
         self._place: int | None = None
+        self._listed = self._asked = 0
         self._batch: tuple[Batch, Any] | None = None
         self._queue: deque[_Entry] = deque()
         self._entries: dict[ImageFile, _Entry] = {}
@@ -140,6 +141,7 @@ class AheadFiles(Files):
 
     def rgb(self, file: ImageFile) -> Image:
         """The picture in RGB; a cut-off file raises. Decoded once while the cache lasts."""
+        self._asked += 1
         if (file, False) in self._decoded:
             return super().rgb(file)
         if self._place is not None and self._place not in self.decoder.asking:
@@ -183,10 +185,15 @@ class AheadFiles(Files):
                 if file not in self._entries and (file, False) not in self._decoded:
                     self._entries[file] = entry = _Entry(self, file)
                     self._queue.append(entry)
+                    self._listed += 1
         self.decoder.wake()
 
     def _let_go(self) -> None:
         """What was decoded and not asked for is no longer wanted."""
+        if self._place is not None and 2 * self._asked < self._listed:
+            # It asks for few: another operator's look at the pictures does for it.
+            self.decoder.asking.discard(self._place)
+        self._listed = self._asked = 0
         with self.decoder.changed:
             self._queue.clear()
             left, self._entries = self._entries, {}

@@ -241,16 +241,18 @@ class _Captioner(_Remembering):
         prompts: Sequence[str | None],
         count: int,
         keys: Sequence[int],
-        **how: Any,
+        all_drawn: bool = False,
     ) -> list[list[Caption] | Refusal]:
         """As the captioner's own."""
-        told = (count, sorted(how.items()))
+        how = {"all_drawn": True} if all_drawn else {}
+        told = (count, all_drawn)
         asked = zip(images, prompts, keys, strict=True)
         names = [_name("caption", self._name, _seen(i), p, told, k) for i, p, k in asked]
 
         def ask(at: list[int]) -> list[list[Caption] | Refusal]:
             some = [one.it if isinstance(one, _Ready) else one for one in _at(images, at)]
-            return self._model.caption(some, _at(prompts, at), count, _at(keys, at), **how)
+            found = self._model.caption(some, _at(prompts, at), count, _at(keys, at), **how)
+            return list(found)
 
         return self._models.through(names, ask, PORTION, _told_captions, _captions)
 
@@ -272,7 +274,7 @@ class _Writer(_Remembering):
         names = [_name("write", self._name, *_said(s), how, k) for s, k in asked]
 
         def ask(at: list[int]) -> list[list[Caption] | Refusal]:
-            return self._model.write(_at(samples, at), drawing, _at(keys, at))
+            return list(self._model.write(_at(samples, at), drawing, _at(keys, at)))
 
         return self._models.through(names, ask, PORTION, _told_captions, _captions)
 
@@ -287,7 +289,7 @@ class _Painter(_Remembering):
         names = [_name("paint", self._name, _seen(i), p, told, k) for i, p, k in asked]
 
         def ask(at: list[int]) -> list[Image | Refusal]:
-            return self._model.paint(_at(images, at), _at(prompts, at), _at(keys, at), **how)
+            return list(self._model.paint(_at(images, at), _at(prompts, at), _at(keys, at), **how))
 
         return self._models.through(names, ask, PICTURES_AT_ONCE, _told_picture, _painted)
 

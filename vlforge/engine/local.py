@@ -6,7 +6,7 @@ import hashlib
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, astuple, replace
 from functools import partial
@@ -222,7 +222,7 @@ class ProcessRun:
         self.answers.forget(self.landed)
         self.landed = []
 
-    def _flown(self, blocks: Iterator[Done]) -> Iterator[Flight]:
+    def _flown(self, blocks: Iterator[Done]) -> Generator[Flight, None, None]:
         """The blocks behind all of their steps, in order; some are under way at once."""
         flights: Iterator[Flight] = map(self._settled, blocks)
         legs = self._pass.legs
