@@ -102,6 +102,11 @@ def test_reference_vectors_do_in_place_of_pictures_and_must_fit(tmp_path):
     with pytest.raises(RecipeError, match=r"vectors of 2 numbers, but openai/\S+ gives 3"):
         run_in_memory(bind([op]), items, Context(models=Models()))
 
+    (tmp_path / "none.jsonl").write_text('{"question_id": 1, "image": "gone.png"}')
+    op["image_cluster_selector"]["reference"] = str(tmp_path / "none.jsonl")
+    with pytest.raises(RecipeError, match="holds no picture that can be read"):
+        run_in_memory(bind([op]), items, Context(models=Models()))
+
 
 def test_words_of_a_list_are_counted_whatever_their_case_and_marks(tmp_path):
     words = tmp_path / "words.txt"

@@ -14,7 +14,7 @@ from tests.ops.told_vectors import Models
 from vlforge.engine.local import run_process
 from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.bind import bind
-from vlforge.types import Drop, RecipeError
+from vlforge.types import DataError, Drop, RecipeError
 
 OP = "benchmark_overlap_filter"
 QUESTION = "Which of the three red buses stands nearest to the old stone bridge by the river?"
@@ -127,3 +127,10 @@ def test_a_benchmark_that_is_not_there_or_holds_nothing_is_told(tmp_path):
     empty.write_text('{"question_id": 1, "text": "short one"}\n')
     with pytest.raises(RecipeError, match="holds nothing to compare by images"):
         measured([row("x")], benchmarks=[str(empty)])
+
+
+def test_a_picture_of_a_benchmark_that_cannot_be_read_ends_the_run(tmp_path):
+    questions = tmp_path / "pope.jsonl"
+    questions.write_text('{"question_id": 1, "image": "gone.png", "text": "Is there a cat?"}\n')
+    with pytest.raises(DataError, match=r"pope\.jsonl row 1: .*gone\.png.*PATH=FOLDER"):
+        measured([row("x")], benchmarks=[str(questions)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from vlforge.data.images import ImageError, ImageFile, to_rgb
 from vlforge.ops.base import ImageFilter
 from vlforge.ops.batch import drop_of
-from vlforge.types import Drop, Need, RecipeError
+from vlforge.types import DataError, Drop, Need, RecipeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -237,8 +237,12 @@ def _learn_pictures(known: Known, record: Record, name: str, keeps: bool) -> Non
         )
         try:
             number = hash_of(file.picture().upright)
-        except ImageError:
-            continue
+        except ImageError as error:
+            # What cannot be seen cannot be kept out, and nobody would know.
+            raise DataError(
+                f"benchmark_overlap_filter.benchmarks: {name} row {record.line}: {error}; mend "
+                "it, or say PATH=FOLDER where its pictures lie elsewhere"
+            ) from None
         place = f"{name} row {record.line}"
         known.looks.add(number)
         known.places.setdefault(number, place)

@@ -71,13 +71,20 @@ class ImageClusterSelector(Chooser):
         count = self.n_clusters or max(1, math.isqrt(rows.count))
         labels, centres = k_means(rows, count, self.max_iter)
         wanted = np.zeros(len(centres), bool)
+        found_any = False
         for vectors in self._references(context):
+            found_any = True
             if vectors.shape[1] != rows.width - 1:
                 raise RecipeError(
                     f"image_cluster_selector.reference: vectors of {vectors.shape[1]} numbers, "
                     f"but {self.hf_clip} gives {rows.width - 1}"
                 )
             wanted[nearest(vectors, centres[:, :-1])] = True
+        if not found_any:
+            raise RecipeError(
+                f"image_cluster_selector.reference: {self.reference} holds no picture that can "
+                "be read; PATH=FOLDER says where a file's pictures lie"
+            )
         found: list[int] = np.flatnonzero(wanted[labels] & rows.has_vector).tolist()
         return found
 
