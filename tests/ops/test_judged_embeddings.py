@@ -124,7 +124,11 @@ def server(answers):
             asked.append(
                 (self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             )
-            status, told = answers[min(len(asked), len(answers)) - 1]
+            status, told = (
+                answers(asked[-1][1])
+                if callable(answers)
+                else answers[min(len(asked), len(answers)) - 1]
+            )
             data = json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -153,6 +157,20 @@ def test_a_server_of_embeddings_is_asked_again_where_that_may_help(monkeypatch):
     assert [path for path, _ in asked] == ["/v1/embeddings"] * 2
     assert asked[1][1]["input"] == ["x", "y"]
     assert asked[1][1]["model"] == "emb"
+
+
+def test_a_text_that_is_too_long_for_a_server_is_cut():
+    def answer(body):
+        if len(body["input"]) > 1 or len(body["input"][0]) > 100:
+            return 400, {"error": "too long"}
+        return 200, {"data": [{"index": 0, "embedding": [1, len(body["input"][0])]}]}
+
+    with server(answer) as (url, asked):
+        models = LocalModels(endpoints={"e": EndpointSpec("emb", url)})
+        (found,) = run([{"text": "x" * 300}], models, valid_dataset=[{"text": "y"}])
+    assert found == pytest.approx((1 + 75) / (1 + 75**2) ** 0.5 / 2**0.5, abs=1e-5)
+    assert [[len(text) for text in body["input"]] for _, body in asked] == [
+        [300, 1], [300], [150], [75], [1]]  # fmt: skip
 
 
 def test_a_server_without_embeddings_ends_the_run():

@@ -38,6 +38,10 @@ _MODES = {
     "pooling_mode_lasttoken": "last",
 }
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_OF_TEXTS = frozenset({400, 413, 422})
+"""Answers to requests that hold too much."""
+SHORTEST = 64
+"""Characters down to which a text that a server refuses is cut."""
 _LONGEST_WAIT_S = 60.0
 
 
@@ -153,8 +157,9 @@ def pool(states_TLD: Tensor, mask_TL: Tensor, how: str) -> Tensor:
 class EndpointEmbedder:
     """Unit vectors of texts from a server's `/embeddings`; an `Embedder` without pictures.
 
-    Some texts go with each request, tried again as the endpoint's settings say. Vectors
-    are not kept for another run, and what they cost is not counted.
+    Some texts go with each request, tried again as the endpoint's settings say; a text that
+    the server finds too long is cut by halves. Vectors are not kept for another run, and
+    what they cost is not counted.
     """
 
     def __init__(self, spec: EndpointSpec, sleep: Callable[[float], None] = time.sleep):
@@ -195,9 +200,18 @@ class EndpointEmbedder:
             if status == 200:
                 return self._vectors(data, len(texts))
             problem = f"{status} {data[:200].decode('utf-8', 'replace')}"
+            if status in _OF_TEXTS and (len(texts) > 1 or len(texts[0]) > SHORTEST):
+                return self._smaller(texts)
             if status not in _PASSING:
                 break
         raise ModelError(f"{self.spec.url}: no embeddings from {self.spec.model!r}: {problem}")
+
+    def _smaller(self, texts: list[str]) -> list[Tensor]:
+        """What a server refuses for what it holds, in halves: some texts, or one that is cut."""
+        half = len(texts) // 2
+        if not half:
+            return self._asked([texts[0][: len(texts[0]) // 2]])
+        return self._asked(texts[:half]) + self._asked(texts[half:])
 
     def _vectors(self, data: bytes, count: int) -> list[Tensor]:
         try:
