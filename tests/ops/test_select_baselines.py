@@ -159,7 +159,8 @@ def test_the_hardest_rows_stay_and_a_row_that_cannot_be_scored_is_told(tmp_path)
 
 @pytest.mark.parametrize(("keys", "said"), [
     ({}, "needs top_ratio or topk"),
-    ({"topk": 3}, "needs score_file"),
+    ({"topk": 3, "score_fn": None}, "needs score_file"),
+    ({"topk": 3, "score_fn": "f"}, "write a score_file"),
     ({"topk": 3, "score_file": "x.txt"}, r"is not a \.py file"),
 ])  # fmt: skip
 def test_a_selector_of_hard_rows_says_what_it_lacks(keys, said):

@@ -80,7 +80,9 @@ def _round(rows: Rows, places: Any, centres: Any) -> tuple[Any, Any]:
         part = slice(at, at + ROWS_AT_ONCE)
         vectors = rows.at(places[part])
         labels[part] = nearest(vectors, centres)
-        np.add.at(sums, labels[part], vectors)
+        order = np.argsort(labels[part], kind="stable")
+        found, begins = np.unique(labels[part][order], return_index=True)
+        sums[found] += np.add.reduceat(vectors[order], begins, axis=0, dtype=np.float64)
     return labels, sums
 
 

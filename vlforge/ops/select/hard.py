@@ -45,6 +45,8 @@ class ImageOhemSelector(Chooser):
     This runs the file with all that Python can do: name only files that you trust.
     """
 
+    score_fn: Any = None
+    model_factory: Any = None
     score_file: str = ""
     score_function: str = "score_fn"
     model_function: str = "model_factory"
@@ -60,6 +62,9 @@ class ImageOhemSelector(Chooser):
 
     def __post_init__(self) -> None:
         op = "image_ohem_selector"
+        for name in ("score_fn", "model_factory"):
+            if getattr(self, name) is not None:
+                raise RecipeError(f"{op}.{name} is no value of a recipe: write a score_file")
         if self.top_ratio is None and self.topk is None:
             raise RecipeError(f"{op} needs top_ratio or topk")
         check_share(f"{op}.top_ratio", self.top_ratio)
