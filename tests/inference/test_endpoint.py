@@ -151,3 +151,10 @@ def test_an_endpoint_answers_samples_as_a_model_does(pauses):
         chat = EndpointChat(client(server.url, pauses))
         assert chat.answer([sample], 8)[0].text == "it is red"
         assert "".join(chat.stream(sample, 8)).split() == ["it", "is", "red"]
+
+
+def test_half_a_surrogate_pair_is_asked_about_as_a_mark(monkeypatch):
+    monkeypatch.setenv("VLFORGE_TEST_KEY", "k")
+    with endpoint(lambda body, times: body["messages"][0]["content"]) as server:
+        reply = client(server.url, []).ask(ChatRequest.of_text("half \ud83d here"))
+    assert reply.text == "half ? here"

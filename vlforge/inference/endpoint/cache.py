@@ -72,7 +72,7 @@ class ReplyCache:
                 return
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                _append(self.path, line.encode() + b"\n")
+                _append(self.path, line.encode("utf-8", "replace") + b"\n")
             except OSError as error:
                 raise WriteError(
                     f"{self.path}: a reply cannot be kept: {error.strerror or error}"

@@ -47,7 +47,7 @@ class ChatRequest:
     def key(self, model: str) -> str:
         """Equal for requests that ask the same of the same model."""
         text = json.dumps(self.body(model), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

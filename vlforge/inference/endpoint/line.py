@@ -101,7 +101,8 @@ class Line:
             self._connection = None
 
     def _asked(self, path: str, body: Mapping[str, Any]) -> http.client.HTTPResponse:
-        data = json.dumps(body, ensure_ascii=False).encode()
+        # Half a surrogate pair, which JSON files can hold, is no text that can be sent.
+        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         for is_last in (False, True):
             is_fresh = self._connection is None
             connection = self._connection = self._connection or self._opened()
