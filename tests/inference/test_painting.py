@@ -12,6 +12,7 @@ from PIL import Image
 from tests.made_pictures import noise
 from vlforge.inference.local import LocalModels
 from vlforge.inference.painting import UNSAFE
+from vlforge.inference.prompts import Batches
 from vlforge.types import ModelError, Refusal
 
 diffusers = pytest.importorskip("diffusers")
@@ -93,6 +94,17 @@ def test_pictures_of_any_size_come_back_in_their_size_whatever_their_company(fol
         (alone,) = painted(folder, images[at : at + 1], words[at : at + 1], keys[at : at + 1])
         assert alone.tobytes() == made[at].tobytes()
     assert made[0].tobytes() != images[0].tobytes()
+
+
+def test_pictures_of_one_size_that_are_drawn_together_come_out_as_alone(folder):
+    images = [noise((40, 40), seed=seed) for seed in range(5)]
+    words, keys = [f"a {letter}" for letter in "abcde"], list(range(5))
+    alone = painted(folder, images, words, keys)
+    painter = LocalModels(device="cpu").painter(folder)
+    painter.batches = Batches(3)  # as on a GPU
+    together = painter.paint(images, words, keys, steps=3, strength=0.7)
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
 def test_words_noise_and_strength_change_what_is_drawn(folder):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.inference.test_painting import tokenizer_of
+from tests.made_pictures import noise
 from vlforge.inference import paired_painting
 from vlforge.inference.local import LocalModels
 from vlforge.inference.paired_painting import Pair, aligned, paint_pair
@@ -110,3 +111,8 @@ def test_the_pipeline_is_left_as_it_was_also_after_an_error(painter, monkeypatch
 def test_without_guidance_there_are_only_the_two(painter):
     first, second = halves(painter, "a cat", "a cat", guidance_scale=1.0)
     assert np.array_equal(first, second)
+
+
+def test_the_same_folder_draws_from_pictures_too(painter):
+    made = painter.paint([noise((60, 40))], ["a cat"], [1], steps=4, strength=0.5)
+    assert [one.size for one in made] == [(60, 40)]
