@@ -51,6 +51,7 @@ def open_speaker(
     batch: int = 8,
     loading: Loading = Loading(),
     parts: Parts | None = None,
+    adapter: str | Path | None = None,
 ) -> LocalSpeaker | EndpointSpeaker:
     """What answers: a model folder in any layout, or a server.
 
@@ -60,6 +61,8 @@ def open_speaker(
         system: what stands before every conversation that says nothing itself.
         batch: most answers that are drawn side by side.
         parts: folders that a foreign layout leaves out (`checkpoints.checkpoint.Parts`).
+        adapter: what was trained on `model` and is put into it: LoRA, what XTuner's LLaVA
+            trained, or a whole language model in place of the model's own.
 
     Raises:
         ModelError: no model there that answers questions.
@@ -71,6 +74,13 @@ def open_speaker(
         return EndpointSpeaker(Endpoint(model), system)
     from vlforge.inference.local import LocalChat
 
+    if adapter is not None:
+        from vlforge.inference.adapted import load_adapted
+
+        loaded = load_adapted(
+            model, adapter, device, template=template, parts=parts, loading=loading
+        )
+        return LocalSpeaker(loaded, batch, system)
     chat = LocalChat(
         model, device=device, threads=threads, template=template, loading=loading, parts=parts
     )

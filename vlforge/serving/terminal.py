@@ -1,6 +1,6 @@
 """A conversation about pictures in the terminal, or one question and its answer.
 
-The model is anything that follows `Chat`; input and output are plain streams, so
+The model is anything that follows `Speaker`; input and output are plain streams, so
 that a script or a test talks to it as a person does.
 """
 
@@ -11,52 +11,46 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vlforge.types import LLAVA_IMAGE_TOKEN, Chat, DataError, Sample, Turn, VLForgeError
+from vlforge.serving.conversation import Conversation, Shown, look
+from vlforge.types import Drawing, Piece, Sample, VLForgeError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vlforge.serving.talking import Speaker
+
 HELP = """\
-/image PATH   talk about another picture, from the start
-/reset        forget what was said, keep the picture
-/save FILE    write the conversation as a LLaVA json file
-/help         this list
-/quit         leave (so does Ctrl-D)
+/image PATH|URL   talk about another picture, from the start
+/add PATH|URL     show one more picture with the next question
+/regenerate       answer the last question anew (another draw where answers are sampled)
+/undo             forget the last question and its answer
+/reset            forget what was said, keep the pictures
+/system TEXT      what the model is told before everything; without TEXT its own words
+/beams N  /temperature X  /top-p X  /max-tokens N
+/settings         how answers are drawn now
+/save FILE        write the conversation as a LLaVA json file
+/help             this list
+/quit             leave (so does Ctrl-D)
 Ctrl-C stops an answer; a line that ends in \\ goes on in the next."""
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What could move the cursor or recolour the terminal, line feed and tab aside."""
 
 
-@dataclass
-class Conversation:
-    """The pictures looked at and what was said about them."""
+@dataclass(frozen=True)
+class Asking:
+    """How answers are asked for: `drawing`, the `seed` of what is sampled, the system text."""
 
-    images: tuple[str, ...] = ()
-    turns: list[Turn] = field(default_factory=list)
-
-    def with_question(self, question: str) -> Sample:
-        """The conversation so far and `question`, as the model takes it.
-
-        The first question carries one `<image>` per picture.
-        """
-        tags = f"{LLAVA_IMAGE_TOKEN}\n" * len(self.images) if not self.turns else ""
-        turns = (*self.turns, Turn("user", tags + question))
-        return Sample(id="chat", images=self.images, turns=turns)
-
-    def as_llava(self) -> dict[str, Any]:
-        """The conversation as one row of a LLaVA json file."""
-        speakers = {"user": "human", "assistant": "gpt", "system": "system"}
-        row: dict[str, Any] = {"id": "chat"}
-        if self.images:
-            row["image"] = self.images[0] if len(self.images) == 1 else list(self.images)
-        row["conversations"] = [{"from": speakers[t.role], "value": t.text} for t in self.turns]
-        return row
+    drawing: Drawing = field(default_factory=Drawing)
+    seed: int = 0
+    system: str = ""
+    allow_private: bool = False
 
 
 def chat(
@@ -64,10 +58,10 @@ def chat(
     images: Sequence[str | Path] = (),
     question: str | None = None,
     *,
-    max_new_tokens: int = 256,
+    asking: Asking = Asking(),
     device: str = "auto",
     template: str = "auto",
-    open_chat: Callable[[], Chat] | None = None,
+    open_speaker: Callable[[], tuple[Speaker, Asking]] | None = None,
     source: TextIO | None = None,
     output: TextIO | None = None,
 ) -> None:
@@ -80,10 +74,11 @@ def chat(
 
     Args:
         model_path: a model folder.
-        images: picture files to talk about.
+        images: picture files or addresses to talk about.
         question: one question; None starts a conversation.
-        max_new_tokens: tokens an answer may have.
-        open_chat: makes the model; None loads `model_path`.
+        asking: how answers are drawn.
+        open_speaker: makes the model, and says how it is asked in place of `asking`;
+            None loads `model_path` on `device`.
         source, output: streams in place of the terminal's.
 
     Raises:
@@ -91,34 +86,22 @@ def chat(
             conversation such errors are shown as a line and the talk goes on.
     """
     console = _console(output)
-    pictures = tuple(check_picture(image) for image in images)
+    pictures = tuple(look(image, allow_private=asking.allow_private) for image in images)
     started = time.perf_counter()
     if question is None:
         console.print(f"loading {model_path} ...", style="dim", markup=False, highlight=False)
-    model = open_chat() if open_chat else _load(model_path, device, template)
+    if open_speaker is None:
+        speaker = _load(model_path, device, template)
+    else:
+        speaker, asking = open_speaker()
     load_s = time.perf_counter() - started
-    for note in getattr(model, "notes", ()):
+    for note in getattr(speaker, "notes", ()):
         print(f"note: {note}", file=sys.stderr)
-    conversation = Conversation(pictures)
+    conversation = Conversation(pictures, system=asking.system)
     if question is not None:
-        _answer_once(model, conversation, question, max_new_tokens, console, load_s)
+        _answer_once(speaker, conversation, question, asking, console, load_s)
         return
-    _Talk(model, conversation, console, _reader(source, console), max_new_tokens).run()
-
-
-def check_picture(path: str | Path) -> str:
-    """The absolute path of a picture that opens.
-
-    Raises:
-        DataError: the file is missing or is no readable picture.
-    """
-    from vlforge.data.images import load_rgb
-
-    given = Path(path).expanduser()
-    if not given.is_file():
-        raise DataError(f"no picture at {path}; check the path")
-    load_rgb(given)
-    return os.path.abspath(given)
+    _Talk(speaker, conversation, asking, console, _reader(source, console)).run()
 
 
 def printable(text: str) -> str:
@@ -126,10 +109,24 @@ def printable(text: str) -> str:
     return CONTROLS.sub("", text)
 
 
-def _load(path: str | Path, device: str, template: str) -> Chat:
-    from vlforge.inference.local import LocalChat
+def pieces_of(speaker: Speaker, sample: Sample, drawing: Drawing, key: int) -> Iterator[Piece]:
+    """One answer's pieces.
 
-    return LocalChat(path, device=device, template=template)
+    Raises:
+        VLForgeError: the model cannot answer; says why.
+    """
+    pieces: Any = speaker.stream_many([sample], drawing, [key])
+    with closing(pieces):
+        for piece in pieces:
+            if piece.ended == "refused":
+                raise VLForgeError(piece.text)
+            yield piece
+
+
+def _load(path: str | Path, device: str, template: str) -> Speaker:
+    from vlforge.inference.speaking import open_speaker
+
+    return open_speaker(path, device=device, template=template)
 
 
 def _console(output: TextIO | None) -> Console:
@@ -139,17 +136,18 @@ def _console(output: TextIO | None) -> Console:
 
 
 def _answer_once(
-    model: Chat,
+    speaker: Speaker,
     conversation: Conversation,
     question: str,
-    max_new_tokens: int,
+    asking: Asking,
     console: Console,
     load_s: float,
 ) -> None:
+    sample = conversation.with_question(question)
     started = time.perf_counter()
-    answer = model.answer([conversation.with_question(question)], max_new_tokens)[0]
+    text = "".join(p.text for p in pieces_of(speaker, sample, asking.drawing, asking.seed))
     seconds = time.perf_counter() - started
-    console.print(printable(answer.text))
+    console.print(printable(text))
     console.print(f"{seconds:.2f} s (model loaded in {load_s:.2f} s)", style="dim")
 
 
@@ -188,18 +186,36 @@ class _Talk:
 
     def __init__(
         self,
-        model: Chat,
+        speaker: Speaker,
         conversation: Conversation,
+        asking: Asking,
         console: Console,
         read: Callable[[str], str],
-        max_new_tokens: int,
     ) -> None:
-        self.model = model
+        self.speaker = speaker
         self.conversation = conversation
+        self.asking = asking
         self.console = console
         self.read = read
-        self.max_new_tokens = max_new_tokens
+        self.tries = 0
         self.is_over = False
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/image": self.look_at,
+            "/add": self.add,
+            "/regenerate": self.regenerate,
+            "/undo": self.undo,
+            "/reset": self.reset,
+            "/system": self.tell,
+            "/beams": lambda text: self.draw("beams", text, int),
+            "/temperature": lambda text: self.draw("temperature", text, float),
+            "/top-p": lambda text: self.draw("top_p", text, float),
+            "/max-tokens": lambda text: self.draw("max_new_tokens", text, int),
+            "/settings": lambda _: self.say(self.settings()),
+            "/save": self.save,
+            "/help": lambda _: self.say(HELP),
+            "/quit": self.quit,
+            "/exit": self.quit,
+        }
 
     def run(self) -> None:
         self._show_pictures()
@@ -208,7 +224,7 @@ class _Talk:
             try:
                 self.take(self._read_lines())
             except VLForgeError as error:
-                self.console.print(str(error), style="#b23b3b")
+                self.console.print(printable(str(error)), style="#b23b3b")
             except KeyboardInterrupt:
                 self.console.print()
                 self.say("/quit or Ctrl-D leaves")
@@ -225,50 +241,101 @@ class _Talk:
         if not line:
             return
         if not line.startswith("/"):
+            self.tries = 0
             self.answer(line)
             return
         word, _, rest = line.partition(" ")
-        commands: dict[str, Callable[[str], None]] = {
-            "/image": self.look_at,
-            "/reset": self.reset,
-            "/save": self.save,
-            "/help": lambda _: self.say(HELP),
-            "/quit": self.quit,
-            "/exit": self.quit,
-        }
-        if word not in commands:
+        if word not in self.commands:
             raise VLForgeError(f"{word} is no command; /help lists them")
-        commands[word](rest.strip())
+        self.commands[word](rest.strip())
 
-    def answer(self, question: str) -> None:
-        """Stream an answer; Ctrl-C keeps what has been said so far."""
+    def answer(self, question: str) -> bool:
+        """Stream an answer; Ctrl-C keeps what has been said so far. Whether there is any."""
         sample = self.conversation.with_question(question)
-        pieces: list[str] = []
-        is_stopped = False
+        texts: list[str] = []
+        last = Piece(0, "", "stopped")
         started = time.perf_counter()
+        key = self.asking.seed + self.tries
         try:
-            for piece in self.model.stream(sample, self.max_new_tokens):
-                pieces.append(piece)
-                self.console.print(printable(piece), end="")
+            for last in pieces_of(self.speaker, sample, self.asking.drawing, key):
+                texts.append(last.text)
+                self.console.print(printable(last.text), end="")
                 self.console.file.flush()
         except KeyboardInterrupt:
-            is_stopped = True
+            last = Piece(0, "", "stopped")
         seconds = time.perf_counter() - started
+        text = "".join(texts).strip()
         self.console.print()
-        self.say(f"{'stopped after ' if is_stopped else ''}{seconds:.2f} s")
-        if is_stopped and not pieces:
-            return
-        self.conversation.turns = [*sample.turns, Turn("assistant", "".join(pieces).strip())]
+        is_stopped = last.ended == "stopped"
+        cut = f"; cut at {last.tokens_out} tokens (/max-tokens)" if last.ended == "length" else ""
+        self.say(f"{'stopped after ' if is_stopped else ''}{seconds:.2f} s{cut}")
+        if is_stopped and not text:
+            return False
+        self.conversation.keep(sample, text)
+        return True
 
-    def look_at(self, path: str) -> None:
-        if not path:
-            raise VLForgeError("/image needs a path: /image PATH")
-        self.conversation = Conversation((check_picture(path.strip("'\"")),))
+    def look_at(self, place: str) -> None:
+        self.conversation = Conversation((self._seen("/image", place),), system=self.asking.system)
         self._show_pictures()
 
+    def add(self, place: str) -> None:
+        seen = self._seen("/add", place)
+        self.conversation.images = (*self.conversation.images, seen)
+        self.say(f"looking also at {printable(seen.name)}")
+
+    def _seen(self, command: str, place: str) -> Shown:
+        if not place:
+            raise VLForgeError(f"{command} needs a path or an address: {command} PATH|URL")
+        if not getattr(self.speaker, "sees", True):
+            raise VLForgeError("this model sees no pictures; give vlforge chat one that does")
+        return look(place.strip("'\""), allow_private=self.asking.allow_private)
+
+    def regenerate(self, _: str) -> None:
+        """Answer the last question anew; where that comes to nothing, the old answer stays."""
+        before = list(self.conversation.turns)
+        question = self.conversation.undo()
+        if self.asking.drawing.temperature <= 0:
+            self.say("answers are not sampled, so it will be the same; /temperature 0.7 samples")
+        self.tries += 1
+        is_answered = False
+        try:
+            is_answered = self.answer(question)
+        finally:
+            if not is_answered:
+                self.conversation.turns = before
+
+    def undo(self, _: str) -> None:
+        self.say(f"forgotten: {printable(self.conversation.undo())}")
+
     def reset(self, _: str) -> None:
-        self.conversation = Conversation(self.conversation.images)
-        self.say("forgotten; the picture stays")
+        self.conversation = Conversation(self.conversation.images, system=self.asking.system)
+        stay = ("", "; the picture stays", "; the pictures stay")
+        self.say(f"forgotten{stay[min(2, len(self.conversation.images))]}")
+
+    def tell(self, text: str) -> None:
+        self.asking = replace(self.asking, system=text)
+        self.conversation.system = text
+        self.say("told" if text else "the model's own words stand before the conversation")
+
+    def draw(self, name: str, text: str, kind: type[int] | type[float]) -> None:
+        """Change a setting of how answers are drawn."""
+        drawing = drawn_as(self.asking.drawing, name, text, kind)
+        both = drawing.beams > 1 and drawing.temperature > 0
+        if both and not getattr(self.speaker, "samples_beams", False):
+            other: dict[str, Any] = {"temperature": 0.0} if name == "beams" else {"beams": 1}
+            drawing = replace(drawing, **other)
+            self.say("beams search without sampling, so the other is off now")
+        self.asking = replace(self.asking, drawing=drawing)
+        self.say(self.settings())
+
+    def settings(self) -> str:
+        """How answers are drawn, in one line."""
+        now = self.asking.drawing
+        told = f", system: {printable(self.asking.system)}" if self.asking.system else ""
+        return (
+            f"beams {now.beams}, temperature {now.temperature:g}, top-p {now.top_p:g}, "
+            f"max-tokens {now.max_new_tokens}, seed {self.asking.seed}{told}"
+        )
 
     def save(self, name: str) -> None:
         if not name:
@@ -292,7 +359,7 @@ class _Talk:
 
     def _show_pictures(self) -> None:
         for image in self.conversation.images:
-            self.say(f"looking at {printable(image)}")
+            self.say(f"looking at {printable(image.name)}")
 
     def _read_lines(self) -> str:
         """One entry; a line that ends in a backslash goes on in the next."""
@@ -300,3 +367,29 @@ class _Talk:
         while line.endswith("\\"):
             line = line[:-1] + "\n" + self.read("| ")
         return line
+
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "beams": (1, 16),
+    "temperature": (0, 2),
+    "top_p": (0.001, 1),
+    "max_new_tokens": (1, 32_768),
+}
+
+
+def drawn_as(drawing: Drawing, name: str, text: str, kind: type[int] | type[float]) -> Drawing:
+    """The drawing with one setting read from words.
+
+    Raises:
+        VLForgeError: no number, or one out of bounds.
+    """
+    least, most = LIMITS[name]
+    shown = name.replace("max_new_tokens", "max-tokens").replace("_", "-")
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind(least) - 1
+    if not least <= value <= most:
+        raise VLForgeError(f"/{shown} {text}: give a number from {least:g} to {most:g}")
+    changes: dict[str, Any] = {name: value}
+    return replace(drawing, **changes)
