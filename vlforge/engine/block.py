@@ -281,8 +281,9 @@ class BlockRun:
             else:
                 child.changes, child.traces = track.changes, track.traces
                 child.born = track.born
-            child.changes += (bound.place,)
-            self._trace(bound, child, item, row)
+            if out or row is not item.row:  # a row that only was measured has not changed
+                child.changes += (bound.place,)
+                self._trace(bound, child, item, row)
             out.append(child)
         return out
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vlforge.data.images import ImageError, ImageFile
 from vlforge.ops.base import Grown, RowMapper, replaced
 from vlforge.ops.batch import Batch, Context, Item, drop_of
+from vlforge.ops.synthesis.captioning import CONFIDENCE, settled
 from vlforge.ops.synthesis.provenance import origin, with_origin
 from vlforge.ops.synthesis.writing import request_key
 from vlforge.types import Caption, Drop, Need, RecipeError, Refusal, Row
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 AGREEMENT = "caption_agreement"
 """Statistic: the scorer's value of each chosen text, one per picture judged."""
-CONFIDENCE = "caption_confidence"
-"""Statistic: the captioner's confidence in the best caption of each picture judged."""
 _PORTION = 32
 _NAME = "caption_choice_mapper"
 
@@ -146,8 +145,10 @@ class CaptionChoiceMapper(RowMapper):
             )
             made = with_origin(made, entry)
         stats = {
-            AGREEMENT: [choice.score for choice in found.values()],
-            CONFIDENCE: [c.surest.confidence for c in found.values() if c.surest is not None],
+            AGREEMENT: [settled(choice.score) for choice in found.values()],
+            CONFIDENCE: [
+                settled(c.surest.confidence) for c in found.values() if c.surest is not None
+            ],
         }
         return Grown(False, (made,), (stats,))
 
