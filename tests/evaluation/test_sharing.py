@@ -22,7 +22,7 @@ from vlforge.evaluation.answering import ask_of, plan_batches
 from vlforge.evaluation.benchmarks import questions_of
 from vlforge.evaluation.chats import process_count
 from vlforge.evaluation.run import evaluate
-from vlforge.inference import options, prompts
+from vlforge.inference import answers, options, prompts
 from vlforge.types import ModelError
 
 
@@ -221,7 +221,7 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_no_answer(tmp_path, m
             raise torch.OutOfMemoryError("CUDA out of memory")
         return embed(loaded, some)
 
-    monkeypatch.setattr(prompts, "embed", small_memory)
+    monkeypatch.setattr(answers, "embed", small_memory)
     monkeypatch.setattr(options, "embed", small_memory)
     evaluate(config, tmp_path / "small", device="cpu")
     assert texts_of(tmp_path / "small") == texts_of(tmp_path / "whole")

@@ -8,7 +8,6 @@ the number of processes changes which questions a model sees together.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import sys
 import threading
@@ -280,8 +279,3 @@ def _row(ask: Ask, answer: Caption) -> dict[str, Any]:
         "confidence": round(answer.confidence, 4),
         "asked": ask.fingerprint,
     }
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

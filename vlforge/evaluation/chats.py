@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlforge.evaluation.config import EvalConfig
+from vlforge.inference.crew import count_for
 
 
 def open_chat(config: EvalConfig, device: str = "auto", threads: int = 0) -> Any:
@@ -33,21 +34,5 @@ def open_chat(config: EvalConfig, device: str = "auto", threads: int = 0) -> Any
 
 def process_count(config: EvalConfig, device: str) -> int:
     """Processes that share the questions: as many as asked for, else one per GPU."""
-    if config.processes != "auto":
-        return config.processes
     is_one = config.endpoint is not None or config.device_map != "none"
-    if is_one or device not in ("auto", "cuda"):
-        return 1
-    import torch
-
-    return max(1, torch.cuda.device_count())
-
-
-def device_of(number: int, device: str) -> str:
-    """Where the process of this number works: GPUs go round."""
-    if device not in ("auto", "cuda"):
-        return device
-    import torch
-
-    found = torch.cuda.device_count()
-    return f"cuda:{number % found}" if found else device
+    return count_for(config.processes, device, is_one=is_one)
