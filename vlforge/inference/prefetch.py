@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vlforge.data.images import load_rgb
@@ -55,6 +56,8 @@ def opened(
 
 
 def _known(loaded: Loaded, path: Any, known: dict[Any, Any]) -> Any:
+    if not isinstance(path, str | bytes | Path):
+        return path  # opened before
     if path not in known:
         known[path] = _opened(loaded, path)
     return known[path]

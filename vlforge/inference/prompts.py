@@ -29,7 +29,7 @@ class Prompt:
     """Token ids, -200 for each picture, and the pictures (RGB, fitted, or a file to open)."""
 
     ids: tuple[int, ...]
-    images: tuple[Image.Image | str | Fitted, ...] = ()
+    images: tuple[Image.Image | str | bytes | Fitted, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,13 +52,13 @@ def prompt_of(loaded: Loaded, sample: Sample) -> Prompt:
     return Prompt(tuple(encoded.ids), sample.images)
 
 
-def pixels_of(loaded: Loaded, images: Sequence[Image.Image | str | Fitted]) -> Tensor:
+def pixels_of(loaded: Loaded, images: Sequence[Image.Image | str | bytes | Fitted]) -> Tensor:
     """Pictures -> normalised pixels [I, 3, S, S] on the model's device."""
     return sized_pixels_of(loaded, images)[0]
 
 
 def sized_pixels_of(
-    loaded: Loaded, images: Sequence[Image.Image | str | Fitted]
+    loaded: Loaded, images: Sequence[Image.Image | str | bytes | Fitted]
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Pictures -> normalised pixels [I, 3, S, S] and each picture's (width, height).
 
@@ -67,7 +67,7 @@ def sized_pixels_of(
     fitted, sizes = [], []
     for image in images:
         if not isinstance(image, Fitted):
-            opened = load_rgb(image) if isinstance(image, str) else image
+            opened = load_rgb(image) if isinstance(image, str | bytes) else image
             image = Fitted(loaded.processor.fit(opened), opened.size)
         # `fit` may give a view of memory that PIL keeps read-only; torch wants its own.
         made = torch.from_numpy(image.pixels.copy())
@@ -96,9 +96,11 @@ def embed(loaded: Loaded, prompts: Sequence[Prompt]) -> list[Tensor]:
     return [spliced[row, :length] for row, length in enumerate(plan.lengths.tolist())]
 
 
-def _encode_once(loaded: Loaded, shown: Sequence[Image.Image | str | Fitted]) -> list[Tensor]:
+def _encode_once(
+    loaded: Loaded, shown: Sequence[Image.Image | str | bytes | Fitted]
+) -> list[Tensor]:
     """Vision tokens [N, D] per picture shown; equal paths and objects share theirs."""
-    names = [image if isinstance(image, str) else id(image) for image in shown]
+    names = [image if isinstance(image, str | bytes) else id(image) for image in shown]
     unique = dict(zip(names, shown, strict=True))
     if not unique:
         return []
