@@ -31,6 +31,7 @@ from vlforge.cli import (
     merge,
     mix,
     plan,
+    predict,
     process,
     quickstart,
     repair,
@@ -51,7 +52,7 @@ DEBUG = "VLFORGE_DEBUG"
 LEADING = {"run", "train", "quickstart"}
 """Verbs whose stages processes of several machines train together."""
 ENDS = {"done": 0, "failed": 2, "stopped": 130}
-CONTINUABLE = {"download", "fetch", "run", "process", "train", "eval", "quickstart"}
+CONTINUABLE = {"download", "fetch", "run", "process", "train", "eval", "predict", "quickstart"}
 
 PLACES = {
     errno.ENOSPC: "free some space and give the same command again",
@@ -128,6 +129,7 @@ def build_app() -> typer.Typer:
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("watch", epilog=watch.EXAMPLES)(watch.watch)
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
+    app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
     app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
     app.command("report", epilog=report.EXAMPLES)(report.report)
     app.command("why", epilog=why.EXAMPLES)(why.why)
