@@ -80,7 +80,8 @@ TopP = Annotated[
     typer.Option(min=0.001, max=1, help="Sample among the likeliest of this share."),
 ]
 Beams = Annotated[
-    int | None, typer.Option("--num-beams", min=1, max=16, help="Search with so many beams.")
+    int | None,
+    typer.Option("--num-beams", "--beams", min=1, max=16, help="Search with so many beams."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="What sampling depends on.")]
 AllowPrivate = Annotated[
