@@ -27,7 +27,7 @@ def show_settings(config: ProcessConfig, saved: str) -> None:
             others += field.name not in _HIDDEN
         else:
             is_path = field.name in ("dataset_path", "export_path") and Path(value).is_absolute()
-            changed.append((field.name, shown_path(value) if is_path else _short(value)))
+            changed.append((field.name, shown_path(value) if is_path else _short(_set_of(value))))
     operators = [
         (f"process {number}", f"{name} {_short(params)}".strip())
         for number, entry in enumerate(config.process, 1)
@@ -55,6 +55,16 @@ def write_settings(config: ProcessConfig, path: Path) -> None:
     text = io.StringIO()
     writer.dump(_plain({key: value for key, value in tree.items() if value is not None}), text)
     path.write_text(_HEAD.format(path=path.name) + text.getvalue(), encoding="utf-8")
+
+
+def _set_of(value: Any) -> Any:
+    """Of settings that are a table, or tables by name, what was set."""
+    if isinstance(value, dict):
+        return {name: _set_of(item) for name, item in value.items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, Mix):
+        return value
+    found = {f.name: (getattr(value, f.name), _default(f)) for f in dataclasses.fields(value)}
+    return {name: now for name, (now, default) in found.items() if now != default}
 
 
 def _without_secrets(entry: Any) -> Any:
