@@ -12,6 +12,7 @@ from vlforge.cli import main
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.local import run_process
 from vlforge.inference.scripted import ScriptedCaptioner, ScriptedModels, ScriptedScorer
+from vlforge.reports.data_report import write_data_report
 from vlforge.runs.why import tell
 
 RECIPE = """\
@@ -216,6 +217,9 @@ def test_what_a_model_wrote_tells_where_it_comes_from(tmp_path):
     assert said[at + 3].startswith("text_length_filter  ")
     assert "text_len 41 (keeps ≥ 5)" in said[at + 3]
     assert said[-1] == f"stage: kept ({uid})"
+    write_data_report(out, out / "report.html")
+    page = re.sub("<[^>]+>", "", (out / "report.html").read_text()).replace("\u200b", "")
+    assert "caption_choice_mapper, written by blip" in page
 
 
 def test_of_a_made_row_that_was_dropped_the_filter_behind_tells_why(tmp_path):
