@@ -37,6 +37,7 @@ from vlforge.cli import (
     repair,
     report,
     run,
+    serve,
     split,
     tool,
     train,
@@ -129,6 +130,7 @@ def build_app() -> typer.Typer:
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("watch", epilog=watch.EXAMPLES)(watch.watch)
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
+    app.command("serve", epilog=serve.EXAMPLES)(serve.serve_models)
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
     app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
     app.command("report", epilog=report.EXAMPLES)(report.report)
