@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from tests.inference.tiny import prompts, tiny_language, tiny_tokenizer
-from vlforge.inference.generate import Decoding, generate, log_probs, pad_left, stream, uniform
+from vlforge.inference.generate import (
+    Decoding,
+    Generated,
+    Growing,
+    generate,
+    log_probs,
+    pad_left,
+    stream,
+    uniform,
+)
 from vlforge.types import ModelError
 
 GREEDY = Decoding(max_new_tokens=12, eos_ids=(2,))
@@ -178,3 +187,36 @@ def test_uniform_is_spread_over_zero_to_one_and_repeats():
     assert max(draws) < 1
     assert sum(draws) / len(draws) == pytest.approx(0.5, abs=0.03)
     assert draws[5] == uniform(0, 5, 0, 0) != uniform(0, 5, 1, 0)
+
+
+class ByteFallback:
+    """Words, and bytes that are read a run at a time: one that does not fit spoils all of it."""
+
+    names = ("a", "b", *(f"<0x{byte:02X}>" for byte in b"(\n\xe4\xbd\xa0\x9c"))
+
+    def convert_ids_to_tokens(self, number):
+        return self.names[number]
+
+    def decode(self, ids, skip_special_tokens=True):
+        text, run = "", b""
+        for name in [*(self.names[number] for number in ids), ""]:
+            if name.startswith("<0x"):
+                run += bytes([int(name[3:5], 16)])
+                continue
+            try:
+                text += run.decode()
+            except UnicodeDecodeError:
+                text += "\ufffd" * len(run)
+            text, run = text + name, b""
+        return text
+
+
+@pytest.mark.parametrize("ids", [(0, 2, 6, 1), (0, 4, 5, 6, 1), (2, 3, 7, 0, 2, 1, 2), (0, 3, 0)])
+def test_what_was_shown_of_an_answer_is_never_taken_back(ids):
+    tokenizer, growing, decoding = ByteFallback(), Growing(), Decoding()
+    whole = tokenizer.decode(ids).strip()
+    shown = ""
+    for count in range(1, len(ids)):
+        shown += growing.more(ids[:count], tokenizer, decoding)
+        assert whole.startswith(shown)
+    assert shown + growing.rest(Generated(ids, whole, 0.0, True)) == whole

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ GREEDY = -1
 """Place of a candidate that is the greedy answer."""
 SHRINK_AT = 0.75
 """Finished rows leave the batch once the running ones are at most this share of it."""
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""How tokenizers of Llama's kind name a token that is a byte."""
 
 
 class LengthError(ModelError):
@@ -211,6 +214,7 @@ class Growing:
 
     def more(self, ids: Sequence[int], tokenizer: Any, decoding: Decoding) -> str:
         """What the tokens drawn so far add, as far as no later token can take it back."""
+        ids = ids[: _settled(ids, tokenizer)]
         text = held_back(tokenizer.decode(ids, skip_special_tokens=True), decoding)
         if len(text) <= len(self.shown) or not text.startswith(self.shown):
             return ""
@@ -220,6 +224,18 @@ class Growing:
     def rest(self, made: Generated) -> str:
         """What is left of the whole answer."""
         return made.text[len(self.shown) :]
+
+
+def _settled(ids: Sequence[int], tokenizer: Any) -> int:
+    """How many of the tokens no later one can change the words of.
+
+    A run of byte tokens is read as a whole: one that does not fit spoils them all.
+    """
+    name_of = getattr(tokenizer, "convert_ids_to_tokens", None)
+    count = len(ids)
+    while name_of is not None and count and _BYTE.fullmatch(str(name_of(ids[count - 1]))):
+        count -= 1
+    return count
 
 
 def log_probs(

@@ -87,15 +87,23 @@ def stop_ids(tokenizer: Any, text: str = "###") -> list[list[int]]:
     return found
 
 
-def demo_answer(loaded: Loaded, sample: Sample, settings: DemoSettings | None = None) -> Reply:
+def demo_answer(
+    loaded: Loaded,
+    sample: Sample,
+    settings: DemoSettings | None = None,
+    stops: Sequence[Sequence[int]] | None = None,
+) -> Reply:
     """What the demo would answer; seed torch before for the same answer again.
+
+    Args:
+        stops: ids that end an answer; None: those of `###` in this model's tokenizer.
 
     Raises:
         DataError: turns that the template cannot hold.
         ModelError: not a model that answers questions.
     """
     (prompt,) = embed(loaded, [prompt_of(loaded, sample)])
-    stops = stop_ids(loaded.tokenizer)
+    stops = stop_ids(loaded.tokenizer) if stops is None else stops
     return demo_reply(loaded.language, loaded.tokenizer, prompt, settings, stops)
 
 

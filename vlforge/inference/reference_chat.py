@@ -52,8 +52,11 @@ class DemoSpeaker:
     samples_beams = True
     sees = True
 
-    def __init__(self, loaded: Loaded, system: str = ""):
-        self.loaded, self.system = loaded, system
+    def __init__(
+        self, loaded: Loaded, system: str = "", stops: Sequence[Sequence[int]] | None = None
+    ):
+        """Speak with `loaded`; `stops` are ids that end an answer, None those of `###`."""
+        self.loaded, self.system, self.stops = loaded, system, stops
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -84,7 +87,7 @@ class DemoSpeaker:
         )
         with torch.random.fork_rng():
             torch.manual_seed(key)
-            reply = demo_answer(self.loaded, sample, settings)
+            reply = demo_answer(self.loaded, sample, settings, self.stops)
         text = reply.text
         for stop in drawing.stop:
             text = text.split(stop)[0].strip()
