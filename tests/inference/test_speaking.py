@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import families
+from tests.endpoint_server import endpoint
 from tests.inference.test_native import tiny_blip2, tiny_llava_hf
 from tests.inference.test_writers import CHAT, WORDS, tiny_t5, tiny_text
 from tests.inference.tiny import tiny_folder
@@ -14,7 +15,7 @@ from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalChat
 from vlforge.inference.speaking import LocalSpeaker, open_speaker
 from vlforge.inference.writers import LocalWriter
-from vlforge.types import Drawing, ModelError, Refusal, Sample, Turn
+from vlforge.types import Drawing, EndpointSpec, ModelError, Refusal, Sample, Turn
 
 DRAWINGS = {
     "greedy": Drawing(9),
@@ -214,3 +215,46 @@ def test_pictures_may_be_bytes():
         given = Sample("b", (opened.read(),), file.turns)
     texts, _ = spoken(LocalSpeaker(loaded), [file, given], Drawing(9), [1, 2])
     assert texts[0] == texts[1]
+
+
+def asking(count=3):
+    """Questions without pictures, for a server."""
+    return [Sample(str(n), (), (Turn("user", f"what is {n}"),)) for n in range(count)]
+
+
+def test_a_server_speaks_to_many_side_by_side():
+    def script(body, times):
+        return f"  {body['messages'][-1]['content']} said {body.get('seed')}  "
+
+    with endpoint(script, slow_s=0.3) as server:
+        speaker = open_speaker(EndpointSpec("m", server.url), system="be brief")
+        texts, last = spoken(speaker, asking(), Drawing(9, 0.7, 0.9, stop=("x",)), [4, 5, 6])
+    assert texts == ["what is 0 said 4", "what is 1 said 5", "what is 2 said 6"]
+    assert [piece.ended for piece in last] == ["stop"] * 3
+    assert server.most_at_once == 3
+    body = server.asked[0]
+    assert body["messages"][0] == {"role": "system", "content": "be brief"}
+    assert (body["max_tokens"], body["temperature"], body["top_p"], body["stop"]) == (
+        9,
+        0.7,
+        0.9,
+        ["x"],
+    )
+
+
+def test_a_server_that_does_not_answer_one_costs_that_one():
+    with endpoint(
+        lambda body, times: 500 if "1" in body["messages"][-1]["content"] else "yes"
+    ) as server:
+        speaker = open_speaker(EndpointSpec("m", server.url))
+        texts, last = spoken(speaker, asking(), Drawing(9), [0, 0, 0])
+        with pytest.raises(ModelError, match="searches no beams"):
+            list(speaker.stream_many(asking(), Drawing(beams=2), [0, 0, 0]))
+    assert [piece.ended for piece in last] == ["stop", "refused", "stop"]
+    assert "500" in texts[1]
+    assert texts[::2] == ["yes", "yes"]
+
+
+def test_a_long_answer_is_whole(monkeypatch):
+    monkeypatch.setattr(generate, "SHOWN_AT_ONCE", 2)
+    held(families.loaded("llava"), families.samples()[:3], Drawing(20, 2.0))

@@ -27,6 +27,8 @@ GREEDY = -1
 """Place of a candidate that is the greedy answer."""
 SHRINK_AT = 0.75
 """Finished rows leave the batch once the running ones are at most this share of it."""
+SHOWN_AT_ONCE = 256
+"""Tokens after which an answer is shown two tokens at a time, after twice as many three, …"""
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 """How tokenizers of Llama's kind name a token that is a byte."""
 
@@ -213,7 +215,12 @@ class Growing:
     shown: str = ""
 
     def more(self, ids: Sequence[int], tokenizer: Any, decoding: Decoding) -> str:
-        """What the tokens drawn so far add, as far as no later token can take it back."""
+        """What the tokens drawn so far add, as far as no later token can take it back.
+
+        All of them are read again each time, so long answers are shown a few tokens at a time.
+        """
+        if len(ids) % max(1, len(ids) // SHOWN_AT_ONCE):
+            return ""
         ids = ids[: _settled(ids, tokenizer)]
         text = held_back(tokenizer.decode(ids, skip_special_tokens=True), decoding)
         if len(text) <= len(self.shown) or not text.startswith(self.shown):
