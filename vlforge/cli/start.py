@@ -43,6 +43,7 @@ from vlforge.cli import (
     train,
     view,
     watch,
+    web,
     why,
 )
 from vlforge.cli.show import error_line, plain_line
@@ -130,6 +131,7 @@ def build_app() -> typer.Typer:
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("watch", epilog=watch.EXAMPLES)(watch.watch)
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
+    app.command("web", epilog=web.EXAMPLES)(web.web)
     app.command("serve", epilog=serve.EXAMPLES)(serve.serve_models)
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
     app.command("compare", epilog=compare.EXAMPLES)(compare.compare)

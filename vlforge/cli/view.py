@@ -104,8 +104,8 @@ def _serve(desk: Desk, host: str, port: int, *, opens: bool) -> None:
     plain_line(f"Viewing {shown_path(first.path)} ({first.format_name})")
     plain_line(f"Open    {url}")
     plain_line("Stop    Ctrl-C")
-    if opens and _has_browser():
-        _open_soon(url)
+    if opens:
+        open_soon(url)
     config = uvicorn.Config(
         app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, access_log=False
     )
@@ -144,8 +144,12 @@ def _has_browser() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _open_soon(url: str) -> None:
+def open_soon(url: str) -> None:
+    """Show a page in a browser with windows, if there is likely one, once its server answers."""
     import webbrowser
+
+    if not _has_browser():
+        return
 
     timer = threading.Timer(0.4, webbrowser.open, (url,))
     timer.daemon = True

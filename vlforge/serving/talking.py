@@ -102,6 +102,12 @@ class Talker:
         with self._changed:
             return len(self._line) + self._busy
 
+    def place(self, request: Request) -> int:
+        """Its place in line from 1; 0 while it is being answered, and after."""
+        with self._changed:
+            waits = [one for one in self._line if not one.left.is_set()]
+        return next((place for place, one in enumerate(waits, 1) if one is request), 0)
+
     def ask(self, sample: Sample, drawing: Drawing, key: int = 0) -> Request:
         """Stand in line.
 

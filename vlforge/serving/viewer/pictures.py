@@ -44,7 +44,7 @@ class Shown:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         with self._turn:
-            made = _encoded(_decoded(picture), SIDES[key[3]])
+            made = encoded(_decoded(picture), SIDES[key[3]])
         with self._lock:
             self._keep(key, made)
         return made
@@ -73,7 +73,8 @@ def _decoded(picture: Picture) -> Image:
     return load_upright(place, truncated="fill")
 
 
-def _encoded(image: Image, side: int) -> tuple[bytes, str]:
+def encoded(image: Image, side: int) -> tuple[bytes, str]:
+    """(bytes, media type) of a picture, no side longer than `side`."""
     image.thumbnail((side, side), reducing_gap=2.0)
     data = io.BytesIO()
     is_clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
