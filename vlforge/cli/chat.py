@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlforge.cli.convert_model import RunSettings
 from vlforge.cli.options import (
     Attention,
     BaseModel,
@@ -114,6 +115,7 @@ def chat(
     vision: Vision = None,
     vision_high: VisionHigh = None,
     language: LanguagePart = None,
+    config: RunSettings = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     quantise: LoadIn = "none",
@@ -142,7 +144,7 @@ def chat(
         from vlforge.checkpoints.checkpoint import Parts
         from vlforge.inference.speaking import open_speaker
 
-        parts = Parts(base=base, vision=vision, vision_high=vision_high, language=language)
+        parts = Parts(base, vision, vision_high, language, config=config)
         where: dict[str, Any] = {"device": device, "template": template, "loading": loading}
         speaker = open_speaker(model, adapter=llava or adapter, parts=parts, **where)
         return _in_style(speaker, style, said, asking)

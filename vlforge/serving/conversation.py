@@ -59,9 +59,16 @@ def _fetched(address: str, allow_private: bool) -> Shown:
     from vlforge.data.download.config import DownloadConfig
     from vlforge.data.images import ImageError, load_rgb
 
-    how = {"max_redirects": 3, "timeout": FETCH_S / 2, "total_timeout": FETCH_S, "thread_count": 1}
-    client = Client(DownloadConfig(allow_private=allow_private, max_bytes=LARGEST_FETCHED,
-                                   disallowed_header_directives=(), **how))  # fmt: skip
+    config = DownloadConfig(
+        allow_private=allow_private,
+        max_bytes=LARGEST_FETCHED,
+        max_redirects=3,
+        timeout=FETCH_S / 2,
+        total_timeout=FETCH_S,
+        thread_count=1,
+        disallowed_header_directives=(),
+    )
+    client = Client(config)
     try:
         content = client.get(address)
         load_rgb(content)
