@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests import tiny_qwen
 from tests.endpoint_server import endpoint
 from tests.inference.tiny import picture
 from tests.serving.made_rows import ASK, encoded, model_in, plan_of, text_of, write_tsv
+from vlforge.checkpoints import index
+from vlforge.checkpoints.checkpoint import Writing
 from vlforge.data.images import load_rgb
 from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalChat
@@ -378,7 +381,7 @@ def test_an_input_without_rows_is_one_line(tmp_path, name, content, words):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
         predict(plan_of(tmp_path, tmp_path / name, "out.jsonl"))
-    assert not (tmp_path / "out.jsonl").exists()
+    assert not list(tmp_path.glob("*out.jsonl*"))
 
 
 def test_an_output_that_is_there_stays(tmp_path):
@@ -407,3 +410,24 @@ def test_the_only_folder_in_a_folder_is_the_model(tmp_path):
     assert find_model(tmp_path / "weights") == tmp_path / "weights"
     with pytest.raises(DataError, match="no such model folder"):
         find_model(tmp_path / "none")
+
+
+@pytest.mark.parametrize("layout", ["qwen_vl", "paddle"])
+def test_a_qwen_vl_folder_captions_ads_with_the_common_prompt(tmp_path, layout):
+    model = tiny_qwen.published(tmp_path / "qwen")
+    if layout == "paddle":
+        (tmp_path / "paddle").mkdir()
+        index.find("paddle").write(index.read_checkpoint(model), tmp_path / "paddle", Writing())
+        model = tmp_path / "paddle"
+    write_tsv(tmp_path / "in.tsv", 5)
+    plan = plan_of(tmp_path, tmp_path / "in.tsv", model=str(model), prompt="", drawing=Drawing(12))
+    predict(plan)
+    chat = LocalChat(load_model(model, "cpu"))
+    turns = (Turn("user", f"<image>\n{PROMPT}"),)
+    wanted = [chat.answer([Sample("x", (encoded(n),), turns)], 12)[0].text for n in range(5)]
+    assert [name for name, _ in lines_of(plan)] == [f"ad{n}" for n in range(5)]
+    json_plan = replace(plan, output=tmp_path / "out.jsonl")
+    predict(json_plan)
+    rows = [json.loads(line) for line in json_plan.output.read_text("utf-8").splitlines()]
+    assert [row["answer"] for row in rows] == wanted
+    assert len(set(wanted)) > 2

@@ -150,10 +150,11 @@ def serve(
             if isinstance(found, Exception):
                 raise found
             pipe.send(("done", worker.work(order, found)))
-    except VLForgeError as error:
-        pipe.send(("failed", error))
     except Exception as error:
-        pipe.send(("failed", ModelError(f"{type(error).__name__}: {str(error)[:300]}")))
+        is_told = isinstance(error, VLForgeError)
+        told = error if is_told else ModelError(f"{type(error).__name__}: {str(error)[:300]}")
+        with suppress(OSError):  # nobody is there to hear it
+            pipe.send(("failed", told))
 
 
 def _listen(pipe: Connection, orders: queue.SimpleQueue[Any]) -> None:

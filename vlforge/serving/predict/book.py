@@ -100,7 +100,7 @@ class Book:
 
     def close(self, *, is_done: bool) -> None:
         """Let go; with `is_done` the answers are in the output."""
-        if is_done:
+        if is_done or not self._places:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
@@ -114,8 +114,8 @@ class Book:
 
     def _begin(self, settings: dict[str, Any], asked_again: frozenset[str]) -> None:
         with open(self.path, "rb") as file:
-            head = file.readline()
-            if not head.endswith(b"\n"):
+            head, second = file.readline(), file.readline()
+            if not second.endswith(b"\n"):  # nothing was answered
                 os.ftruncate(self._file.fileno(), 0)
                 head = json.dumps(settings, sort_keys=True).encode() + b"\n"
                 self._file.write(head)
@@ -123,6 +123,7 @@ class Book:
                 return
             self._check(decode(head), json.loads(json.dumps(settings)))
             self._end = len(head)
+            file.seek(len(head))
             for line in file:
                 if not line.endswith(b"\n"):
                     break
