@@ -284,8 +284,10 @@ def test_the_system_text_stands_before_the_conversation_and_is_saved(tmp_path):
 
 def test_a_model_without_eyes_takes_no_picture(picture):
     shown = talk([f"/image {picture}", f"/add {picture}", "words"], EchoSpeaker(sees=False))
-    assert shown.count("this model sees no pictures; give vlforge chat one that does") == 2
+    assert shown.count("this model sees no pictures; give vlforge chat a model that does") == 2
     assert "heard words" in shown
+    with pytest.raises(VLForgeError, match="folder sees no pictures"):
+        talk(["words"], EchoSpeaker(sees=False), [picture])
 
 
 def test_words_that_stand_for_a_picture_are_no_question(picture):

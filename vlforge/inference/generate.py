@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,8 +28,6 @@ SHRINK_AT = 0.75
 """Finished rows leave the batch once the running ones are at most this share of it."""
 SHOWN_AT_ONCE = 256
 """Tokens after which an answer is shown two tokens at a time, after twice as many three, …"""
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
-"""How tokenizers of Llama's kind name a token that is a byte."""
 
 
 class LengthError(ModelError):
@@ -196,7 +193,8 @@ def stream_many(
             yield Told(place, made.text, made)
         return
     rows = _start_rows(language, prompts, decoding, keys)
-    growing = {place: Growing() for place in range(len(rows))}
+    bytes_known = byte_ids(tokenizer)
+    growing = {place: Growing(bytes_known) for place in range(len(rows))}
     for _ in _decode_steps(language, tokenizer, prompts, rows, decoding):
         for place in tuple(growing):
             row = rows[place]
@@ -210,8 +208,9 @@ def stream_many(
 
 @dataclass
 class Growing:
-    """What has been shown of an answer that is being drawn."""
+    """What has been shown of an answer that is being drawn; `bytes` are the tokenizer's."""
 
+    bytes: frozenset[int] = frozenset()
     shown: str = ""
 
     def more(self, ids: Sequence[int], tokenizer: Any, decoding: Decoding) -> str:
@@ -221,7 +220,10 @@ class Growing:
         """
         if len(ids) % max(1, len(ids) // SHOWN_AT_ONCE):
             return ""
-        ids = ids[: _settled(ids, tokenizer)]
+        count = len(ids)
+        while count and ids[count - 1] in self.bytes:
+            count -= 1
+        ids = ids[:count]
         text = held_back(tokenizer.decode(ids, skip_special_tokens=True), decoding)
         if len(text) <= len(self.shown) or not text.startswith(self.shown):
             return ""
@@ -233,16 +235,17 @@ class Growing:
         return made.text[len(self.shown) :]
 
 
-def _settled(ids: Sequence[int], tokenizer: Any) -> int:
-    """How many of the tokens no later one can change the words of.
+def byte_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens that are bytes, as Llama's tokenizers have them; empty for others.
 
-    A run of byte tokens is read as a whole: one that does not fit spoils them all.
+    A run of them is read as a whole: one that does not fit spoils them all.
     """
-    name_of = getattr(tokenizer, "convert_ids_to_tokens", None)
-    count = len(ids)
-    while name_of is not None and count and _BYTE.fullmatch(str(name_of(ids[count - 1]))):
-        count -= 1
-    return count
+    id_of = getattr(tokenizer, "convert_tokens_to_ids", None)
+    if id_of is None:
+        return frozenset()
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    unknown = {None, getattr(tokenizer, "unk_token_id", None)}
+    return frozenset({id_of(name) for name in names} - unknown)
 
 
 def log_probs(

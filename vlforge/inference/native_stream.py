@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
-from vlforge.inference.generate import Decoding, Generated, Growing, LengthError, Told
+from vlforge.inference.generate import Decoding, Generated, Growing, LengthError, Told, byte_ids
 from vlforge.inference.image_to_text import ends_of, words_apart
 from vlforge.inference.native import NativePrompt, run_native
 
@@ -62,7 +62,8 @@ def _together(
     run = _Run(loaded, prompts, decoding, keys)
     thread = threading.Thread(target=run.work, daemon=True)
     thread.start()
-    growing = [Growing() for _ in prompts]
+    bytes_known = byte_ids(loaded.tokenizer)
+    growing = [Growing(bytes_known) for _ in prompts]
     try:
         while (tokens := run.tokens.get()) is not None:
             for place, ids in tokens.items():

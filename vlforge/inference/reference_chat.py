@@ -85,7 +85,8 @@ class DemoSpeaker:
             temperature=drawing.temperature,
             top_p=drawing.top_p,
         )
-        with torch.random.fork_rng():
+        device = self.loaded.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(key)
             reply = demo_answer(self.loaded, sample, settings, self.stops)
         text = reply.text

@@ -39,6 +39,7 @@ HELP = """\
 /quit             leave (so does Ctrl-D)
 Ctrl-C stops an answer; a line that ends in \\ goes on in the next."""
 
+BLIND = "sees no pictures; give vlforge chat a model that does, or ask without"
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What could move the cursor or recolour the terminal, line feed and tab aside."""
 
@@ -95,6 +96,8 @@ def chat(
     else:
         speaker, asking = open_speaker()
     load_s = time.perf_counter() - started
+    if pictures and not getattr(speaker, "sees", True):
+        raise VLForgeError(f"{model_path} {BLIND}")
     for note in getattr(speaker, "notes", ()):
         print(f"note: {note}", file=sys.stderr)
     conversation = Conversation(pictures, system=asking.system)
@@ -287,7 +290,7 @@ class _Talk:
         if not place:
             raise VLForgeError(f"{command} needs a path or an address: {command} PATH|URL")
         if not getattr(self.speaker, "sees", True):
-            raise VLForgeError("this model sees no pictures; give vlforge chat one that does")
+            raise VLForgeError(f"this model {BLIND}")
         return look(place.strip("'\""), allow_private=self.asking.allow_private)
 
     def regenerate(self, _: str) -> None:
