@@ -279,6 +279,16 @@ def test_answers_of_other_settings_do_not_mix(tmp_path, monkeypatch):
     assert predict(replace(other, fresh=True)).kept == 0
 
 
+def test_what_a_wrong_setting_refused_is_asked_again_with_the_right_one(tmp_path):
+    model_in(tmp_path)
+    source = write_tsv(tmp_path / "in.tsv", 6)
+    wrong = plan_of(tmp_path, source, prompt="what is red " * 90)
+    with pytest.raises(ModelError, match="no row was answered; the first: conversation too long"):
+        predict(wrong)
+    done = predict(plan_of(tmp_path, source))
+    assert (done.kept, done.summary.fell_back) == (0, {})
+
+
 def test_two_commands_do_not_write_one_output(tmp_path):
     model_in(tmp_path)
     plan = plan_of(tmp_path, write_tsv(tmp_path / "in.tsv", 3))

@@ -13,7 +13,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -49,7 +49,7 @@ class Book:
         settings: Mapping[str, Any],
         *,
         fresh: bool = False,
-        asked_again: Sequence[str] = (),
+        asked_again: Collection[str] = (),
     ):
         self.output = output
         self.path = output.with_name(f".{output.name}.answers")
@@ -113,17 +113,10 @@ class Book:
             pass
 
     def _begin(self, settings: dict[str, Any], asked_again: frozenset[str]) -> None:
+        """Take up the answers that are there, if they are of these settings."""
         with open(self.path, "rb") as file:
-            head, second = file.readline(), file.readline()
-            if not second.endswith(b"\n"):  # nothing was answered
-                os.ftruncate(self._file.fileno(), 0)
-                head = json.dumps(settings, sort_keys=True).encode() + b"\n"
-                self._file.write(head)
-                self._end = len(head)
-                return
-            self._check(decode(head), json.loads(json.dumps(settings)))
+            head = file.readline()
             self._end = len(head)
-            file.seek(len(head))
             for line in file:
                 if not line.endswith(b"\n"):
                     break
@@ -131,8 +124,15 @@ class Book:
                 if answer.reason not in asked_again:
                     self._note(answer.number, answer.digest, self._end)
                 self._end += len(line)
-        os.ftruncate(self._file.fileno(), self._end)
         self.kept = len(self._places) - self._places.count(_NONE)
+        if self.kept:
+            self._check(decode(head), json.loads(json.dumps(settings)))
+            os.ftruncate(self._file.fileno(), self._end)
+            return
+        os.ftruncate(self._file.fileno(), 0)
+        head = json.dumps(settings, sort_keys=True).encode() + b"\n"
+        self._file.write(head)
+        self._end = len(head)
 
     def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         changed = [name for name in now if now[name] != before.get(name)]

@@ -10,14 +10,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vlforge.inference.endpoint.writer import NO_REPLY
-from vlforge.serving.predict.answering import Asking, Hope, Opener, alone, plan_batches
+from vlforge.serving.predict.answering import (
+    OF_MODEL,
+    Asking,
+    Hope,
+    Opener,
+    alone,
+    plan_batches,
+)
 from vlforge.serving.predict.book import Book, Summary, To, write_output
 from vlforge.serving.predict.row import Answer, Row
 from vlforge.serving.predict.rows import Kind, Source, count_rows, open_source
@@ -75,7 +81,7 @@ def predict(plan: Plan, progress: ProgressFn = no_progress) -> Done:
     kind, rows = open_source(plan.source)
     to = _form(plan, kind)
     replies = plan.output.with_name(f".{plan.output.name}.replies.jsonl")
-    book = Book(plan.output, _settings(plan), fresh=plan.fresh, asked_again=(NO_REPLY,))
+    book = Book(plan.output, _settings(plan), fresh=plan.fresh, asked_again=OF_MODEL)
     is_done = False
     try:
         if plan.fresh:
@@ -133,7 +139,7 @@ class _Work:
             if left:
                 yield left
 
-    def _outcomes(self, orders: Iterator[list[Row]]) -> Iterator[list[Answer]]:
+    def _outcomes(self, orders: Iterator[list[Row]]) -> Generator[list[Answer], None, None]:
         """What became of the batches; no model is opened where all are answered."""
         first = next(orders, None)
         if first is None:
