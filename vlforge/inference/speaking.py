@@ -185,7 +185,8 @@ class LocalSpeaker:
             except LengthError as error:
                 for at, length in error.lengths.items():
                     room = f"{length} tokens, and the model takes {error.limit}"
-                    yield part[at].refused(f"{TOO_LONG}: {room}")
+                    why = f"{TOO_LONG}: {room}; shorten it or show fewer pictures"
+                    yield part[at].refused(why)
                 split = len(part)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
