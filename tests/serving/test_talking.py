@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
+from vlforge.serving import talking
 from vlforge.serving.talking import Full, Talker
 from vlforge.types import Drawing, Piece, Sample, Turn, VLForgeError
 
@@ -68,6 +70,28 @@ def test_those_who_wait_are_answered_together_if_they_ask_alike():
     talker.close()
     assert speaker.groups == [["one"], ["r0 x", "r2 x", "r3 x"], ["r1 x"], ["r4 x"]]
     assert (talker.answered, talker.batches) == (6, 4)
+
+
+def test_who_was_answered_together_may_ask_again_together(monkeypatch):
+    monkeypatch.setattr(talking, "LINGER_S", 1.0)
+    speaker = Speaker(waits=True)
+    talker = Talker(speaker, "m")
+    first = talker.ask(sample("one"), GREEDY)
+    speaker.began.wait(5)
+    pair = [talker.ask(sample(name), GREEDY) for name in "ab"]
+    speaker.goes.release(5)
+    for request in (first, *pair):
+        request.whole()
+    c = talker.ask(sample("c"), GREEDY)
+    time.sleep(0.1)
+    d = talker.ask(sample("d"), GREEDY)
+    for request in (c, d):
+        request.whole()
+    begun = time.monotonic()
+    talker.ask(sample("alone"), GREEDY)
+    talker.close()
+    assert speaker.groups == [["one"], ["a", "b"], ["c", "d"], ["alone"]]
+    assert time.monotonic() - begun < 1, "at the end nobody lingers"
 
 
 def test_one_that_cannot_be_answered_costs_only_itself():

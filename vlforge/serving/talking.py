@@ -17,6 +17,9 @@ from typing import Any, Protocol
 
 from vlforge.types import Drawing, Piece, Sample, VLForgeError
 
+LINGER_S = 0.005
+"""How long a batch's askers may take to ask again: they are then answered together once more."""
+
 
 class Speaker(Protocol):
     """A model that answers several requests side by side, piece by piece."""
@@ -93,6 +96,7 @@ class Talker:
         self._changed = threading.Condition()
         self._ends = False
         self._busy = 0
+        self._done_at = 0.0
         self._thread = threading.Thread(target=self._work, name=f"talk {name}", daemon=True)
         self._thread.start()
 
@@ -143,17 +147,19 @@ class Talker:
                     request.pieces.put(error)
             with self._changed:
                 self._busy = 0
+                self._done_at = time.monotonic() if len(group) > 1 else 0.0
 
     def _next_group(self) -> list[Request]:
         """The oldest request, and others that are drawn in the same way; empty at the end."""
         with self._changed:
             while True:
                 self._line = deque(one for one in self._line if not one.left.is_set())
-                if self._line:
+                soon = self._done_at + LINGER_S - time.monotonic()
+                if self._line and (soon <= 0 or self._ends or len(self._line) >= self.batch):
                     break
                 if self._ends:
                     return []
-                self._changed.wait()
+                self._changed.wait(soon if self._line else None)
             drawing = self._line[0].drawing
             group = [one for one in self._line if one.drawing == drawing][: self.batch]
             chosen = set(map(id, group))
