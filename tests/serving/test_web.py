@@ -363,7 +363,8 @@ def test_examples_are_pictures_with_the_question_beside_them(tmp_path):
     with visiting(examples=read_examples(tmp_path)) as (client, _):
         about = client.get("/api/about").json()
         assert about["examples"] == [
-            {"name": "a.png", "question": "What colour?"}, {"name": "b.JPG", "question": ""},
+            {"name": "a.png", "question": "What colour?", "side": 64},
+            {"name": "b.JPG", "question": "", "side": 64},
         ]  # fmt: skip
         assert client.get("/example/1").headers["content-type"] == "image/jpeg"
         assert client.get("/example/2").status_code == 404

@@ -62,7 +62,10 @@ VoteFile = Annotated[
 Begin = Annotated[
     Path | None, typer.Option("--examples", metavar="FOLDER", help="Pictures to begin with.")
 ]
-Low = Annotated[bool, typer.Option("--low-resource", help="8-bit language model, one beam.")]
+Low = Annotated[
+    bool,
+    typer.Option("--low-resource", help="8-bit language model, one beam, one answer at a time."),
+]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the address.")]
 Together = Annotated[int, typer.Option(min=1, help="Most answers drawn side by side.")]
 Waiting = Annotated[int, typer.Option(min=1, help="Most questions in a model's line.")]
@@ -104,8 +107,9 @@ def web(
     if share and host == LOOPBACK[0]:
         host = "0.0.0.0"
     guard = _login(host, login, is_open=is_open)
-    if low_resource and quantise == "none":
-        quantise = "8bit"
+    if low_resource:
+        # One answer at a time: in 8 bits words may change with those drawn beside them.
+        batch, quantise = 1, "8bit" if quantise == "none" else quantise
     how = {
         "device": device, "template": template, "batch": batch,
         "loading": loading_of(precision, quantise, attention, device_map),

@@ -32,7 +32,7 @@ from vlforge.serving.web.votes import Vote
 
 PAGES = Path(__file__).parent.parent / "pages" / "web"
 KINDS = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
-STATIC = ("web.css", "web.js", "login.js")
+STATIC = ("web.css", "web.js", "settings.js", "login.js")
 FRESH = {"Cache-Control": "no-store"}
 KEPT = {"Cache-Control": "private, max-age=3600, immutable"}
 _MOST_BODY = 4 << 20

@@ -109,7 +109,12 @@ class Hall:
             "votes": self.votes is not None,
             "low_resource": self.low_resource,
             "examples": [
-                {"name": kept.name, "question": question} for kept, question in self.examples
+                {
+                    "name": kept.name,
+                    "question": question,
+                    "side": max(kept.width, kept.height),
+                }
+                for kept, question in self.examples
             ],
         }
 

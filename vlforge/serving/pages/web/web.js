@@ -2,7 +2,6 @@
 // come. What people and models write is always text, never markup.
 "use strict";
 
-const DEFAULTS = { beams: 1, temperature: 0, top_p: 1, max_tokens: 256, seed: 0, fresh: true, system: "", hidden: false };
 const LETTERS = ["A", "B"];
 const VOTES = [["left", "A is better"], ["right", "B is better"], ["tie", "Tie"], ["both bad", "Both bad"]];
 const SLOTS = 3;
@@ -133,6 +132,7 @@ function removeDraft(picture) {
   $("question").focus();
 }
 
+const small = (side) => (side < 160 ? "is-small" : null);
 const source = (picture) => `picture/${state.room}/${picture.number}`;
 
 function showDraft() {
@@ -337,7 +337,7 @@ function shownPictures(pictures) {
     el("button", { type: "button", "aria-label": `Enlarge ${picture.name}`, onclick: () => zoom(picture) },
       el("img", {
         src: source(picture), alt: picture.name, width: picture.width, height: picture.height,
-        class: Math.max(picture.width, picture.height) < 160 ? "is-small" : null,
+        class: small(Math.max(picture.width, picture.height)),
       })))));
 }
 
@@ -373,7 +373,7 @@ function shownAnswer(exchange, place, model, side, isLast) {
 function facts(answer) {
   if (answer.fault || !answer.ended) return "";
   const told = answer.ended === "stopped" ? ["stopped"] : [];
-  if (answer.seconds) told.push(`${answer.seconds.toFixed(answer.seconds < 10 ? 1 : 0)} s`);
+  if (answer.seconds) told.push(`${answer.seconds.toFixed(answer.seconds < 1 ? 2 : answer.seconds < 10 ? 1 : 0)} s`);
   if (answer.tokens) told.push(`${answer.tokens} tokens`);
   if (answer.ended === "length") told.push("cut at the longest answer allowed");
   if (answer.warm) told.push(`seed ${answer.seed}`);
@@ -482,60 +482,6 @@ async function save() {
   }
 }
 
-// ---- settings
-
-function sliders() {
-  const { beams, tokens } = about.bounds;
-  return [
-    ["beams", "Beams", 1, beams, 1, about.low_resource ? "One: this server runs with few resources." : "Several are searched side by side; slower."],
-    ["temperature", "Temperature", 0, 2, 0.05, "Higher is bolder; 0 is always the same."],
-    ["top_p", "Top-p", 0.05, 1, 0.05, "Only the likeliest words that make up this share."],
-    ["max_tokens", "Longest answer, tokens", Math.min(16, tokens), tokens, 16, ""],
-  ];
-}
-
-function buildSettings() {
-  $("sliders").replaceChildren(...sliders().map(([name, words, min, max, step, hint]) => {
-    const shown = el("output", { id: `${name}-value` });
-    const slider = el("input", { id: name, type: "range", min, max, step, disabled: min === max });
-    slider.addEventListener("input", () => {
-      state.settings[name] = Number(slider.value);
-      showSettings();
-      remember();
-    });
-    return el("label", { class: min === max ? "field is-off" : "field" }, el("span", {}, words, shown), slider, hint ? el("small", {}, hint) : null);
-  }));
-  $("hidden-label").hidden = about.models.length < 2;
-  $("notes").replaceChildren(...about.models.flatMap((model) => model.notes.map((note) => el("p", {}, `${model.name}: ${note}`))));
-}
-
-function showSettings() {
-  const { settings } = state;
-  for (const [name] of sliders()) {
-    $(name).value = settings[name];
-    settings[name] = Number($(name).value);
-    $(`${name}-value`).textContent = settings[name];
-  }
-  $("seed").value = settings.seed;
-  $("fresh").checked = settings.fresh;
-  $("system").value = settings.system;
-  $("hidden").checked = settings.hidden;
-  const isGreedy = settings.temperature === 0;
-  $("seed").disabled = isGreedy || settings.fresh;
-  $("fresh").disabled = isGreedy;
-  $("top_p").disabled = isGreedy;
-  $("top_p").closest(".field").classList.toggle("is-off", isGreedy);
-  $("greedy").hidden = !isGreedy;
-}
-
-function onSetting(id, event, read) {
-  $(id).addEventListener(event, () => {
-    state.settings[id] = read($(id));
-    showSettings();
-    remember();
-  });
-}
-
 // ---- start
 
 function isSend(event) {
@@ -564,7 +510,7 @@ function showAbout() {
   $("examples").hidden = !about.examples.length;
   $("examples").querySelector("ul").replaceChildren(...about.examples.map((example, number) => el("li", {},
     el("button", { type: "button", onclick: () => takeExample(number) },
-      el("img", { src: `example/${number}`, alt: example.question ? "" : example.name }), el("span", {}, example.question)))));
+      el("img", { src: `example/${number}`, alt: example.question ? "" : example.name, class: small(example.side) }), el("span", {}, example.question)))));
 }
 
 function choose(mode) {
@@ -589,11 +535,7 @@ function listen() {
     $(`${id}-close`).addEventListener("click", () => $(id).close());
     $(id).addEventListener("click", (event) => { if (event.target === $(id)) $(id).close(); });
   }
-  onSetting("seed", "change", (field) => Math.max(0, Math.min(Number.MAX_SAFE_INTEGER, Math.floor(Number(field.value)) || 0)));
-  onSetting("fresh", "change", (field) => field.checked);
-  onSetting("hidden", "change", (field) => field.checked);
-  onSetting("system", "change", (field) => field.value);
-  $("defaults").addEventListener("click", () => { state.settings = { ...DEFAULTS }; showSettings(); remember(); });
+  listenToSettings();
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && isBusy() && !document.querySelector("dialog[open]")) stop(); });
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData || { files: [] }).files];
