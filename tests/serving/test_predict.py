@@ -289,6 +289,18 @@ def test_what_a_wrong_setting_refused_is_asked_again_with_the_right_one(tmp_path
     assert (done.kept, done.summary.fell_back) == (0, {})
 
 
+def test_pictures_that_are_all_elsewhere_end_the_command_and_one_does_not(tmp_path):
+    model_in(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/0.png").write_bytes(encoded(0))
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f'{{"image": "{n}.png"}}\n' for n in range(2)))
+    with pytest.raises(ModelError, match=r"no row was answered; .*0\.png does not exist"):
+        predict(plan_of(tmp_path, source, "out.jsonl"))
+    done = predict(plan_of(tmp_path, source, "out.jsonl", images=str(tmp_path / "here")))
+    assert done.summary.fell_back == {"picture is not there": 1}
+
+
 def test_two_commands_do_not_write_one_output(tmp_path):
     model_in(tmp_path)
     plan = plan_of(tmp_path, write_tsv(tmp_path / "in.tsv", 3))

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from vlforge.checkpoints.checkpoint import Parts
     from vlforge.inference.load import Loaded
 
-FAILED = "model fails on the row"
-OF_MODEL = frozenset({FAILED, NO_REPLY, "model cannot take the request", "conversation too long"})
-"""Reasons that a model's folder, template or server may be to blame for."""
+FAILED, MISSING = "model fails on the row", "picture is not there"
+OF_COMMAND = frozenset(
+    {FAILED, MISSING, NO_REPLY, "model cannot take the request", "conversation too long"}
+)
+"""Reasons that a model, its template, a server or a folder's name may be to blame for."""
 _WINDOW = 16
 """Batches whose rows are put together by length."""
 _WINDOW_BYTES = 128 << 20
@@ -168,12 +170,14 @@ class Answering:
     def _mended(self, row: Row, why: str) -> Row:
         """The row with what its pictures still show, or with the reason why it has none."""
         assert row.sample is not None
-        if not self.asking.keeps_damaged:
-            return replace(row, sample=None, reason=UNREADABLE, detail=why)
         try:
             images = tuple(map(_as_far_as_it_goes, row.sample.images))
         except (DataError, OSError) as error:
-            return replace(row, sample=None, reason=UNREADABLE, detail=str(error))
+            is_missing = getattr(error, "reason", "") == "missing image"
+            reason = MISSING if is_missing else UNREADABLE
+            return replace(row, sample=None, reason=reason, detail=str(error))
+        if not self.asking.keeps_damaged:
+            return replace(row, sample=None, reason=UNREADABLE, detail=why)
         return replace(row, sample=replace(row.sample, images=images), is_damaged=True)
 
     def _said(self, rows: Sequence[Row]) -> list[Any]:
@@ -278,7 +282,7 @@ class Hope:
         self.left -= 1
         for one in answers:
             self.is_answered = self.is_answered or not one.reason
-            if one.reason in OF_MODEL and not self.first:
+            if one.reason in OF_COMMAND and not self.first:
                 self.first = f"{one.reason}: {one.detail}"
         if self.first and not self.is_answered and (self.left <= 0 or is_last):
             raise ModelError(f"no row was answered; the first: {self.first}")

@@ -26,7 +26,7 @@ from vlforge.types import DataError
 
 To = Literal["tsv", "jsonl"]
 EMPTY = "answer is empty"
-_SHOWN = 5
+_SHOWN, _OF_A_REASON = 6, 2
 _BREAKS = re.compile("\r\n|[\r\n\t\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _NONE = -1
 
@@ -156,7 +156,7 @@ def _answer(line: bytes) -> Answer:
 
 @dataclass
 class Summary:
-    """What became of the rows; `shown` are the first that fell back."""
+    """What became of the rows; `shown` are the first that fell back for each reason."""
 
     rows: int = 0
     fell_back: Counter[str] = field(default_factory=Counter)
@@ -208,7 +208,7 @@ def _sum_up(summary: Summary, answer: Answer) -> None:
     summary.rows += 1
     if answer.reason:
         summary.fell_back[answer.reason] += 1
-        if len(summary.shown) < _SHOWN:
+        if summary.fell_back[answer.reason] <= _OF_A_REASON and len(summary.shown) < _SHOWN:
             summary.shown.append(answer)
     elif answer.is_damaged:
         summary.damaged += 1

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlforge.serving.predict.answering import (
-    OF_MODEL,
+    OF_COMMAND,
     Asking,
     Hope,
     Opener,
@@ -81,7 +81,7 @@ def predict(plan: Plan, progress: ProgressFn = no_progress) -> Done:
     kind, rows = open_source(plan.source)
     to = _form(plan, kind)
     replies = plan.output.with_name(f".{plan.output.name}.replies.jsonl")
-    book = Book(plan.output, _settings(plan), fresh=plan.fresh, asked_again=OF_MODEL)
+    book = Book(plan.output, _settings(plan), fresh=plan.fresh, asked_again=OF_COMMAND)
     is_done = False
     try:
         if plan.fresh:
