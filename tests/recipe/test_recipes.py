@@ -38,7 +38,7 @@ REFERENCES = {
     "mgm_2b": (8, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
     "mgm_7b": (16, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
     "better_synth/published": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
-    "better_synth/refined": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
+    "better_synth/chosen_unruled": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
     "better_synth/chosen": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
     "minigpt4": (4, {"align": (256, 1e-4), "instruct": (12, 3e-5)}),
     "ad_captions": (1, {"tune": (16, 1e-5)}),
