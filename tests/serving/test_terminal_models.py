@@ -19,10 +19,13 @@ from vlforge.cli import main
 from vlforge.inference.adapted import load_adapted
 from vlforge.inference.load import load_model
 from vlforge.inference.minigpt4 import DemoSettings, demo_answer
-from vlforge.inference.reference_chat import DEFAULTS, DemoSpeaker, reference_speaker
+from vlforge.inference.reference_chat import DEFAULTS, DemoSpeaker, counting, reference_speaker
 from vlforge.inference.speaking import LocalSpeaker
 from vlforge.inference.writers import LocalWriter
 from vlforge.serving.terminal import Asking, chat
+from vlforge.text.encode import encode_turns
+from vlforge.text.render import render
+from vlforge.text.templates import find_template
 from vlforge.types import Drawing, ModelError, Sample, Turn
 
 QUESTION = "what is the cat"
@@ -155,6 +158,28 @@ def test_the_reference_style_is_each_familys_own(tmp_path, capsys):
         wanted = demo_answer(loaded, sample(picture), settings).text
         torch.manual_seed(0)
         assert said(capsys, *words, *more) == wanted
+
+
+def test_mini_geminis_style_counts_several_pictures_out():
+    loaded = families.loaded("mgm")
+    speaker, _ = reference_speaker(LocalSpeaker(loaded))
+    one, two = (families.picture_file(n) for n in range(2))
+    turns = (
+        Turn("user", "<image>\n<image>\nwhat is it"),
+        Turn("assistant", "a cat"),
+        Turn("user", "<image>\nand"),
+    )
+    many = Sample("c", (one, two, one), turns)
+    text = render(counting(find_template("vicuna_v1")), turns, generation=True).text
+    assert text.partition("questions. ")[2] == (
+        "USER: Image 1:<image>\nImage 2:<image>\nwhat is it ASSISTANT: a cat</s>"
+        "USER: Image 3:<image>\nand ASSISTANT:"
+    )
+    template, alone = counting(loaded.template), LocalSpeaker(loaded)
+    how = {"max_length": None, "generation": True, "images": 3}
+    ids = encode_turns(template, loaded.tokenizer, turns, **how).ids
+    assert speaker.asked(many, 0).prompt.ids == tuple(ids) != alone.asked(many, 0).prompt.ids
+    assert speaker.asked(sample(one), 0) == alone.asked(sample(one), 0)
 
 
 def test_a_conversation_with_a_model_goes_on_from_its_answers(tmp_path):

@@ -7,13 +7,17 @@ Vision-CAIR/MiniGPT-4@22d8888 demo.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vlforge.inference.speaking import LocalSpeaker, with_system
+from vlforge.inference.writers import Asked
+from vlforge.inference.writers import asked as asked_of
 from vlforge.types import Drawing, ModelError, Piece, Sample, VLForgeError
 
 if TYPE_CHECKING:
     from vlforge.inference.load import Loaded
+    from vlforge.text.template import Template
 
 DEFAULTS = {
     "llava": Drawing(512, 0.2),
@@ -39,8 +43,27 @@ def reference_speaker(speaker: LocalSpeaker) -> tuple[LocalSpeaker | DemoSpeaker
             f"{loaded.path} is of no family with a chat of its own ({', '.join(DEFAULTS)}); leave "
             "--style out"
         )
-    is_demo = family == "minigpt4"
-    return DemoSpeaker(loaded, speaker.system) if is_demo else speaker, DEFAULTS[family]
+    if family == "minigpt4":
+        return DemoSpeaker(loaded, speaker.system), DEFAULTS[family]
+    if family == "mgm":
+        speaker = MgmSpeaker(loaded, speaker.batch, speaker.system)
+    return speaker, DEFAULTS[family]
+
+
+class MgmSpeaker(LocalSpeaker):
+    """Counts several pictures out to the model, as Mini-Gemini's chat does."""
+
+    def asked(self, sample: Sample, key: int) -> Asked:
+        """A request in which two pictures and more are numbered: `Image 1:`, `Image 2:`, …"""
+        loaded = self.loaded
+        if loaded.template is not None and len(sample.images) > 1:
+            loaded = replace(loaded, template=counting(loaded.template))
+        return asked_of(loaded, sample, key)
+
+
+def counting(template: Template) -> Template:
+    """The template with each picture's number before it."""
+    return replace(template, image_label="Image {}:")
 
 
 class DemoSpeaker:

@@ -144,6 +144,14 @@ class LocalSpeaker:
         """Whether it takes pictures."""
         return self.loaded.kind != "language"
 
+    def asked(self, sample: Sample, key: int) -> Asked:
+        """A request as the model takes it, pictures still closed.
+
+        Raises:
+            ModelError: pictures for a model without eyes.
+        """
+        return asked(self.loaded, sample, key)
+
     def stream_many(
         self, samples: Sequence[Sample], drawing: Drawing, keys: Sequence[int]
     ) -> Iterator[Piece]:
@@ -158,7 +166,7 @@ class LocalSpeaker:
         rows = []
         for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
             try:
-                rows.append(_Row(place, asked(self.loaded, with_system(sample, self.system), key)))
+                rows.append(_Row(place, self.asked(with_system(sample, self.system), key)))
             except VLForgeError as error:
                 yield Piece(place, str(error), "refused")
         while rows:
