@@ -9,6 +9,7 @@ import pytest
 
 from tests import families
 from tests.inference.test_native import tiny_llava_hf
+from tests.serving.made_web import visiting
 from tests.serving.served import serving, shown, user, words
 from vlforge.cli import main
 from vlforge.inference.speaking import LocalSpeaker, open_speaker
@@ -75,6 +76,22 @@ def over_http(speaker: LocalSpeaker, drawing: Drawing) -> list[str]:
     return found
 
 
+def on_web_page(speaker: LocalSpeaker, drawing: Drawing) -> list[str]:
+    """By the chat page's server, pictures uploaded."""
+    settings = {"max_tokens": drawing.max_new_tokens, "temperature": drawing.temperature}
+    settings |= {"top_p": drawing.top_p, "beams": drawing.beams}
+    found = []
+    with visiting(Talker(speaker, "m")) as (client, _):
+        room = f"/api/rooms/{client.post('/api/rooms').json()['room']}"
+        for number, (picture, question) in enumerate(asked()):
+            sent = client.post(f"{room}/pictures?name=a", content=Path(picture).read_bytes())
+            exchange = {"question": question, "pictures": [sent.json()["number"]]}
+            ask = {"exchanges": [exchange], "settings": settings | {"seed": SEED + number}}
+            lines = client.post(f"{room}/answers", json=ask).text.splitlines()
+            found.append("".join(json.loads(line).get("text", "") for line in lines))
+    return found
+
+
 def by_predict(folder: Path, drawing: Drawing, out: Path) -> list[str]:
     """By `vlforge predict` over a file."""
     rows = [{"id": n, "image": p, "question": q} for n, (p, q) in enumerate(asked())]
@@ -110,6 +127,7 @@ def test_everything_that_answers_says_the_same(tmp_path, capsys, name, way):
     found = {
         "talker": by_talker(speaker, drawing),
         "http": over_http(speaker, drawing),
+        "web": on_web_page(speaker, drawing),
         "predict": by_predict(folder, drawing, tmp_path),
     }
     if way == "greedy":  # an evaluation never samples

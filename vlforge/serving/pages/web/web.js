@@ -118,7 +118,7 @@ async function takeExample(number) {
     grow();
     showDraft();
     remember();
-    $("question").focus();
+    $("question").focus({ preventScroll: true });
   } catch (error) {
     notice(error.message);
   }
@@ -496,7 +496,7 @@ function hasFiles(event) {
 function showAbout() {
   const all = names();
   const sees = about.models.some((model) => model.sees);
-  $("title").textContent = all.length > 1 ? `Ask ${all[0]} and ${all[1]} about a picture` : `Ask ${all[0]} ${sees ? "about a picture" : "something"}`;
+  $("title").textContent = `Ask ${all.length > 1 ? "both models" : all[0]} ${sees ? "about a picture" : "something"}`;
   document.title = `${all.join(" and ")} · VLForge chat`;
   $("model").textContent = all.length > 1 ? "" : all[0];
   $("modes").hidden = all.length < 2;
