@@ -375,6 +375,10 @@ def test_keys_alone_are_enough(open_page):
         tab.keyboard.press("Tab")
         found.append(tab.evaluate("document.activeElement.textContent.trim()"))
     assert {"New", "Save", "Settings", "Edit", "Copy", "Regenerate", "+ Picture"} <= set(found)
+    tab.get_by_role("button", name="Regenerate").focus()
+    tab.keyboard.press("Enter")
+    page.ends()
+    assert tab.evaluate("document.activeElement.id") == "question"
 
 
 def test_without_a_login_nobody_comes_in(open_page):

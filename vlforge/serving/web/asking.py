@@ -200,7 +200,7 @@ def _line(**told: Any) -> bytes:
 def saved(talks: Sequence[Talk], room: Room, names: Sequence[str], bounds: Bounds) -> bytes:
     """Conversations as a LLaVA file, in a zip with their pictures: a data set to go on with."""
     used: dict[int, tuple[Kept, str]] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for talk, name in zip(talks, names, strict=True):
         sample = sample_of(talk, room, bounds)
         pictures = [kept for one in talk.exchanges for kept in pictures_of(one, room)]

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from vlforge.serving.viewer.guard import App, Message, Receive, Scope, Send
@@ -72,7 +73,7 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
-def _shorten(kept: OrderedDict[str, object] | OrderedDict[str, float]) -> None:
+def _shorten(kept: OrderedDict[str, Any]) -> None:
     while len(kept) > _MOST:
         kept.popitem(last=False)
 

@@ -182,6 +182,7 @@ function submit() {
 
 function askAnew(question, pictures) {
   const models = sides();
+  editing = -1;
   if (models.length === 2 && state.settings.hidden && Math.random() < 0.5) models.reverse();
   state.exchanges.push({ question, pictures, answers: {}, order: models, vote: "", hidden: models.length === 2 && state.settings.hidden });
   const place = state.exchanges.length - 1;
@@ -312,7 +313,10 @@ function show() {
   const isBegun = state.exchanges.length > 0;
   $("welcome").hidden = isBegun;
   const isNear = window.innerHeight + window.scrollY > document.documentElement.scrollHeight - 120;
+  const hadFocus = $("exchanges").contains(document.activeElement);
   $("exchanges").replaceChildren(...state.exchanges.map(shownExchange));
+  // What had it is made anew: keys go on from the question.
+  if (hadFocus && !isTouched()) $("question").focus({ preventScroll: true });
   document.body.classList.toggle("is-compared", state.mode === "both" || state.exchanges.some((one) => one.order.length > 1));
   showState();
   if (isNear && isBegun) window.scrollTo(0, document.documentElement.scrollHeight);
@@ -484,10 +488,8 @@ async function save() {
 
 // ---- start
 
-function isSend(event) {
-  const isTouch = matchMedia("(pointer: coarse)").matches;
-  return event.key === "Enter" && !event.shiftKey && !event.isComposing && !isTouch;
-}
+const isTouched = () => matchMedia("(pointer: coarse)").matches;
+const isSend = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && !isTouched();
 
 function hasFiles(event) {
   return event.dataTransfer && [...event.dataTransfer.types].includes("Files");
@@ -568,7 +570,7 @@ async function start() {
   showDraft();
   show();
   document.body.removeAttribute("aria-busy");
-  if (!matchMedia("(pointer: coarse)").matches) $("question").focus({ preventScroll: true });
+  if (!isTouched()) $("question").focus({ preventScroll: true });
 }
 
 start().catch((error) => { $("title").textContent = error.message; });
