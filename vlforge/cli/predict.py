@@ -195,18 +195,22 @@ def _share(top_p: float) -> float:
 
 
 def _told(shown: ProgressFn) -> ProgressFn:
-    """The same with rate and time left in words."""
+    """The same with rate and time left in words; the rate counts from the first answers on."""
+    before: list[int] = []
     begun: list[tuple[float, int]] = []
 
     def tell(done: int, total: int | None, note: str) -> None:
         now = time.monotonic()
-        begun[:] = begun or [(now, done)]
-        rate = (done - begun[0][1]) / max(now - begun[0][0], 1e-9)
-        words = [f"{rate:,.1f} rows/s"]
-        if total and rate:
-            minutes, seconds = divmod(round((total - done) / rate), 60)
-            words.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
-        shown(done, total, ", ".join([*words, *filter(None, [note])]))
+        before[:] = before or [done]
+        if not begun and done > before[0]:
+            begun.append((now, done))
+        words = [note] if note else []
+        if begun and done > begun[0][1]:
+            rate = (done - begun[0][1]) / max(now - begun[0][0], 1e-9)
+            minutes, seconds = divmod(round(((total or done) - done) / rate), 60)
+            left = f", {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left" if total else ""
+            words.insert(0, f"{rate:,.1f} rows/s{left}")
+        shown(done, total, ", ".join(words))
 
     return tell
 
