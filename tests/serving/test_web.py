@@ -358,7 +358,7 @@ def test_a_saved_conversation_is_a_data_set_that_reads_again(tmp_path):
     assert (tmp_path / row["image"]).read_bytes() == picture(kind="JPEG")
 
 
-def test_examples_are_pictures_with_the_question_beside_them(tmp_path):
+def test_examples_are_pictures_with_the_question_beside_them(tmp_path, monkeypatch):
     write_picture(tmp_path / "a.png", colour="red")
     write_picture(tmp_path / "b.JPG", kind="JPEG")
     (tmp_path / "a.txt").write_text("What colour?\n")
@@ -377,8 +377,12 @@ def test_examples_are_pictures_with_the_question_beside_them(tmp_path):
     with pytest.raises(DataError, match="holds no pictures"):
         read_examples(tmp_path / "..")
     (tmp_path / "c.png").write_text("none")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(kept))
     with pytest.raises(DataError, match=r"--examples: c\.png is no picture"):
         Hall([talker()], examples=read_examples(tmp_path))
+    assert list(kept.iterdir()) == []
 
 
 def test_few_resources_mean_one_beam():

@@ -73,7 +73,11 @@ class Hall:
         self.low_resource, self.notes = low_resource, notes
         self.rooms = Rooms(bounds)
         self.turn = asyncio.Semaphore(_AT_ONCE)
-        self.examples = self._looked_at(examples)
+        try:
+            self.examples = self._looked_at(examples)
+        except DataError:
+            self.rooms.close()
+            raise
 
     def _looked_at(self, examples: Sequence[Example]) -> list[tuple[Kept, str]]:
         folder = self.rooms.folder / "examples"
