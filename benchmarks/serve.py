@@ -153,7 +153,6 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     model = write_model(folder / "model")
     bodies = requests_of(folder / "world", options.requests, options.tokens)
-    found: dict[str, Any] = {}
     with ExitStack() as stack:
         ports = {
             "serialised": stack.enter_context(server(model, 1)),
@@ -161,17 +160,25 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         }
         wanted, _ = rush(ports["serialised"], bodies, 1)
         rush(ports["batched"], bodies, max(options.clients))
-        for clients in options.clients:
-            runs: dict[str, list[dict[str, float]]] = {way: [] for way in ports}
-            for _ in range(options.repeats):
-                for way, port in ports.items():
-                    texts, took = rush(port, bodies, clients)
-                    unlike = sum(a != b for a, b in zip(texts, wanted, strict=True))
-                    if unlike:
-                        raise SystemExit(f"{unlike} of {len(wanted)} answers differ, {way}")
-                    runs[way].append(took)
-            found[str(clients)] = compared(runs)
+        found = {
+            str(clients): compared(taken(ports, bodies, clients, options.repeats, wanted))
+            for clients in options.clients
+        }
     return {"different_answers": len(set(wanted)), "clients": found}
+
+
+def taken(
+    ports: dict[str, int], bodies: Sequence[bytes], clients: int, repeats: int, wanted: list[str]
+) -> dict[str, list[dict[str, float]]]:
+    """What each server took for so many clients, in turn; its answers must be those wanted."""
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in ports}
+    for way, port in list(ports.items()) * repeats:
+        texts, took = rush(port, bodies, clients)
+        unlike = sum(a != b for a, b in zip(texts, wanted, strict=True))
+        if unlike:
+            raise SystemExit(f"{unlike} of {len(wanted)} answers differ, {way}")
+        runs[way].append(took)
+    return runs
 
 
 def compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tests import families
 from tests.serving.served import user
 from tests.signals import hears_ctrl_c
 from vlforge.cli import main
+from vlforge.cli.listening import bound
 from vlforge.cli.serve import named_models
 from vlforge.types import ModelError, RecipeError
 
@@ -55,6 +56,12 @@ def test_what_cannot_be_served_is_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     assert main(["serve", str(tmp_path / "empty"), "--port", "0"]) == 2
     assert "has no config.json" in capsys.readouterr().err
+
+
+def test_pieces_do_not_wait_for_the_one_before_to_be_confirmed():
+    # asyncio sets TCP_NODELAY on what such a socket accepts, and on nothing else.
+    with bound("127.0.0.1", 0) as taken:
+        assert taken.proto == socket.IPPROTO_TCP
 
 
 @contextmanager

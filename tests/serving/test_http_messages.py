@@ -123,7 +123,7 @@ def test_messages_that_no_model_takes_name_their_place(messages, where):
     [
         ("logprobs", True), ("tools", [{"type": "function"}]), ("min_p", 0.1),
         ("frequency_penalty", 0.5), ("logit_bias", {"3": 1}), ("top_k", 5), ("guided_json", {}),
-        ("n", 0), ("n", 99), ("n", 1.5), ("max_tokens", 0), ("max_tokens", 5000),
+        ("n", 0), ("n", 99), ("n", 1.5), ("max_tokens", 0), ("max_tokens", 40_000),
         ("max_tokens", "many"), ("max_tokens", True), ("temperature", 3), ("temperature", -1),
         ("top_p", 0), ("top_p", 2), ("stop", ""), ("stop", [1]), ("stop", ["x"] * 17),
         ("seed", "x"), ("seed", 1e300), ("stream", "yes"), ("stream_options", {"a": 1}),

@@ -76,7 +76,7 @@ def serve_models(
     batch: Together = 8,
     waiting: Waiting = 256,
     max_new_tokens: Longest = 512,
-    most_tokens: Most = 4096,
+    most_tokens: Most = 32_768,
     temperature: Warmth = 0.0,
     system: System = "",
     template: TemplateName = "auto",

@@ -23,7 +23,7 @@ class Limits:
     messages: int = 1000
     choices: int = 8
     tokens: int = 512
-    most_tokens: int = 4096
+    most_tokens: int = 32_768
     temperature: float = 0.0
     time_s: float = 300.0
     held: int = 512 << 20
