@@ -11,7 +11,7 @@ from vlforge.cli import main
 
 VERBS = ["quickstart", "run", "plan", "check", "process", "analyze", "view", "convert", "repair",
          "convert-model", "merge", "mix", "split", "download", "fetch", "tool", "train",
-         "watch", "chat", "web",
+         "watch", "chat", "web", "predict",
          "report", "why", "eval run", "eval score", "eval export", "list ops",
          "list kinds", "list prompts"]  # fmt: skip
 

@@ -289,7 +289,7 @@ def draw_natively(
 def native_inputs(loaded: Loaded, prompts: list[NativePrompt]) -> Any:
     """What the processor makes of prompts that all have a text, or all have none."""
     opened = [
-        [load_rgb(image) if isinstance(image, str) else image for image in prompt.images]
+        [load_rgb(image) if isinstance(image, str | bytes) else image for image in prompt.images]
         for prompt in prompts
     ]
     flat = [image for images in opened for image in images]
