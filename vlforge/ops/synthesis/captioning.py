@@ -18,7 +18,6 @@ from vlforge.ops.synthesis.prompt_files import Prompt
 from vlforge.ops.synthesis.provenance import origin, with_origin
 from vlforge.types import Caption, Captioner, Drop, Need, Refusal, Row
 
-_DIGITS = 5
 CONFIDENCE = "caption_confidence"
 """Statistic of captioned rows: mean log-probability per token, one per picture."""
 _NAME = "image_captioning_mapper"
@@ -152,7 +151,7 @@ class ImageCaptioningMapper(RowMapper):
             text = self._text(work.chunks, [caption.text for caption in chosen], context)
             row = replaced(work.row, self.text_key, text)
             rows.append(row if self.is_theirs else self._with_origin(row, work, version, context))
-            stats.append({CONFIDENCE: [settled(caption.confidence) for caption in chosen]})
+            stats.append({CONFIDENCE: [caption.confidence for caption in chosen]})
         return Grown(self.keep_original_sample, tuple(rows), tuple(stats))
 
     def _with_origin(self, row: Row, work: _Work, version: Sequence[int], context: Context) -> Row:
@@ -293,8 +292,3 @@ def _key(seed: int, uid: str, number: int) -> int:
     """63 bits for one picture of one row."""
     told = f"{seed}:{uid}:{number}".encode()
     return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest()) >> 1
-
-
-def settled(value: float) -> float:
-    """A model's number without the digits that the size of a batch or of a thread pool changes."""
-    return round(value, _DIGITS)

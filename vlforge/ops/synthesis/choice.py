@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vlforge.data.images import ImageError, ImageFile
 from vlforge.ops.base import Grown, RowMapper, replaced
 from vlforge.ops.batch import Batch, Context, Item, drop_of
-from vlforge.ops.synthesis.captioning import CONFIDENCE, settled
+from vlforge.ops.synthesis.captioning import CONFIDENCE
 from vlforge.ops.synthesis.provenance import origin, with_origin
 from vlforge.ops.synthesis.writing import request_key
 from vlforge.types import Caption, Drop, Need, RecipeError, Refusal, Row
@@ -145,10 +145,8 @@ class CaptionChoiceMapper(RowMapper):
             )
             made = with_origin(made, entry)
         stats = {
-            AGREEMENT: [settled(choice.score) for choice in found.values()],
-            CONFIDENCE: [
-                settled(c.surest.confidence) for c in found.values() if c.surest is not None
-            ],
+            AGREEMENT: [choice.score for choice in found.values()],
+            CONFIDENCE: [c.surest.confidence for c in found.values() if c.surest is not None],
         }
         return Grown(False, (made,), (stats,))
 
