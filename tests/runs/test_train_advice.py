@@ -57,7 +57,7 @@ def test_a_picture_s_features_are_as_large_as_reckoned_elsewhere():
 
 
 def test_memory_of_the_smallest_gpu_counts(monkeypatch):
-    monkeypatch.setattr(environment, "_ask_gpus", lambda what: ["81559", "40960", "[N/A]"])
+    monkeypatch.setattr(environment, "ask_gpus", lambda what: ["81559", "40960", "[N/A]"])
     assert environment.gpu_memory() == 40960 * 2**20
-    monkeypatch.setattr(environment, "_ask_gpus", lambda what: [])
+    monkeypatch.setattr(environment, "ask_gpus", lambda what: [])
     assert environment.gpu_memory() == 0

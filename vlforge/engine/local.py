@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from vlforge.data.json_lines import decode, encode
+from vlforge.data.machine import cores
 from vlforge.engine.answers import AnswerFolder
 from vlforge.engine.barriers import DROPPED, Barrier, lines_of
 from vlforge.engine.block import Track, repeat_of
@@ -26,7 +27,6 @@ from vlforge.engine.legs import Flight, Hands, Sky, finished, leg_run
 from vlforge.engine.machines import Job, Machines, machines_for
 from vlforge.engine.outputs import Outputs, cannot_write, write_whole
 from vlforge.engine.plan import TEXT_BLOCK, Pass, Plan, make_plan, operators_of
-from vlforge.engine.pool import cores
 from vlforge.engine.source import Block, Position, open_source
 from vlforge.ops.base import CorpusMapper, Dedup
 from vlforge.ops.bind import Bound

@@ -21,11 +21,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from vlforge.data.fresh_process import Fresh, die_with_parent, start_tied
+from vlforge.data.machine import visible_gpus
 from vlforge.data.roots import moved, set_moved
 from vlforge.engine.config import ProcessConfig
 from vlforge.engine.crew import InWorker
 from vlforge.engine.fates import Head
-from vlforge.engine.gpus import visible_gpus
 from vlforge.engine.legs import AHEAD, LegDone, LegJob, LegRunner, Ticket, Told
 from vlforge.engine.plan import Plan, opens_models
 from vlforge.types import EndpointSpec, ModelSource, VLForgeError

@@ -41,11 +41,6 @@ class Doing(Protocol):
         ...
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def in_order(
     task: Callable[[Job], Result], jobs: Iterable[Job], workers: int, at_home: int
 ) -> Iterator[Result]:

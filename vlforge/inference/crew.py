@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from vlforge.data.fresh_process import start_fresh
+from vlforge.data.machine import cores
 from vlforge.types import ModelError, VLForgeError
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -201,8 +202,3 @@ def device_of(number: int, device: str) -> str:
 
     found = torch.cuda.device_count()
     return f"cuda:{number % found}" if found else device
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from vlforge import __version__
+from vlforge.data.machine import ask_gpus, cores
 from vlforge.runs.keys import library_versions
 from vlforge.types import RecipeError
 
@@ -30,40 +29,15 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def accelerators() -> list[str]:
     """Names of the NVIDIA GPUs, without loading torch."""
-    return _ask_gpus("name")
-
-
-def _ask_gpus(what: str) -> list[str]:
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return ask_gpus("name")
 
 
 def gpu_memory() -> float:
     """Bytes of the smallest NVIDIA GPU here, without loading torch; 0 where there is none."""
-    told = [float(line.split()[0]) for line in _ask_gpus("memory.total") if line[:1].isdigit()]
+    told = [float(line.split()[0]) for line in ask_gpus("memory.total") if line[:1].isdigit()]
     return min(told, default=0.0) * 2**20
-
-
-def gpu_count() -> int:
-    """NVIDIA GPUs that processes of this one may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = len(accelerators())
-    if visible is None:
-        return found
-    return min(found, len([one for one in visible.split(",") if one.strip() not in ("", "-1")]))
 
 
 def choose_device(wanted: str) -> str:

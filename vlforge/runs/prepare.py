@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlforge.data.machine import cores, visible_gpus
 from vlforge.data.roots import reroot, set_moved
 from vlforge.recipe.graph import Node, expand
 from vlforge.recipe.load import load_recipe
 from vlforge.recipe.references import replace_strings, split_reference
 from vlforge.recipe.schema import Recipe
 from vlforge.recipe.source import Source
-from vlforge.runs.environment import choose_device, cores, gpu_count
+from vlforge.runs.environment import choose_device
 from vlforge.runs.keys import node_key
 from vlforge.runs.launch import Launch, find_launch
 from vlforge.runs.store import Store
@@ -127,7 +128,7 @@ def _processes(wanted: int | None, launch: Launch | None, device: str, jobs: int
                 f"--processes {wanted}: a launcher started {launch.count}; leave --processes out"
             )
         return launch.count
-    gpus = gpu_count() if device == "cuda" else 0
+    gpus = len(visible_gpus()) if device == "cuda" else 0
     if wanted is None:
         return gpus if gpus and jobs == 1 else 1
     if gpus and wanted > gpus:

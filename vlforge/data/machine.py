@@ -1,10 +1,15 @@
-"""Which NVIDIA GPUs there are, asked of the driver: no torch is loaded for that."""
+"""Processors and NVIDIA GPUs of this machine; the driver is asked, no torch is loaded."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ask_gpus(what: str) -> list[str]:
