@@ -166,8 +166,9 @@ workers = [Worker(Slow, ()) for _ in range(2)]
 for worker in workers:
     worker.ask(0)
 threading.Thread(target=workers[0].ask, args=(600,), daemon=True).start()
-print(*[worker.pid for worker in workers], flush=True)
 try:
+    # Said in here: Ctrl-C may come as soon as it is heard.
+    print(*[worker.pid for worker in workers], flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     assert workers[1].ask(0) == workers[1].pid
