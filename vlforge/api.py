@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlforge.cli.recipes import find_recipe
+from vlforge.cli.recipes import our_recipe
 from vlforge.recipe.load import load_recipe
 from vlforge.recipe.source import MadeSource, Source
 from vlforge.runs.check import Finding, check_recipe
@@ -94,7 +94,7 @@ class Recipe:
             RecipeError: it cannot be read or does not fit; names file and line.
         """
         made = cls.__new__(cls)
-        made._set(find_recipe(Path(path)), _as_typed(overrides), size)
+        made._set(our_recipe(Path(path)), _as_typed(overrides), size)
         return made
 
     def _set(self, source: Path | Source, overrides: tuple[str, ...], size: str | None) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlforge.cli.cleaning import is_ours, located, models_of, show_note, split_words
-from vlforge.cli.recipes import find_recipe
+from vlforge.cli.cleaning import located, models_of, show_note, split_words
+from vlforge.cli.recipes import find_recipe, says_stages
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import DataError, RecipeError, VLForgeError
 
@@ -170,7 +170,7 @@ def _of_recipe(
 ) -> tuple[ProcessConfig, tuple[str, ...]]:
     from vlforge.recipe.adopt.data_juicer import adopt
 
-    if is_ours(recipe):
+    if says_stages(recipe):
         config, notes = _of_stage(recipe, changes), ()
     else:
         adopted = adopt(recipe, changes)
@@ -316,7 +316,7 @@ def _say(plan: AnalysisPlan, findings: Findings, files: Sequence[Path], asked: _
     plain_line(f"Tables  {others} beside it")
     for path in files[4:]:
         plain_line(f"Also    {shown_path(path)}")
-    if asked.recipe is not None and not is_ours(asked.recipe):
+    if asked.recipe is not None and not says_stages(asked.recipe):
         plain_line(f"Next    vlforge process {shown_path(asked.recipe)}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlforge.cli.options import Arms, Maps, Overrides, Seeds, Size, Until, choose
-from vlforge.cli.recipes import find_recipe
+from vlforge.cli.recipes import our_recipe
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import RecipeError
 
@@ -131,7 +131,7 @@ def _is_data(given: Path) -> bool:
 def _check_recipe(recipe: Path, choice: object) -> None:
     from vlforge.runs.check import check_recipe
 
-    path = find_recipe(recipe)
+    path = our_recipe(recipe)
     findings = check_recipe(path, choice)  # type: ignore[arg-type]
     for found in findings:
         plain_line(f"{found.level:<8}{found.where}: {found.text}")
@@ -151,7 +151,7 @@ def _trainings(
     found: list[Training] = []
     root = None
     if recipe is not None:
-        found, notes, root = trainings_of(find_recipe(recipe), choice)  # type: ignore[arg-type]
+        found, notes, root = trainings_of(our_recipe(recipe), choice)  # type: ignore[arg-type]
         for note in notes:
             note_line(note)
     if tokenizer is not None:

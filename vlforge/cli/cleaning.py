@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlforge.cli.dropped import say_dropped
-from vlforge.cli.recipes import find_recipe
+from vlforge.cli.recipes import find_recipe, says_stages
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import DataError, RecipeError
 
@@ -42,7 +42,7 @@ def clean(
             "no recipe given; e.g. vlforge process clean.yaml, or --config clean.yaml"
         )
     path = find_recipe(Path(config or given or ""))
-    if is_ours(path):
+    if says_stages(path):
         _run_stages(path, changes, out)
     else:
         _process_plain(path, dict(changes), out)
@@ -82,26 +82,6 @@ def _appended(words: str, word: str) -> str:
     """One more word in a YAML list."""
     held = words.removeprefix("[").removesuffix("]")
     return f"[{held}, {word}]"
-
-
-def is_ours(path: Path) -> bool:
-    """Whether the file is a recipe of stages, and not one of Data-Juicer's."""
-    from vlforge.recipe.adopt.printed_table import is_printed_table
-    from vlforge.recipe.source import read_source
-
-    if is_printed_table(path) or not _names_stages(path):
-        return False
-    tree = read_source(path).plain()
-    return "stages" in tree or "kind" in tree
-
-
-def _names_stages(path: Path) -> bool:
-    """Whether the words stand anywhere in the file; most recipes need not be read for that."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return True
-    return b"stages" in content or b"kind" in content or b"\\" in content
 
 
 def _run_stages(path: Path, changes: Sequence[tuple[str, str]], out: Path | None) -> None:

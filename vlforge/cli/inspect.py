@@ -154,10 +154,10 @@ def _refuse_of_data(
 
 
 def _of_recipe(given: Path, choice: Any, stage: str | None, wanted: dict[str, Any]) -> Asked:
-    from vlforge.cli.recipes import find_recipe
+    from vlforge.cli.recipes import our_recipe
     from vlforge.runs.looking import asked_of_recipe
 
-    return asked_of_recipe(find_recipe(given), choice, stage, **wanted)
+    return asked_of_recipe(our_recipe(given), choice, stage, **wanted)
 
 
 def _of_data(

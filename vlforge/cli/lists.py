@@ -13,6 +13,8 @@ import typer
 
 from vlforge.cli.show import plain_line, table
 from vlforge.cli.tool import list_tools
+from vlforge.recipe.nearest import nearest
+from vlforge.types import RecipeError
 
 OPS_EXAMPLES = """\b
 Examples:
@@ -31,6 +33,12 @@ KINDS_EXAMPLES = """\b
 Examples:
   vlforge list kinds
   vlforge list kinds --markdown           with every setting, as docs/stages.md
+"""
+COMMANDS_EXAMPLES = """\b
+Examples:
+  vlforge list commands
+  vlforge list commands xtuner            those that mention it
+  vlforge list commands --system xtuner --into docs/from_xtuner.md
 """
 PROMPTS_EXAMPLES = """\b
 Examples:
@@ -57,8 +65,36 @@ def build_app() -> typer.Typer:
     app.command("formats")(list_formats)
     app.command("layouts")(list_layouts)
     app.command("tools")(list_tools)
+    app.command("commands", epilog=COMMANDS_EXAMPLES)(list_commands)
     app.command("benchmarks")(list_benchmarks)
     return app
+
+
+def list_commands(
+    word: Annotated[
+        str, typer.Argument(help="Only commands that mention it.", show_default=False)
+    ] = "",
+    system: Annotated[
+        str, typer.Option(help="Only one system's: data_juicer, xtuner …", show_default=False)
+    ] = "",
+    into: Into = None,
+) -> None:
+    """Command lines of other systems that `vlforge compat` runs, and ours beside them."""
+    from vlforge.cli.familiar.every import SYSTEMS, familiar
+
+    if system not in ("", *SYSTEMS):
+        raise RecipeError(f"no system {system!r}{nearest(system, SYSTEMS)}")
+    found = [
+        (whose, one.old, one.ours)
+        for whose, one in familiar()
+        if whose == SYSTEMS.get(system, whose)
+        and word.lower() in f"{whose} {one.old} {one.ours}".lower()
+    ]
+    if into is None:
+        table(("system", "old", "here"), found)
+        return
+    rows = [f"| `{old}` | `{ours}` |".replace("||", "\\|\\|") for _, old, ours in found]
+    _say_page("\n".join(["| you type | here |", "|---|---|", *rows]), "commands", into)
 
 
 def list_benchmarks() -> None:

@@ -18,7 +18,7 @@ from vlforge.cli.options import (
     Until,
     choose,
 )
-from vlforge.cli.recipes import find_recipe
+from vlforge.cli.recipes import our_recipe
 from vlforge.cli.show import plain_line, table
 
 PlannedThing = Annotated[
@@ -69,7 +69,7 @@ def plan(
     choice = choose(
         overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=until, jobs=jobs
     )
-    planned = plan_recipe(find_recipe(recipe), choice)
+    planned = plan_recipe(our_recipe(recipe), choice)
     rows = [
         (
             row.node,

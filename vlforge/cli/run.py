@@ -20,7 +20,7 @@ from vlforge.cli.options import (
     Until,
     choose,
 )
-from vlforge.cli.recipes import find_recipe
+from vlforge.cli.recipes import our_recipe
 from vlforge.cli.show import plain_line, shown_path
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(
         overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size, until=until, jobs=jobs,
         fresh=fresh, processes=processes,
     )  # fmt: skip
-    run_and_say(find_recipe(recipe), choice)
+    run_and_say(our_recipe(recipe), choice)
 
 
 def run_and_say(recipe: Path, choice: Choice) -> None:

@@ -17,10 +17,12 @@ import typer
 
 from vlforge import __version__
 from vlforge.cli import (
+    adopt,
     analyze,
     chat,
     check,
     compare,
+    compat,
     convert,
     convert_model,
     download,
@@ -119,6 +121,10 @@ def build_app() -> typer.Typer:
     app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
     app.command("convert-model", epilog=convert_model.EXAMPLES)(convert_model.convert_model)
     app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
+    app.command("adopt", epilog=adopt.EXAMPLES)(adopt.adopt)
+    app.command("compat", epilog=compat.EXAMPLES, context_settings=compat.FREE_OPTIONS)(
+        compat.compat
+    )
     app.command("tool", epilog=tool.EXAMPLES, context_settings=tool.FREE_OPTIONS)(tool.tool)
     app.command("repair", epilog=repair.EXAMPLES)(repair.repair)
     app.command("mix", epilog=mix.EXAMPLES)(mix.mix)

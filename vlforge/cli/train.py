@@ -15,7 +15,7 @@ from vlforge.cli.options import (
     Size,
     choose,
 )
-from vlforge.cli.recipes import find_recipe
+from vlforge.cli.recipes import our_recipe
 from vlforge.cli.run import run_and_say
 from vlforge.types import RecipeError
 
@@ -44,7 +44,7 @@ def train(
     from vlforge.recipe.graph import expand
     from vlforge.recipe.load import load_recipe
 
-    path = find_recipe(recipe)
+    path = our_recipe(recipe)
     nodes = expand(load_recipe(path, overrides or (), size=size))
     last = [node.stage for node in nodes if node.kind in ("train", "pretrain")]
     if not last:

@@ -58,7 +58,7 @@ def adopt(path: Path, changes: Mapping[str, str]) -> Adopted:
         RecipeError: with file and line: unknown keys and operators (nearest
             named), wrong types, and what is not supported.
     """
-    source = _source(path)
+    source = read_data_juicer_source(path)
     tree = _grouped(source.plain())
     words = {field.name for field in dataclasses.fields(ProcessConfig) if field.type == "str"}
     for key, text in changes.items():
@@ -75,7 +75,8 @@ def adopt(path: Path, changes: Mapping[str, str]) -> Adopted:
     return Adopted(config, tuple(notes))
 
 
-def _source(path: Path) -> Source:
+def read_data_juicer_source(path: Path) -> Source:
+    """The file as keys with their lines: YAML by 1.1 rules, or the printed table."""
     if not is_printed_table(path):
         return read_source(path, "1.1")
     text = path.read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Old command lines of the five systems, each with ours beside it."""
