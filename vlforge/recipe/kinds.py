@@ -54,6 +54,8 @@ KINDS: dict[str, Kind] = dict(
               "train a vision-language model"),
         _kind("merge", "training.config:MergeConfig", "runs.kinds.merge",
               "put an adapter into its base"),
+        _kind("convert", "training.config:ConvertConfig", "runs.kinds.convert",
+              "write a model in another layout"),
         _kind("evaluate", "evaluation.config:EvalConfig", "runs.kinds.evaluate",
               "ask and score benchmarks"),
         _kind("report", "recipe.schema:ReportConfig", "runs.kinds.report",

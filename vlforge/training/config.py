@@ -193,6 +193,19 @@ class MergeConfig:
 
 
 @dataclass(frozen=True)
+class ConvertConfig:
+    """Write a model in another layout: `to` is one of `vlforge list layouts`.
+
+    `model` is a stage (`$tune`) or a folder in any layout that is read; `dtype: keep`
+    leaves every weight as it is.
+    """
+
+    model: str
+    to: str
+    dtype: Literal["keep", "fp32", "bf16", "fp16"] = "keep"
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """What a stage is looked at while it trains: rows that it does not learn, and benchmarks.
 
