@@ -1,0 +1,1 @@
+"""Small random models, one file per published layout."""
