@@ -32,8 +32,9 @@ ARROWS: dict[str, set[str]] = {
     "reports": _STEPS,
     "runs": _STEPS | {"recipe", "reports"},
     "quickstart": _STEPS | {"recipe", "reports", "runs"},
+    "miniatures": _STEPS | {"recipe", "reports", "runs"},
     "challenges": _STEPS | {"recipe", "reports", "runs"},
-    "cli": _STEPS | {"recipe", "reports", "runs", "quickstart", "challenges"},
+    "cli": _STEPS | {"recipe", "reports", "runs", "quickstart", "challenges", "miniatures"},
     "api": _STEPS | {"recipe", "reports", "runs", "cli"},
     "__main__": {"cli", "types"},
 }

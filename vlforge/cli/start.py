@@ -31,6 +31,7 @@ from vlforge.cli import (
     inspect,
     lists,
     merge,
+    miniature,
     mix,
     plan,
     predict,
@@ -133,6 +134,7 @@ def build_app() -> typer.Typer:
         download.download
     )
     app.command("fetch", epilog=fetch.EXAMPLES)(fetch.fetch)
+    app.command("miniature", epilog=miniature.EXAMPLES)(miniature.miniature)
     app.command("train", epilog=train.EXAMPLES)(train.train)
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("watch", epilog=watch.EXAMPLES)(watch.watch)
