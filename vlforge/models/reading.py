@@ -188,10 +188,15 @@ def load_weights(
         ModelError: weights that are missing, have no place, or cannot be read.
     """
     transformers_logging.disable_progress_bar()
+    level = transformers_logging.get_verbosity()
     try:
+        # What is missing or left over is said below; of a part the rest is no news.
+        transformers_logging.set_verbosity_error()
         model, info = kind.from_pretrained(path, dtype=dtype, output_loading_info=True, **how)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(level)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"{path} lacks {len(missing)} weights, the first is {missing[0]}")
