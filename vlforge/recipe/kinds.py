@@ -44,6 +44,8 @@ KINDS: dict[str, Kind] = dict(
               "draw the quickstart's world of pictures"),
         _kind("photos", "quickstart.config:PhotosConfig", "quickstart.photos_kind",
               "prepare the real photographs' captions and questions"),
+        _kind("miniature", "miniatures.config:MiniatureConfig", "miniatures.kind",
+              "write a known system's folder in small"),
         _kind("process", "engine.config:ProcessConfig", "runs.kinds.process",
               "clean and rewrite a dataset"),
         _kind("tokenizer", "training.config:TokenizerConfig", "runs.kinds.tokenizer",
