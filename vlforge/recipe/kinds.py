@@ -60,6 +60,10 @@ KINDS: dict[str, Kind] = dict(
               "write a model in another layout"),
         _kind("evaluate", "evaluation.config:EvalConfig", "runs.kinds.evaluate",
               "ask and score benchmarks"),
+        _kind("predict", "serving.predict.config:PredictConfig", "runs.kinds.predict",
+              "answer every row of a file"),
+        _kind("tool", "data.config:ToolConfig", "runs.kinds.tool",
+              "run another system's converter"),
         _kind("report", "recipe.schema:ReportConfig", "runs.kinds.report",
               "write the run's page and its scores"),
     )

@@ -2,6 +2,8 @@
 
 `annotation` is COCO's captions json, or a json / jsonl of `{image id: [captions]}` or of
 objects with `image_id` (or `id`, `image`) and `caption` (or `captions`, `references`).
+PaddleMIX's `val.json` (`conversations: [[question, caption]]`, `image` in base64) is read as
+it is, and `prompt: auto` asks each row's own question.
 The protocol is the tokeniser: `ptb` as pycocoevalcap for English, `char` for Chinese.
 `metric` chooses the headline (`cider`, `cider_plain`, `bleu1` to `bleu4`, `rouge_l`,
 `meteor`, `spice`).
@@ -11,10 +13,11 @@ Sources: salaniz/pycocoevalcap 1.2; open-compass/VLMEvalKit@e8e78f0 (no tokenise
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlforge.evaluation.benchmarks import UNJUDGED, Protocols, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
@@ -75,20 +78,23 @@ def read(spec: BenchmarkSpec) -> list[Question]:
         raise RecipeError(f"captions has no metric {spec.metric!r}; known: {known}")
     path = Path(spec.annotation or spec.questions)
     folder = Path(spec.images) if spec.images else path.parent
-    names: dict[str, str] = {}
+    pictures: dict[str, str | bytes] = {}
+    asked: dict[str, str] = {}
     found: dict[str, list[str]] = {}
-    for place, key, texts, name in _references(path):
-        if not texts:
-            raise DataError(f"{place}: picture {key!r} has no caption")
-        found.setdefault(key, []).extend(texts)
-        names.setdefault(key, name)
+    for one in _references(path):
+        if not one.texts:
+            raise DataError(f"{one.place}: picture {one.key!r} has no caption")
+        found.setdefault(one.key, []).extend(one.texts)
+        name = one.picture
+        pictures.setdefault(one.key, str(folder / name) if isinstance(name, str) and name else name)
+        asked.setdefault(one.key, one.question if spec.prompt == "auto" else "")
     if not found:
         raise DataError(f"{path}: holds no captions")
     return [
         Question(
             id=key,
-            text=PROMPTS[spec.prompt],
-            images=(str(folder / names[key]),) if names[key] else (),
+            text=asked[key] or PROMPTS[spec.prompt],
+            images=(pictures[key],) if pictures[key] else (),
             answers=tuple(texts),
             facts={"metric": spec.metric},
         )
@@ -96,8 +102,17 @@ def read(spec: BenchmarkSpec) -> list[Question]:
     ]
 
 
-def _references(path: Path) -> Iterator[tuple[str, str, list[str], str]]:
-    """Where it stands, the picture's id, captions, and the file's name where it is told."""
+class _Reference(NamedTuple):
+    """Captions of a picture and where they stand; the picture is its file's name or its bytes."""
+
+    place: str
+    key: str
+    texts: list[str]
+    picture: str | bytes = ""
+    question: str = ""
+
+
+def _references(path: Path) -> Iterator[_Reference]:
     text = read_text(path)
     try:
         value = json.loads(text)
@@ -107,16 +122,38 @@ def _references(path: Path) -> Iterator[tuple[str, str, list[str], str]]:
         files = {str(one.get("id")): str(one.get("file_name", "")) for one in value["images"]}
         for number, row in enumerate(value["annotations"]):
             key = str(row.get("image_id"))
-            yield f"{path}: annotation {number}", key, _texts(row), files.get(key, "")
+            place = f"{path}: annotation {number}"
+            yield _Reference(place, key, _texts(row), files.get(key, ""))
     elif isinstance(value, dict):
         for key, texts in value.items():
-            yield f"{path}: {key}", str(key), [texts] if isinstance(texts, str) else texts, ""
+            listed = [texts] if isinstance(texts, str) else texts
+            yield _Reference(f"{path}: {key}", str(key), listed)
     else:
         for number, row in enumerate(value):
             keys = [str(row[name]) for name in _KEYS if row.get(name) is not None]
             if not keys:
                 raise DataError(f"{path}: entry {number} names no picture")
-            yield f"{path}: entry {number}", keys[0], _texts(row), str(row.get("image", ""))
+            place, picture = f"{path}: entry {number}", row.get("image", "")
+            if isinstance(row.get("conversations"), list):
+                yield _label(place, keys[0], row["conversations"], picture)
+            else:
+                yield _Reference(place, keys[0], _texts(row), str(picture))
+
+
+def _label(place: str, key: str, rounds: Any, picture: Any) -> _Reference:
+    """A row of PaddleMIX's train.json or val.json.
+
+    Raises:
+        DataError: its one round is no question and caption, or its picture no base64.
+    """
+    try:
+        ((question, caption),) = rounds
+        content = base64.b64decode(str(picture), validate=True)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{place}: no [[question, caption]] with a picture in base64 ({error})"
+        ) from None
+    return _Reference(place, key, [str(caption)] if caption else [], content, str(question))
 
 
 def _line(line: str, path: Path, number: int) -> Any:
