@@ -23,7 +23,10 @@ class Miniature:
     about: str
 
 
-SYSTEMS: Mapping[str, Miniature] = {}
+SYSTEMS: Mapping[str, Miniature] = {
+    "mgen_vl": Miniature("vlforge.miniatures.mgen_vl", "ad captions in Chinese with MGen-VL"),
+    "minigpt4": Miniature("vlforge.miniatures.minigpt4", "MiniGPT-4: both stages' data, weights"),
+}
 """The systems that can be written, in the order of the documentation."""
 
 
