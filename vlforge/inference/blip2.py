@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from vlforge.inference.native import NativePrompt
 
 
+CPU_PICTURES = 8
+"""Pictures that a CPU encodes at a time: what lies between two layers then stays in its cache."""
+
+
 def is_blip2(model: Any) -> bool:
     """Whether this is the BLIP-2 that writes."""
     return getattr(model.config, "model_type", "") == "blip-2"
@@ -81,16 +85,22 @@ def blip2_embed(loaded: Loaded, prompts: Sequence[NativePrompt]) -> list[Tensor]
 
 def _features(loaded: Loaded, images: Sequence[Any]) -> Tensor:
     """Pictures -> what the language model reads of them, [I, Q, D]."""
-    model = loaded.model
     ready = [
         image if isinstance(image, Fitted) else fitted(loaded, _opened(image)) for image in images
     ]
     pixels = torch.stack([torch.from_numpy(image.pixels) for image in ready])
+    most = CPU_PICTURES if loaded.device.type == "cpu" else len(ready)
+    return torch.cat([_encoded(loaded, some) for some in pixels.split(most)])
+
+
+def _encoded(loaded: Loaded, pixels: Tensor) -> Tensor:
+    """[I, 3, S, S] -> [I, Q, D], all in one pass."""
+    model = loaded.model
     encoded = model.vision_model(
         pixels.to(loaded.device, model.vision_model.dtype)
     ).last_hidden_state
     found = model.qformer(
-        query_embeds=model.query_tokens.expand(len(images), -1, -1),
+        query_embeds=model.query_tokens.expand(len(pixels), -1, -1),
         encoder_hidden_states=encoded,
         encoder_attention_mask=encoded.new_ones(encoded.shape[:2], dtype=torch.long),
     ).last_hidden_state
