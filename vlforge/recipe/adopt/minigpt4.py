@@ -25,7 +25,7 @@ from vlforge.types import RecipeError
 
 SYSTEM = "MiniGPT-4"
 _HEADS = re.compile(r"^(model|datasets|run)\s*:", re.MULTILINE)
-_ARCH = re.compile(r"^\s+arch\s*:\s*['\"]?mini_?gpt", re.MULTILINE)
+_ARCH = re.compile(r"(^|[\s{,])arch\s*:\s*['\"]?mini_?gpt", re.MULTILINE)
 _PLACEHOLDERS = ("/path/to/", "please set this value", "path/to/")
 _FETCHED = {
     "model.llama_model": "weights/vicuna-7b",
