@@ -138,6 +138,22 @@ class Context:
         """`text` without special tokens and outer white space."""
         return text.replace(self.image_token, "").replace(self.eoc_token, "").strip()
 
+    def unmatched(self, text: str, files: Sequence[ImageFile]) -> Drop | None:
+        """Why a row cannot be used whose image tokens are not as many as its pictures."""
+        count = text.count(self.image_token)
+        if count == len(files):
+            return None
+        detail = f"{count} image tokens but {len(files)} images"
+        return Drop("", "image tokens do not match images", None, detail, None)
+
+    def chunks(self, text: str, files: Sequence[ImageFile]) -> list[tuple[str, list[ImageFile]]]:
+        """The chunks of a text, each with the pictures that its tokens stand for."""
+        left = iter(files)
+        return [
+            (chunk, [next(left) for _ in range(chunk.count(self.image_token))])
+            for chunk in text.split(self.eoc_token)
+        ]
+
 
 class Files:
     """The pictures of a block of rows; what was read of one is kept until the block is done."""

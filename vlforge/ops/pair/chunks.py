@@ -75,14 +75,11 @@ class ChunkJudge(ImageFilter):
     def _pairs(self, text: str, files: Sequence[ImageFile], batch: Batch) -> list[Pair] | Drop:
         """The pairs of a row; a drop where its tokens do not match its pictures."""
         context = batch.context
-        count = text.count(context.image_token)
-        if count != len(files):
-            detail = f"{count} image tokens but {len(files)} images"
-            return Drop("", "image tokens do not match images", None, detail, None)
-        left = iter(files)
+        fault = context.unmatched(text, files)
+        if fault is not None:
+            return fault
         pairs = []
-        for number, chunk in enumerate(text.split(context.eoc_token)):
-            own = [next(left) for _ in range(chunk.count(context.image_token))]
+        for number, (chunk, own) in enumerate(context.chunks(text, files)):
             said = context.plain(chunk)
             pairs += [Pair(number, said, file) for file in own if self.wants(said)]
         return pairs

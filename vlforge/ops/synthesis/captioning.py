@@ -104,15 +104,12 @@ class ImageCaptioningMapper(RowMapper):
         """What there is to do for a row."""
         item, context = batch.items[at], batch.context
         chunks = [chunk for chunk in text.split(context.eoc_token) if chunk.strip()]
-        count = text.count(context.image_token)
         work = _Work(item.uid, item.row, chunks, list(files))
-        if self.is_theirs and count < len(files):
-            work.files = work.files[:count]
+        if self.is_theirs:
+            work.files = work.files[: text.count(context.image_token)]
         ignores_tokens = self.is_theirs and not files
-        if count != len(work.files) and not ignores_tokens:
-            detail = f"{count} image tokens but {len(files)} images"
-            work.fault = Drop("", "image tokens do not match images", None, detail, None)
-        elif not work.files and not self.keep_original_sample:
+        work.fault = None if ignores_tokens else context.unmatched(text, work.files)
+        if work.fault is None and not work.files and not self.keep_original_sample:
             work.fault = Drop("", "no image to caption")
         return work
 

@@ -169,15 +169,9 @@ class _Row:
 
 
 def _split(text: str, files: Sequence[ImageFile], context: Context) -> _Row | Drop:
-    count = text.count(context.image_token)
-    if count != len(files):
-        detail = f"{count} image tokens but {len(files)} images"
-        return Drop("", "image tokens do not match images", None, detail)
-    chunks = tuple(text.split(context.eoc_token))
-    left = iter(files)
-    single = {}
-    for number, chunk in enumerate(chunks):
-        own = [next(left) for _ in range(chunk.count(context.image_token))]
-        if len(own) == 1:
-            single[number] = own[0]
-    return _Row(chunks, single)
+    fault = context.unmatched(text, files)
+    if fault is not None:
+        return fault
+    chunks = context.chunks(text, files)
+    single = {number: own[0] for number, (_, own) in enumerate(chunks) if len(own) == 1}
+    return _Row(tuple(chunk for chunk, _ in chunks), single)

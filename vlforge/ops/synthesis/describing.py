@@ -118,9 +118,9 @@ class ImageCaptioningFromGpt4vMapper(SpokenWriting):
         text = str(look_up(item.row, self.text_key) or "")
         if not files:
             return None if self.keep_original_sample else NO_PICTURE
-        if text.count(context.image_token) != len(files):
-            detail = f"{text.count(context.image_token)} image tokens but {len(files)} images"
-            return Drop("", "image tokens do not match images", None, detail)
+        fault = context.unmatched(text, files)
+        if fault is not None:
+            return fault
         prompt = self.prompt()
         own = look_up(item.row, self.user_prompt_key) if self.user_prompt_key else None
         if isinstance(own, str) and own.strip():
