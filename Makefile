@@ -24,13 +24,17 @@ PYTEST_FLAGS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 BROWSERS := chromium chromium-browser google-chrome
 
-.PHONY: help quickstart test test-slow check format bench docs clean browser
+.PHONY: help quickstart notebook test test-slow check format bench docs clean browser
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(VENV)/.product ## the whole loop in small: runs/quickstart/report.html
 	$(BIN)/vlforge quickstart $(QUICKSTART_FLAGS)
+
+notebook: $(VENV)/.product ## the Better Synth loop as a notebook, in the browser
+	$(PIP) install -q -c $(VENV)/torch.txt -e '.[train,report,eval,notebook]'
+	cd examples && ../$(BIN)/jupyter lab better_synth_10k.ipynb
 
 test: $(VENV)/.dev ## format, lint, types and the quick tests
 	$(BIN)/ruff format --check .
