@@ -24,6 +24,9 @@ class Miniature:
 
 
 SYSTEMS: Mapping[str, Miniature] = {
+    "better_synth": Miniature(
+        "vlforge.miniatures.better_synth", "the Better Synth kit: input, solution, toolkit, models"
+    ),
     "mgen_vl": Miniature("vlforge.miniatures.mgen_vl", "ad captions in Chinese with MGen-VL"),
     "minigpt4": Miniature("vlforge.miniatures.minigpt4", "MiniGPT-4: both stages' data, weights"),
 }

@@ -46,6 +46,11 @@ def random_state(
     return made
 
 
+def quieten(table: Tensor, rows: range, factor: float = 0.1) -> None:
+    """Make these rows of a table of words small, so that a random model seldom says them."""
+    table[rows.start : rows.stop] *= factor
+
+
 def write_safetensors(folder: Path, state: Mapping[str, Tensor], shards: int = 1) -> None:
     """`model.safetensors`, or shards of it and their index."""
     from safetensors.torch import save_file

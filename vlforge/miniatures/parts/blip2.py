@@ -1,148 +1,185 @@
-"""MiniGPT-4's weights in small: EVA-ViT-g, BLIP-2's Q-Former, Vicuna v0, a stage's checkpoint.
-
-Picture and patch size, and the 32 queries, are the published ones; no shape tells the heads,
-so `minigpt4.json` beside the files does.
-"""
+"""BLIP-2 with OPT in small, as `Salesforce/blip2-opt-2.7b` is given out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from vlforge.miniatures.parts.llama import HEADS as LANGUAGE_HEADS
-from vlforge.miniatures.parts.llama import INNER, LAYERS, WIDTH, llama_shapes
-from vlforge.miniatures.tokenizers import write_llama_tokenizer
-from vlforge.miniatures.weights import Shapes, random_state, write_bin, write_json
+from vlforge.miniatures.parts.clip import MEAN, STD
+from vlforge.miniatures.scenes import every_text
+from vlforge.miniatures.weights import (
+    Shapes,
+    quieten,
+    random_state,
+    write_json,
+    write_safetensors,
+)
 
-EVA_WIDTH, EVA_HEADS, EVA_LAYERS, PATCHES = 32, 2, 2, 16
-Q_WIDTH, Q_HEADS, Q_LAYERS, QUERIES = 24, 3, 4, 32
-T5_WIDTH, BERT_WORDS = 48, 40
-TURNS = ("###Human: <Img></Img> ###Assistant: ", "###Human: </Img> Give the following image")
-"""What the tokenizer has to know besides the data: `###` is one token of a v0."""
+WIDTH, INNER, LAYERS, HEADS = 32, 64, 2, 4
+PATCH, SIDE, QUERIES, POSITIONS = 14, 28, 4, 200
+_FIRST = ("<s>", "<pad>", "</s>", "<unk>")
+_PICTURE, _LINE_END = "<image>", "Ċ"
+_LAST_WORD = 12
+"""Captions end after so many tokens."""
+_Q_WORDS = 64
+"""Words of the Q-Former's table, which captioning does not read."""
 
 
-def eva_shapes() -> Shapes:
-    """`eva_vit_g.pth`, its last norm and head among them, which BLIP-2 does not run."""
-    width, inner = EVA_WIDTH, int(EVA_WIDTH * 4.3637)
+def _linear(name: str, rows: int, columns: int) -> Shapes:
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def _norm(name: str) -> Shapes:
+    return {f"{name}.weight": (WIDTH,), f"{name}.bias": (WIDTH,)}
+
+
+def vision_shapes() -> Shapes:
+    """The picture's tower."""
+    at = "vision_model."
     shapes = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + PATCHES * PATCHES, width),
-        "patch_embed.proj.weight": (width, 3, 14, 14),
-        "patch_embed.proj.bias": (width,),
+        f"{at}embeddings.class_embedding": (1, 1, WIDTH),
+        f"{at}embeddings.position_embedding": (1, (SIDE // PATCH) ** 2 + 1, WIDTH),
+        f"{at}embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
+        f"{at}embeddings.patch_embedding.bias": (WIDTH,),
     }
-    for layer in range(EVA_LAYERS):
-        at = f"blocks.{layer}."
-        shapes |= {
-            **_norm(f"{at}norm1", width),
-            f"{at}attn.q_bias": (width,),
-            f"{at}attn.v_bias": (width,),
-            f"{at}attn.qkv.weight": (3 * width, width),
-            **_linear(f"{at}attn.proj", width, width),
-            **_norm(f"{at}norm2", width),
-            **_linear(f"{at}mlp.fc1", inner, width),
-            **_linear(f"{at}mlp.fc2", width, inner),
-        }
-    return shapes | _norm("norm", width) | _linear("head", 4, width)
-
-
-def blip2_shapes() -> Shapes:
-    """`blip2_pretrained_flant5xxl.pth`: with the text side and the way to T5."""
-    bert = "Qformer.bert."
-    shapes = {
-        "query_tokens": (1, QUERIES, Q_WIDTH),
-        **_norm("ln_vision", EVA_WIDTH),
-        f"{bert}embeddings.word_embeddings.weight": (BERT_WORDS, Q_WIDTH),
-        f"{bert}embeddings.position_embeddings.weight": (64, Q_WIDTH),
-        **_norm(f"{bert}embeddings.LayerNorm", Q_WIDTH),
-    }
-    for layer in range(Q_LAYERS):
-        at = f"{bert}encoder.layer.{layer}."
-        shapes |= _attention(f"{at}attention.", Q_WIDTH)
-        if layer % 2 == 0:
-            shapes |= _attention(f"{at}crossattention.", EVA_WIDTH)
-        for inner, output in (("intermediate", "output"), ("intermediate_query", "output_query")):
-            shapes |= _linear(f"{at}{inner}.dense", 2 * Q_WIDTH, Q_WIDTH)
-            shapes |= _linear(f"{at}{output}.dense", Q_WIDTH, 2 * Q_WIDTH)
-            shapes |= _norm(f"{at}{output}.LayerNorm", Q_WIDTH)
-    shapes |= {"Qformer.cls.predictions.bias": (BERT_WORDS,)}
-    return shapes | _linear("t5_proj", T5_WIDTH, Q_WIDTH)
-
-
-def write_blip2(folder: Path, seed: int) -> None:
-    """`eva_vit_g.pth`, `blip2_pretrained_flant5xxl.pth` and `minigpt4.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    eva = random_state(eva_shapes(), seed, dtype="float16", gain=2.0)
-    torch.save(eva, folder / "eva_vit_g.pth")
-    blip = random_state(blip2_shapes(), seed, gain=2.0)
-    blip["Qformer.bert.embeddings.position_ids"] = torch.arange(64)[None]
-    torch.save({"model": blip}, folder / "blip2_pretrained_flant5xxl.pth")
-    told = {"vision_heads": EVA_HEADS, "qformer_heads": Q_HEADS, "image_size": 14 * PATCHES}
-    write_json(folder / "minigpt4.json", told)
-
-
-def write_stage(path: Path, seed: int) -> None:
-    """A trained stage as MiniGPT-4 saves it: `llama_proj` and buffers of no use, the epoch."""
-    state = random_state(_linear("llama_proj", WIDTH, Q_WIDTH), seed, gain=3.0)
-    state["Qformer.bert.embeddings.position_ids"] = torch.arange(64)[None]
     for layer in range(LAYERS):
-        name = f"llama_model.model.layers.{layer}.self_attn.rotary_emb.inv_freq"
-        state[name] = 10000.0 ** -torch.arange(0, 1, 2 * LANGUAGE_HEADS / WIDTH)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": state, "epoch": 3}, path)
+        own = f"{at}encoder.layers.{layer}."
+        shapes |= _linear(f"{own}self_attn.qkv", 3 * WIDTH, WIDTH)
+        shapes |= _linear(f"{own}self_attn.projection", WIDTH, WIDTH)
+        shapes |= _linear(f"{own}mlp.fc1", INNER, WIDTH) | _linear(f"{own}mlp.fc2", WIDTH, INNER)
+        shapes |= _norm(f"{own}layer_norm1") | _norm(f"{own}layer_norm2")
+    return shapes | _norm(f"{at}post_layernorm")
 
 
-def write_vicuna_v0(folder: Path, seed: int, texts: tuple[str, ...]) -> Path:
-    """vicuna-7b v0, merged from its delta: fp16 in two `.bin` shards; turns end with `###`."""
-    words = write_llama_tokenizer(folder, seed, (*texts, *TURNS * 20))
-    write_bin(folder, random_state(llama_shapes(words), seed, dtype="float16"), shards=2)
+def qformer_shapes() -> Shapes:
+    """The Q-Former: cross attention in every second layer."""
+    shapes: dict[str, tuple[int, ...]] = {"query_tokens": (1, QUERIES, WIDTH)}
+    shapes |= _norm("qformer.layernorm")
+    for layer in range(LAYERS):
+        own = f"qformer.encoder.layer.{layer}."
+        for kind in ("attention", "crossattention") if layer % 2 == 0 else ("attention",):
+            for part in ("query", "key", "value"):
+                shapes |= _linear(f"{own}{kind}.attention.{part}", WIDTH, WIDTH)
+            shapes |= _linear(f"{own}{kind}.output.dense", WIDTH, WIDTH)
+            shapes |= _norm(f"{own}{kind}.output.LayerNorm")
+        shapes |= _linear(f"{own}intermediate_query.dense", INNER, WIDTH)
+        shapes |= _linear(f"{own}output_query.dense", WIDTH, INNER)
+        shapes |= _norm(f"{own}output_query.LayerNorm")
+    return shapes | _linear("language_projection", WIDTH, WIDTH)
+
+
+def opt_shapes(words: int) -> Shapes:
+    """OPT, whose table of positions begins with two rows of no position."""
+    at = "language_model.model.decoder."
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{at}embed_tokens.weight": (words, WIDTH),
+        f"{at}embed_positions.weight": (POSITIONS + 2, WIDTH),
+        **_norm(f"{at}final_layer_norm"),
+    }
+    for layer in range(LAYERS):
+        own = f"{at}layers.{layer}."
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            shapes |= _linear(f"{own}self_attn.{part}", WIDTH, WIDTH)
+        shapes |= _linear(f"{own}fc1", INNER, WIDTH) | _linear(f"{own}fc2", WIDTH, INNER)
+        shapes |= _norm(f"{own}self_attn_layer_norm") | _norm(f"{own}final_layer_norm")
+    return shapes
+
+
+def write_blip2(folder: Path, seed: int) -> Path:
+    """The folder of blip2-opt-2.7b: fp32 in two shards, OPT's byte-level tokenizer."""
+    ids = _write_tokenizer(folder, seed)
+    words = len(ids)
+    shapes = {**vision_shapes(), **qformer_shapes(), **opt_shapes(words)}
+    state = random_state(shapes, seed, gain=2.0)
+    _make_sentences(state, ids[_LINE_END])
+    write_safetensors(folder, state, shards=2)
+    sizes = {
+        "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    }  # fmt: skip
+    vision = {
+        "image_size": SIDE, "patch_size": PATCH, "intermediate_size": INNER, "hidden_act": "gelu",
+        "layer_norm_eps": 1e-05, "model_type": "blip_2_vision_model", "qkv_bias": True,
+    }  # fmt: skip
+    queries = {
+        "encoder_hidden_size": WIDTH, "intermediate_size": INNER, "cross_attention_frequency": 2,
+        "max_position_embeddings": 32, "model_type": "blip_2_qformer", "vocab_size": _Q_WORDS,
+    }  # fmt: skip
+    text = {
+        "_name_or_path": "facebook/opt-2.7b", "activation_function": "relu", "bos_token_id": 2,
+        "do_layer_norm_before": True, "eos_token_id": ids[_LINE_END], "ffn_dim": INNER,
+        "max_position_embeddings": POSITIONS, "model_type": "opt", "pad_token_id": 1,
+        "vocab_size": words, "word_embed_proj_dim": WIDTH, "architectures": ["OPTForCausalLM"],
+    }  # fmt: skip
     fields = {
-        "_name_or_path": "vicuna-7b", "architectures": ["LlamaForCausalLM"], "bos_token_id": 1,
-        "eos_token_id": 2, "hidden_act": "silu", "hidden_size": WIDTH, "initializer_range": 0.02,
-        "intermediate_size": INNER, "max_position_embeddings": 2048, "max_sequence_length": 2048,
-        "model_type": "llama", "num_attention_heads": LANGUAGE_HEADS,
-        "num_hidden_layers": LAYERS, "pad_token_id": 0, "rms_norm_eps": 1e-06,
-        "tie_word_embeddings": False, "torch_dtype": "float16",
-        "transformers_version": "4.28.0.dev0", "use_cache": True, "vocab_size": words,
+        "architectures": ["Blip2ForConditionalGeneration"], "initializer_factor": 1.0,
+        "image_token_index": ids[_PICTURE], "initializer_range": 0.02,
+        "is_encoder_decoder": False, "model_type": "blip-2",
+        "num_query_tokens": QUERIES, "qformer_config": sizes | queries, "text_config": sizes | text,
+        "tie_word_embeddings": False, "torch_dtype": "float32",
+        "use_decoder_only_language_model": True, "vision_config": sizes | vision,
     }  # fmt: skip
     write_json(folder / "config.json", fields)
-    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    told = {"_from_model_config": True, **ends, "transformers_version": "4.28.0.dev0"}
-    write_json(folder / "generation_config.json", told)
+    pixels = {
+        "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_mean": MEAN, "image_std": STD, "image_processor_type": "BlipImageProcessor",
+        "processor_class": "Blip2Processor", "resample": 3, "rescale_factor": 1 / 255,
+        "size": {"height": SIDE, "width": SIDE},
+    }  # fmt: skip
+    write_json(folder / "preprocessor_config.json", pixels)
+    told = {"image_token": _PICTURE, "num_query_tokens": QUERIES}
+    write_json(folder / "processor_config.json", told | {"processor_class": "Blip2Processor"})
+    ends = {"bos_token_id": 2, "eos_token_id": ids[_LINE_END], "pad_token_id": 1}
+    write_json(folder / "generation_config.json", {"_from_model_config": True, **ends})
     return folder
 
 
-def write_bert_words(folder: Path) -> None:
-    """bert-base-uncased as far as MiniGPT-4 reads it: configuration and vocabulary."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, ".", ","]
-    words += [f"##{letter}" for letter in letters[: BERT_WORDS - len(words)]]
+def _make_sentences(state: dict[str, Tensor], end: int) -> None:
+    """Let captions consist of words, not of single bytes, and end where a sentence does.
+
+    A direction of the hidden state tells early from late places; the end's row is along it.
+    """
+    decoder = "language_model.model.decoder."
+    words, places = (
+        state[f"{decoder}embed_tokens.weight"],
+        state[f"{decoder}embed_positions.weight"],
+    )
+    quieten(words, range(len(_FIRST) + 256))
+    along = state[f"{decoder}final_layer_norm.bias"].clone()
+    along /= along.norm()
+    words[end] = 5 * along
+    late = 2 + QUERIES + 1 + _LAST_WORD
+    places *= 3  # so that a sentence does not repeat one word
+    places[:late] -= 6 * along
+    places[late:] += 20 * along
+
+
+def _write_tokenizer(folder: Path, seed: int) -> dict[str, int]:
+    """OPT's files: byte-level BPE, `</s>` before every text; the tokens' ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "model_max_length": 512})
-    fields = {
-        "architectures": ["BertForMaskedLM"], "hidden_act": "gelu", "hidden_size": Q_WIDTH,
-        "intermediate_size": 2 * Q_WIDTH, "layer_norm_eps": 1e-12, "max_position_embeddings": 64,
-        "model_type": "bert", "num_attention_heads": Q_HEADS, "num_hidden_layers": Q_LAYERS,
-        "pad_token_id": 0, "type_vocab_size": 2, "vocab_size": len(words),
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(_FIRST) + len(alphabet) + 120, initial_alphabet=alphabet,
+        special_tokens=list(_FIRST), show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(every_text(seed), trainer)
+    backend.add_special_tokens([_PICTURE])
+    end = "</s>"
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A", pair=f"{end} $A {end} $B", special_tokens=[(end, _FIRST.index(end))]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    backend.model.save(str(folder))  # vocab.json, merges.txt
+    tokens = {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": "<pad>"}
+    settings = {
+        "add_bos_token": True, "add_prefix_space": False, "processor_class": "Blip2Processor",
+        "model_max_length": 1000000000000000019884624838656, "tokenizer_class": "GPT2Tokenizer",
     }  # fmt: skip
-    write_json(folder / "config.json", fields)
-
-
-def _norm(name: str, width: int) -> Shapes:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def _linear(name: str, outputs: int, inputs: int) -> Shapes:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _attention(at: str, seen: int) -> Shapes:
-    """BERT's attention to tokens that are `seen` wide."""
-    return {
-        **_linear(f"{at}self.query", Q_WIDTH, Q_WIDTH),
-        **_linear(f"{at}self.key", Q_WIDTH, seen),
-        **_linear(f"{at}self.value", Q_WIDTH, seen),
-        **_linear(f"{at}output.dense", Q_WIDTH, Q_WIDTH),
-        **_norm(f"{at}output.LayerNorm", Q_WIDTH),
-    }
+    write_json(folder / "tokenizer_config.json", settings | tokens)
+    write_json(folder / "special_tokens_map.json", tokens)
+    return dict(backend.get_vocab(with_added_tokens=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 from vlforge.miniatures.tokenizers import write_gemma_tokenizer, write_llama_tokenizer
 from vlforge.miniatures.weights import (
     Shapes,
+    quieten,
     random_state,
     write_bin,
     write_json,
@@ -14,6 +15,8 @@ from vlforge.miniatures.weights import (
 )
 
 WIDTH, INNER, LAYERS, HEADS = 32, 64, 2, 4
+BYTES = range(3, 263)
+"""Where pieces that are single bytes stand, and the symbols before them; seldom said."""
 
 
 def llama_shapes(words: int, *, groups: int = HEADS, is_tied: bool = False) -> Shapes:
@@ -44,7 +47,9 @@ def write_vicuna(folder: Path, seed: int, more: tuple[str, ...] = ()) -> Path:
         more: texts whose words its tokenizer has to know too.
     """
     words = write_llama_tokenizer(folder, seed, more)
-    write_bin(folder, random_state(llama_shapes(words), seed, dtype="float16"), shards=2)
+    state = random_state(llama_shapes(words), seed, dtype="float16")
+    quieten(state["lm_head.weight"], BYTES)
+    write_bin(folder, state, shards=2)
     fields = {
         "_name_or_path": "vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
         "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": WIDTH,
@@ -70,6 +75,7 @@ def write_gemma(folder: Path, seed: int) -> Path:
     words = write_gemma_tokenizer(folder, seed)
     shapes = llama_shapes(words, groups=1, is_tied=True)
     state = random_state(shapes, seed, dtype="bfloat16", norm=0.0)
+    quieten(state["model.embed_tokens.weight"], BYTES)
     write_safetensors(folder, state, shards=2)
     fields = {
         "architectures": ["GemmaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
