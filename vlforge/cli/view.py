@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlforge.cli.listening import LOOPBACK, bound, serve, shown_address
 from vlforge.cli.show import note_line, plain_line, shown_path
 from vlforge.types import DataError
 
@@ -25,7 +23,6 @@ Examples:
   vlforge view out/data.process --dropped      what `vlforge process` dropped, and why
   vlforge view before.jsonl after.jsonl        side by side, joined by id
 """
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def view(
@@ -86,15 +83,17 @@ def _desk(data: Path, other: Path | None, format_name: str, *, wants_dropped: bo
 
 def _serve(desk: Desk, host: str, port: int, *, opens: bool) -> None:
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401  asked for here, to say so before anything is opened
 
         from vlforge.serving.viewer.server import build_app
 
         app = build_app(desk, is_open=host not in LOOPBACK)
     except ImportError:
         raise DataError("vlforge view needs fastapi: pip install 'vlforge[serve]'") from None
-    listening = _listen(host, port)
-    url = f"http://{_shown_host(host)}:{listening.getsockname()[1]}/"
+    listening = bound(host, port)
+    # From here on a browser that comes before the server is ready waits instead of failing.
+    listening.listen()
+    url = f"{shown_address(host, listening)}/"
     if host not in LOOPBACK:
         note_line(
             f"--host {host}: whoever reaches this address sees the data; no password is asked"
@@ -106,35 +105,8 @@ def _serve(desk: Desk, host: str, port: int, *, opens: bool) -> None:
     plain_line("Stop    Ctrl-C")
     if opens:
         open_soon(url)
-    config = uvicorn.Config(
-        app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, access_log=False
-    )
-    # uvicorn ends at either signal and then raises it once more: what was spooled has to go first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    serve(app, listening, drain_s=1)
     plain_line("Stopped")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        # From here on a browser that comes before the server is ready waits instead of failing.
-        listening.listen()
-    except OSError as error:
-        listening.close()
-        why = error.strerror or error
-        raise DataError(f"cannot listen on {host}:{port}: {why}; choose another --port") from None
-    return listening
-
-
-def _shown_host(host: str) -> str:
-    if host in ("0.0.0.0", "::"):
-        return socket.gethostname()
-    return f"[{host}]" if ":" in host else host
 
 
 def _has_browser() -> bool:
