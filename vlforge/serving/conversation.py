@@ -55,20 +55,10 @@ def check_picture(path: str | Path) -> str:
 
 def _fetched(address: str, allow_private: bool) -> Shown:
     from vlforge.data.download.addresses import PRIVATE, Refused
-    from vlforge.data.download.client import Client
-    from vlforge.data.download.config import DownloadConfig
+    from vlforge.data.download.client import picture_client
     from vlforge.data.images import ImageError, load_rgb
 
-    config = DownloadConfig(
-        allow_private=allow_private,
-        max_bytes=LARGEST_FETCHED,
-        max_redirects=3,
-        timeout=FETCH_S / 2,
-        total_timeout=FETCH_S,
-        thread_count=1,
-        disallowed_header_directives=(),
-    )
-    client = Client(config)
+    client = picture_client(allow_private=allow_private, most_bytes=LARGEST_FETCHED, time_s=FETCH_S)
     try:
         content = client.get(address)
         load_rgb(content)

@@ -220,6 +220,30 @@ class Client:
         return left
 
 
+def picture_client(
+    *, allow_private: bool, most_bytes: int, time_s: float, threads: int = 1
+) -> Client:
+    """A client for pictures that somebody names in a conversation.
+
+    Args:
+        allow_private: also from this machine and from private networks.
+        most_bytes: of one picture.
+        time_s: the longest that one picture may take.
+        threads: that ask at the same time.
+    """
+    return Client(
+        DownloadConfig(
+            allow_private=allow_private,
+            max_bytes=most_bytes,
+            max_redirects=3,
+            timeout=time_s / 2,
+            total_timeout=time_s,
+            thread_count=threads,
+            disallowed_header_directives=(),
+        )
+    )
+
+
 class Answer:
     """The head of an answer, and its body piece by piece."""
 

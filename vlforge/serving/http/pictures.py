@@ -28,19 +28,10 @@ class Fetcher:
     """
 
     def __init__(self, limits: Limits, *, allow_private: bool = False, time_s: float = 20.0):
-        from vlforge.data.download.client import Client
-        from vlforge.data.download.config import DownloadConfig
+        from vlforge.data.download.client import picture_client
 
-        self._client = Client(
-            DownloadConfig(
-                allow_private=allow_private,
-                max_bytes=limits.body,
-                max_redirects=3,
-                timeout=min(10.0, time_s),
-                total_timeout=time_s,
-                thread_count=8,
-                disallowed_header_directives=(),
-            )
+        self._client = picture_client(
+            allow_private=allow_private, most_bytes=limits.body, time_s=time_s, threads=8
         )
 
     def __call__(self, address: str) -> bytes:
