@@ -33,6 +33,8 @@ class System:
 SYSTEMS = (
     System("data_juicer_recipe", "Data-Juicer", (".yaml", ".yml", ".txt"),
            "a YAML file with `process`, or the table that it prints"),
+    System("train_script", "Mini-Gemini, LLaVA and Better Synth", (".sh", ".bash", ".py"),
+           "a shell script that starts their train_mem.py"),
     System("minigpt4", "MiniGPT-4", (".yaml", ".yml"),
            "a YAML file with `model` (arch: mini_gpt4), `datasets` and `run`"),
 )  # fmt: skip
