@@ -27,6 +27,9 @@ SYSTEMS: Mapping[str, Miniature] = {
     "better_synth": Miniature(
         "vlforge.miniatures.better_synth", "the Better Synth kit: input, solution, toolkit, models"
     ),
+    "mgm": Miniature("vlforge.miniatures.mgm", "Mini-Gemini: data/MGM-*, model_zoo/"),
+    "llava": Miniature("vlforge.miniatures.llava", "LLaVA-1.5: playground/data, Vicuna, CLIP"),
+    "xtuner": Miniature("vlforge.miniatures.xtuner", "XTuner's llava-internlm2-7b: data/, models/"),
     "mgen_vl": Miniature("vlforge.miniatures.mgen_vl", "ad captions in Chinese with MGen-VL"),
     "minigpt4": Miniature("vlforge.miniatures.minigpt4", "MiniGPT-4: both stages' data, weights"),
 }
