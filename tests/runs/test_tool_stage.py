@@ -8,12 +8,12 @@ import json
 import pytest
 
 from tests.data.pictures_made import picture
-from vlforge.data.config import ToolConfig
+from vlforge.data.config import SplitConfig, ToolConfig
 from vlforge.evaluation.benchmarks import captions
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.recipe.load import load_recipe
 from vlforge.runs.job import Job
-from vlforge.runs.kinds import tool
+from vlforge.runs.kinds import split, tool
 from vlforge.serving.predict.config import PredictConfig
 from vlforge.types import DataError, RecipeError
 
@@ -81,6 +81,23 @@ def test_a_wrong_word_is_told_before_anything_runs(tmp_path, settings, says):
     recipe.write_text(f"stages:\n  labels: {{kind: tool, source: x, {settings}}}\n")
     with pytest.raises(RecipeError, match=says):
         load_recipe(recipe)
+
+
+def test_parts_of_a_dataset_share_no_picture(tmp_path):
+    content = [base64.b64encode(picture(number)).decode() for number in (1, 2, 3, 4)]
+    lines = [f"{n}\t{content[n % 4]}\tcaption {n}" for n in range(12)]
+    (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    config = SplitConfig(
+        str(tmp_path / "train.txt"), {"train": 0.75, "val": 3.0}, to="chatml_paddle"
+    )
+    told: list[dict] = []
+    split.run(config, Job("parts", tmp_path / "parts", tmp_path, log=told.append))
+    train, val = (json.loads((tmp_path / "parts" / f"{n}.json").read_text()) for n in config.parts)
+    assert (len(train), len(val)) == (9, 3)
+    assert not {row["image"] for row in train} & {row["image"] for row in val}
+    assert told[0]["written"] == {"train": 9, "val": 3}
+    with pytest.raises(ValueError, match="val=half"):
+        SplitConfig("rows", {"train": 0.5, "val": "half"})
 
 
 def test_a_file_of_answers_is_named_without_a_folder():

@@ -1,10 +1,10 @@
-"""The `tool` stage of a recipe: another system's converter as one step of a workflow."""
+"""The `tool` and `split` stages of a recipe: other systems' converters, parts of a dataset."""
 
 from __future__ import annotations
 
 import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from vlforge.types import DataError
 
@@ -56,3 +56,45 @@ class ToolConfig:
         if found.name == "convert_labels":
             return "."
         return found.usual[1] or ("data.jsonl" if found.name.endswith("_to_dj") else "data.json")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Divide a dataset into parts that share no picture, no text and no group.
+
+    `data` is a dataset of any format, read as `format` and written as `to` ("auto": by its
+    content, and as it is). `parts` gives each part's name and size: 0.95 or "95%" is a share
+    of the rows, 500 so many. Its file or folder is called by that name (`$parts/val.json`).
+    `group` names fields whose values stay together, `by` one whose values are spread over
+    the parts alike, `ignore` what parts may share (image, text). `images`: as in
+    `vlforge convert`. Rows that cannot be read lie beside the first part with their reasons.
+    """
+
+    data: str
+    parts: dict[str, float | str]
+    format: str = "auto"
+    to: str = "auto"
+    group: tuple[str, ...] = ()
+    by: str = ""
+    ignore: tuple[Literal["image", "text"], ...] = ()
+    images: str = "auto"
+    seed: int | Literal["auto"] = 0
+
+    def __post_init__(self) -> None:
+        from vlforge.data.splitting import parse_part
+
+        if not self.parts:
+            raise ValueError("parts is empty; give each part's name and size")
+        for text in self.sizes:
+            try:
+                parse_part(text)
+            except DataError as error:
+                raise ValueError(str(error)) from None
+
+    @property
+    def sizes(self) -> list[str]:
+        """The parts as `vlforge split` takes them."""
+        return [
+            f"{name}={int(size) if isinstance(size, float) and size > 1 else size}"
+            for name, size in self.parts.items()
+        ]

@@ -35,7 +35,7 @@ LISTS = {
     "cc_sbu": "cc_sbu/ccs_synthetic_filtered_large.json",
 }
 SHARDS = 2
-LOST_EVERY = 7
+LOST_EVERY = 4
 """Of so many addresses one is gone, as on the web."""
 PROMPTS = (
     "<Img><ImageHere></Img> Tell me in full what this picture shows.",

@@ -62,6 +62,8 @@ KINDS: dict[str, Kind] = dict(
               "ask and score benchmarks"),
         _kind("predict", "serving.predict.config:PredictConfig", "runs.kinds.predict",
               "answer every row of a file"),
+        _kind("split", "data.config:SplitConfig", "runs.kinds.split",
+              "divide a dataset into parts that share nothing"),
         _kind("tool", "data.config:ToolConfig", "runs.kinds.tool",
               "run another system's converter"),
         _kind("report", "recipe.schema:ReportConfig", "runs.kinds.report",
