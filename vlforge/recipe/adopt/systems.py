@@ -35,8 +35,10 @@ SYSTEMS = (
            "a YAML file with `process`, or the table that it prints"),
     System("train_script", "Mini-Gemini, LLaVA and Better Synth", (".sh", ".bash", ".py"),
            "a shell script that starts their train_mem.py"),
+    System("xtuner", "XTuner", (".py",), "a LLaVA configuration, or the name of one it ships"),
     System("minigpt4", "MiniGPT-4", (".yaml", ".yml"),
            "a YAML file with `model` (arch: mini_gpt4), `datasets` and `run`"),
+    System("paddlemix", "PaddleMIX", (".json",), "the JSON that supervised_finetune.py is given"),
 )  # fmt: skip
 
 
