@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vlforge.miniatures.benchmarks import eval_scenes, write_lines, write_mmbench, write_textvqa
 from vlforge.miniatures.config import MiniatureConfig
 from vlforge.miniatures.parts.blip2 import write_blip2
@@ -19,7 +21,7 @@ from vlforge.miniatures.parts.convnext import write_convnext
 from vlforge.miniatures.parts.llama import write_gemma
 from vlforge.miniatures.pictures import write_picture
 from vlforge.miniatures.rows import captioned, mixed
-from vlforge.miniatures.scenes import scene
+from vlforge.miniatures.scenes import Scene, scene
 from vlforge.miniatures.weights import write_json
 from vlforge.types import EOC_TOKEN, IMAGE_TOKEN
 
@@ -27,6 +29,8 @@ KIT = Path(__file__).with_name("kit")
 SEED, FIXED = "pretrain_stage_1_10k", "finetuning_stage_1_12k"
 ALLAVA_EVERY = 4
 """Of so many seed rows one is ALLaVA's."""
+FAULTS = ("doubled", "swapped", "address", "small", "blank")
+"""What is wrong with every fourth seed row from the sixth on, by turns: as on the web."""
 FINETUNE_SHARE, FIRST_FINETUNE = 1.2, 50_000
 """12k instructions stand beside 10k seed rows."""
 _PLACES = (
@@ -72,9 +76,26 @@ def _write_seed(folder: Path, seed: int, count: int) -> None:
         else:
             row_id = f"{number * 7919:09d}"
             image, text = f"images/{row_id[:5]}/{row_id}.jpg", one.alt_text
-        write_picture(folder / image, one)
+        text = _write_pair(folder / image, one, text)
         original.append(captioned(one, row_id, image, text))
         said = f"{IMAGE_TOKEN} {text}\n {EOC_TOKEN}"
         rows.append({"id": row_id, "text": said, "images": [image]})
     write_lines(folder / "mgm_pretrain_stage_1_10k.jsonl", rows)
     write_json(folder / "stage_1.json", original)
+
+
+def _write_pair(file: Path, one: Scene, text: str) -> str:
+    """Write the row's picture; its text. Some pairs are wrong."""
+    is_good = one.number < ALLAVA_EVERY or one.number % ALLAVA_EVERY != 1
+    fault = "" if is_good else FAULTS[(one.number // ALLAVA_EVERY - 1) % len(FAULTS)]
+    if fault == "blank":
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (96, 96), (236, 236, 236)).save(file)
+        return text
+    shown = scene(one.seed, one.number - 1) if fault == "doubled" else one
+    write_picture(file, shown, (14, 14) if fault == "small" else None)
+    if fault == "swapped":
+        return scene(one.seed, one.number + 2).alt_text
+    if fault == "address":
+        return f"www.example.com/img_{one.number:04d}.jpg best price buy now"
+    return shown.alt_text if fault == "doubled" else text
