@@ -20,10 +20,11 @@ from vlforge.checkpoints.lora import Adapter, open_adapter
 from vlforge.checkpoints.tokenizers import has_tokenizer
 from vlforge.checkpoints.weights import Lazy, Weights, open_file
 from vlforge.checkpoints.xtuner import Half, Trained
+from vlforge.checkpoints.xtuner_projector import assemble_parts
 from vlforge.checkpoints.xtuner_recipe import Recipe
 from vlforge.models.config import ModelSpec
 from vlforge.models.families import find_family
-from vlforge.models.folder import META_NAME, assemble
+from vlforge.models.folder import META_NAME
 from vlforge.models.reading import read_processor
 from vlforge.types import ModelError
 
@@ -122,7 +123,7 @@ def _base_weights(path: Path, told: Mapping[str, Any], parts: Parts) -> Weights:
     """
     given, base = parts.base, told["base"]
     if given is None and "spec" in base:
-        made = assemble(_spec(base["spec"])).model
+        made = assemble_parts(_spec(base["spec"])).model
         return {name: Lazy.of(value, name) for name, value in _state(made).items()}
     places = [given] if given else [Path(base["path"]), path / base["beside"]]
     folder = next((place for place in places if place and place.is_dir()), None)

@@ -9,6 +9,7 @@ Source: LLaVA-1.5 and 1.6, haotian-liu/LLaVA@c121f04.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -190,7 +191,6 @@ class LlavaModel(VisionLanguageModel):
             model.load_connector(Path(spec.connector_weights))
         return model
 
-    @torch.no_grad()
     def load_connector(self, path: Path) -> None:
         """Take over an mm_projector.bin, by LLaVA's names or ours.
 
@@ -198,6 +198,15 @@ class LlavaModel(VisionLanguageModel):
             ModelError: it is none, or of another model.
         """
         found = {_connector_name(key): tensor for key, tensor in read_tensors(path).items()}
+        self.take_connector(found, path)
+
+    @torch.no_grad()
+    def take_connector(self, found: Mapping[str, Tensor], path: Path) -> None:
+        """Take over the connector's tensors by its own names; `path` is where they are from.
+
+        Raises:
+            ModelError: one is not there, or of another model.
+        """
         for name, place in self.connector.state_dict().items():
             if name not in found:
                 raise ModelError(

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from vlforge.checkpoints.xtuner_projector import assemble_parts
 from vlforge.models.base import PARTS
 from vlforge.models.config import ModelSpec
 from vlforge.models.folder import (
     ModelFolder,
-    assemble,
     with_stage,
     write_folder,
 )
@@ -183,7 +183,7 @@ def _open(config: TrainConfig, device: torch.device) -> ModelFolder:
         folder = open_base(config, Path(config.model), device)
     else:
         how = quantised_parts(config, config.model, device)
-        folder = assemble(_with_dialect(config.model, config), **how)
+        folder = assemble_parts(_with_dialect(config.model, config), **how)
     add_new_tokens(folder.model, folder.tokenizer, find_template(config.template).new_tokens)
     return with_aspect_ratio(folder, config.image_aspect_ratio)
 
