@@ -1,0 +1,1 @@
+"""The ad-caption contest (MGen-VL, PaddleMIX): its folder, rules, run and package."""
