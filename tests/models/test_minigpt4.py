@@ -15,14 +15,17 @@ from transformers import (
 )
 
 from tests.drift import drift
+from tests.inference.tiny import tiny_tokenizer
 from tests.models.plain_minigpt4 import EVA, QFORMER, plain_vision, published, tiny
 from vlforge.checkpoints.checkpoint import expected
 from vlforge.models.config import ModelSpec
+from vlforge.models.encoding import encode_sample
 from vlforge.models.minigpt4 import Minigpt4Config, Minigpt4Model
 from vlforge.models.parts.eva_vit import EvaVitConfig, eva_sizes, fit_positions
 from vlforge.models.parts.qformer import QFormerConfig, our_name, published_name, qformer_sizes
+from vlforge.text.templates import find_template
 from vlforge.training.freezing import freeze
-from vlforge.types import IMAGE_INDEX, ModelError
+from vlforge.types import IMAGE_INDEX, ModelError, Sample, Turn
 
 SIDE = EVA["image_size"]
 
@@ -295,3 +298,18 @@ def test_an_encoder_and_a_qformer_that_do_not_fit_are_refused():
     )  # fmt: skip
     with pytest.raises(ModelError, match="reads tokens 20 wide and the encoder's are 16"):
         Minigpt4Model(config)
+
+
+@pytest.mark.parametrize("template", ["minigpt4_pretrain", "minigpt4"])
+def test_its_limit_counts_the_caption_and_leaves_the_picture_whole(template):
+    turns = (Turn("user", "<image>"), Turn("assistant", "the red cat sits on grass"))
+    row = encode_sample(
+        Sample("1", ("cat.jpg",), turns), find_template(template), tiny_tokenizer(),
+        image_tokens=32, max_length=4, compat="minigpt4",
+    )  # fmt: skip
+    assert (len(row.images), row.lost_images) == (1, 0)
+    ((start, end),) = row.image_spans
+    assert end - start == 32
+    assert [label for label in row.labels if label != -100] == row.ids[-4:]
+    assert row.length == len(row.ids) + 31 > 36
+    assert row.whole > row.length

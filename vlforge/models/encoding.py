@@ -10,6 +10,9 @@ from vlforge.text.encode import EncodedText, encode_turns
 from vlforge.text.templates import Template
 from vlforge.types import IMAGE_INDEX, DataError, Sample
 
+ANSWER_CUT = ("minigpt4",)
+"""Systems whose limit counts the answer alone: 32 beside a picture of 32 tokens, as published."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -49,7 +52,8 @@ def encode_sample(
     """Ids and labels of a sample, cut so that `max_length` holds the expanded row.
 
     A picture that does not fit whole is left out with everything after it; how much was
-    cut stands in the result.
+    cut stands in the result. With `compat: minigpt4` it is the answer alone that
+    `max_length` cuts, and no picture.
 
     Args:
         tokenizer: a transformers tokenizer, or `vlforge.text.tokenizers.adapt` of it.
@@ -76,7 +80,8 @@ def encode_sample(
             f"compat {compat} shows {text.images} of the row's {len(sample.images)} images; "
             "leave compat out, or give the row one image"
         )
-    keep, length, spans = _fit(text.ids, counts, max_length)
+    is_cut_already = compat in ANSWER_CUT
+    keep, length, spans = _fit(text.ids, counts, None if is_cut_already else max_length)
     cut = EncodedText(text.ids[:keep], text.labels[:keep], text.length, text.mismatch)
     return Encoded(
         ids=cut.ids,
