@@ -19,6 +19,7 @@ from vlforge import __version__
 from vlforge.cli import (
     adopt,
     analyze,
+    challenge,
     chat,
     check,
     compare,
@@ -57,7 +58,17 @@ DEBUG = "VLFORGE_DEBUG"
 LEADING = {"run", "train", "quickstart"}
 """Verbs whose stages processes of several machines train together."""
 ENDS = {"done": 0, "failed": 2, "stopped": 130}
-CONTINUABLE = {"download", "fetch", "run", "process", "train", "eval", "predict", "quickstart"}
+CONTINUABLE = {
+    "challenge",
+    "download",
+    "fetch",
+    "run",
+    "process",
+    "train",
+    "eval",
+    "predict",
+    "quickstart",
+}
 
 PLACES = {
     errno.ENOSPC: "free some space and give the same command again",
@@ -136,6 +147,7 @@ def build_app() -> typer.Typer:
     app.command("fetch", epilog=fetch.EXAMPLES)(fetch.fetch)
     app.command("miniature", epilog=miniature.EXAMPLES)(miniature.miniature)
     app.command("train", epilog=train.EXAMPLES)(train.train)
+    app.add_typer(challenge.build_app(), name="challenge")
     app.add_typer(evaluate.build_app(), name="eval")
     app.command("watch", epilog=watch.EXAMPLES)(watch.watch)
     app.command("chat", epilog=chat.EXAMPLES)(chat.chat)
