@@ -179,7 +179,7 @@ def _check_size(stage: _Stage) -> None:
         f"datasets.{name}.vis_processor.train.image_size" for name in stage.layers.get("datasets")
     ]
     for key in ("model.image_size", *keys):
-        if stage.layers.get(key, told) != told:
+        if stage.layers.get(key, told) not in (told, _SIDE):
             remedy = f"the encoder takes {told}; `image_size` in {beside} makes it take others"
             raise stage.wrong(key, remedy)
 
