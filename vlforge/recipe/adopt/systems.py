@@ -38,6 +38,7 @@ SYSTEMS = (
     System("xtuner", "XTuner", (".py",), "a LLaVA configuration, or the name of one it ships"),
     System("minigpt4", "MiniGPT-4", (".yaml", ".yml"),
            "a YAML file with `model` (arch: mini_gpt4), `datasets` and `run`"),
+    System("paddlemix", "PaddleMIX", (".json",), "the JSON that supervised_finetune.py is given"),
 )  # fmt: skip
 
 
