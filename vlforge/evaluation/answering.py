@@ -12,11 +12,11 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlforge.data.ahead import one_ahead
 from vlforge.evaluation.config import EvalConfig
 from vlforge.evaluation.questions import IMAGE_MARK, Question
 from vlforge.types import Caption, DataError, ModelError, RecipeError, Sample, Turn
@@ -139,17 +139,13 @@ class Alone:
             yield from self._side_by_side(asks, longest, path, hope)
             return
         hope = patience(is_first)
-        with ThreadPoolExecutor(1, "pictures") as pool:
-            waiting: Future[list[Sample]] | None = None
-            for number, batch in enumerate(batches):
-                samples = waiting.result() if waiting else self.opened(batch)
-                more = number + 1 < len(batches)
-                waiting = pool.submit(self.opened, batches[number + 1]) if more else None
-                outcome = self.answer(batch, samples, longest)
-                if path is not None:
-                    append_rows(path, outcome.rows)
-                hope.see(outcome, is_last=not more)
-                yield outcome
+        opened = one_ahead((batch, self.opened(batch)) for batch in batches)
+        for number, (batch, samples) in enumerate(opened, 1):
+            outcome = self.answer(batch, samples, longest)
+            if path is not None:
+                append_rows(path, outcome.rows)
+            hope.see(outcome, is_last=number == len(batches))
+            yield outcome
 
     def answer(self, batch: Sequence[Ask], samples: Sequence[Sample], longest: int) -> Outcome:
         """One batch; where it fails, one question after the other."""

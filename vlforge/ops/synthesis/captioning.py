@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from vlforge.data.ahead import one_ahead
 from vlforge.data.images import ImageError, ImageFile
 from vlforge.ops.base import Grown, RowMapper, look_up, replaced
 from vlforge.ops.batch import Batch, Context, drop_of
 from vlforge.ops.dedup.simhash import simhash, word_windows
-from vlforge.ops.synthesis.ahead import one_ahead
 from vlforge.ops.synthesis.prompt_files import Prompt
 from vlforge.ops.synthesis.provenance import origin, with_origin
 from vlforge.types import Caption, Captioner, Drop, Need, Refusal, Row

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlforge.data.ahead import one_ahead
 from vlforge.inference.endpoint.writer import NO_REPLY, UNREADABLE
 from vlforge.serving.predict.row import Answer, Row
 from vlforge.types import (
@@ -293,14 +293,5 @@ def alone(worker: Answering, orders: Iterable[list[Row]]) -> Iterator[list[Answe
 
     While it writes, a thread reads the next rows and opens their pictures.
     """
-    source = iter(orders)
-
-    def take() -> tuple[list[Row], list[Row]] | None:
-        order = next(source, None)
-        return None if order is None else (order, worker.open(order))
-
-    with ThreadPoolExecutor(1, "rows") as pool:
-        waiting = pool.submit(take)
-        while (found := waiting.result()) is not None:
-            waiting = pool.submit(take)
-            yield worker.work(*found)
+    for order, opened in one_ahead((order, worker.open(order)) for order in orders):
+        yield worker.work(order, opened)
