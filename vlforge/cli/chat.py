@@ -16,6 +16,7 @@ from vlforge.cli.options import (
     DeviceMap,
     LanguagePart,
     Precision,
+    QFormerPart,
     loading_of,
 )
 from vlforge.types import Drawing, ModelError, RecipeError
@@ -80,6 +81,25 @@ TopP = Annotated[
     float | None,
     typer.Option(min=0.001, max=1, help="Sample among the likeliest of this share."),
 ]
+TopK = Annotated[
+    int | None, typer.Option(min=0, help="Sample among so many likeliest; 0: all.")
+]
+Repetition = Annotated[
+    float | None,
+    typer.Option(
+        "--repetition-penalty", min=0.01, help="Above 1: what was said becomes less likely."
+    ),
+]
+StopWords = Annotated[
+    list[str] | None,
+    typer.Option("--stop-words", metavar="TEXT", help="Ends an answer, too (repeatable)."),
+]
+SelectLayer = Annotated[
+    int | None,
+    typer.Option(
+        "--visual-select-layer", help="Encoder layer that is looked at (XTuner).", show_default="-2"
+    ),
+]
 Beams = Annotated[
     int | None,
     typer.Option("--num-beams", "--beams", min=1, max=16, help="Search with so many beams."),
@@ -108,14 +128,19 @@ def chat(
     max_new_tokens: Longest = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: Repetition = None,
+    stop_words: StopWords = None,
     num_beams: Beams = None,
     seed: Seed = 0,
     allow_private: AllowPrivate = False,
     base: BaseModel = None,
     vision: Vision = None,
     vision_high: VisionHigh = None,
+    qformer: QFormerPart = None,
     language: LanguagePart = None,
     config: RunSettings = None,
+    visual_select_layer: SelectLayer = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     quantise: LoadIn = "none",
@@ -137,14 +162,16 @@ def chat(
 
     loading = loading_of(precision, quantise, attention, device_map)
     said = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-    said |= {"beams": num_beams}
+    said |= {"beams": num_beams, "top_k": top_k, "repetition_penalty": repetition_penalty}
+    said |= {"stop": tuple(stop_words) if stop_words else None}
     asking = Asking(seed=seed, system=system, allow_private=allow_private)
 
     def opened() -> tuple[Speaker, Asking]:
         from vlforge.checkpoints.checkpoint import Parts
         from vlforge.inference.speaking import open_speaker
 
-        parts = Parts(base, vision, vision_high, language, config=config)
+        layer = visual_select_layer
+        parts = Parts(base, vision, vision_high, language, qformer, config, layer)
         where: dict[str, Any] = {"device": device, "template": template, "loading": loading}
         speaker = open_speaker(model, adapter=llava or adapter, parts=parts, **where)
         return _in_style(speaker, style, said, asking)

@@ -55,6 +55,9 @@ BaseModel = Annotated[
 VisionPart = Annotated[
     Path | None, typer.Option("--vision", help="The vision encoder, where the model only names it.")
 ]
+QFormerPart = Annotated[
+    Path | None, typer.Option("--qformer", help="The Q-Former's file (MiniGPT-4).")
+]
 LanguagePart = Annotated[
     Path | None, typer.Option("--language", help="The language model, where the model lacks it.")
 ]

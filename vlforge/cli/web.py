@@ -19,6 +19,7 @@ from vlforge.cli.options import (
     DeviceMap,
     LanguagePart,
     Precision,
+    QFormerPart,
     Quantise,
     VisionPart,
     loading_of,
@@ -36,6 +37,8 @@ Examples:
   vlforge web runs/photos/model                       chat in the browser, on this machine
   vlforge web runs/raw/model runs/refined/model       side by side, with votes
   vlforge web MODEL --low-resource                    8-bit, one beam
+  vlforge web prerained_minigpt4_7b.pth --vision eva_vit_g.pth
+    --qformer blip2_pretrained_flant5xxl.pth --language vicuna-7b
   vlforge web MODEL --share --login ada               other machines, name and password asked
   vlforge web MODEL --examples pictures/              a.jpg, and its question in a.txt
 """
@@ -91,6 +94,7 @@ def web(
     template: Template = "auto",
     base: BaseModel = None,
     vision: VisionPart = None,
+    qformer: QFormerPart = None,
     language: LanguagePart = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -113,7 +117,7 @@ def web(
     how = {
         "device": device, "template": template, "batch": batch,
         "loading": loading_of(precision, quantise, attention, device_map),
-        "parts": (base, vision, language),
+        "parts": (base, vision, language, qformer),
     }  # fmt: skip
     _check_libraries()
     taken = bound(host, port)
@@ -203,8 +207,8 @@ def _talker(name: str, folder: Path, waiting: int, how: dict[str, Any]) -> Talke
     from vlforge.serving.talking import Talker
 
     begun = time.perf_counter()
-    base, vision, language = how["parts"]
-    parts = Parts(base=base, vision=vision, language=language)
+    base, vision, language, qformer = how["parts"]
+    parts = Parts(base=base, vision=vision, language=language, qformer=qformer)
     speaker = open_speaker(folder, **{**how, "parts": parts})
     for note in speaker.notes:
         note_line(f"{name}: {note}")
