@@ -3,6 +3,7 @@
 import sys
 
 from vlforge.recipe.graph import Node
+from vlforge.runs import keys
 from vlforge.runs.keys import fingerprint, node_key, source_digest
 
 
@@ -53,3 +54,14 @@ def test_source_counts_through_imports_but_comments_do_not(tmp_path, monkeypatch
     )
     assert digest("# a remark\ndef f():\n    return 1\n") == plain
     assert digest("from vlforge import types\ndef f():\n    return 1\n") != plain
+
+
+def test_looking_for_the_code_of_a_stage_imports_none_of_it(tmp_path, monkeypatch):
+    package = tmp_path / "looked_at"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "heavy.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert keys._module_path("looked_at.heavy") == package / "heavy.py"
+    assert keys._module_path("looked_at.heavy.Name") is None
+    assert keys._module_path("looked_at.absent") is None

@@ -130,8 +130,17 @@ def _digest_file(path: Path, digest: Any) -> None:
 
 @functools.cache
 def _module_path(name: str) -> Path | None:
+    """A module's file. Nothing is imported on the way: looking for one would import torch."""
     if name.endswith(".py"):
         return Path(name)
+    head, _, last = name.rpartition(".")
+    above = _module_path(head) if head else None
+    if above is not None:
+        folder = above.parent / last
+        if above.name != "__init__.py":
+            return None  # a name in a module
+        found = (folder.with_name(f"{last}.py"), folder / "__init__.py")
+        return next((path for path in found if path.is_file()), None)
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
