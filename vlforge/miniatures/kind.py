@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from vlforge.miniatures.config import MiniatureConfig
 from vlforge.runs.job import Cost, Job, Upstream
@@ -25,6 +27,15 @@ def run(config: MiniatureConfig, job: Job) -> None:
     files = [path for path in job.out.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     job.log({"event": "miniature", "system": config.system, "files": len(files), "bytes": size})
+
+
+def extra_sources(settings: Mapping[str, Any]) -> list[str]:
+    """The system's module, which is found by its name, and the scripts that are copied."""
+    from vlforge.miniatures.make import find_system
+
+    module = find_system(str(settings["system"])).module
+    kit = Path(__file__).with_name("kit")
+    return [module, *sorted(str(path) for path in kit.rglob("*.py"))]
 
 
 def estimate(config: MiniatureConfig, inputs: Mapping[str, Upstream]) -> Cost:
