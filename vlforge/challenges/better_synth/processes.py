@@ -12,11 +12,16 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-_PATIENCE_S = (20.0, 10.0)
+PATIENCE_S = (20.0, 10.0)
 """How long processes have after Ctrl-C's signal, and after the next one."""
 
 
-def lines_of(command: Sequence[str], home: Path, kept: IO[bytes]) -> Generator[str, None, None]:
+def lines_of(
+    command: Sequence[str],
+    home: Path,
+    kept: IO[bytes],
+    patience: tuple[float, float] = PATIENCE_S,
+) -> Generator[str, None, None]:
     """Run a command in `home`; its lines, and the states of its bars, as they come.
 
     Every byte goes to `kept`. Where the reader stops early, by Ctrl-C or an error, the
@@ -37,7 +42,7 @@ def lines_of(command: Sequence[str], home: Path, kept: IO[bytes]) -> Generator[s
             yield from _lines(process.stdout, kept)
             process.wait()
     except BaseException:
-        end_all(process)
+        end_all(process, patience)
         raise
 
 
@@ -72,13 +77,13 @@ def _lines(out: IO[bytes], kept: IO[bytes]) -> Iterator[str]:
         yield left.decode("utf-8", "replace")
 
 
-def end_all(process: subprocess.Popen[bytes]) -> None:
+def end_all(process: subprocess.Popen[bytes], patience: tuple[float, float] = PATIENCE_S) -> None:
     """End a process and everything it started: asked first, then told, then killed."""
     family = descendants(process.pid)
-    for number, patience in zip((signal.SIGINT, signal.SIGTERM), _PATIENCE_S, strict=True):
+    for number, seconds in zip((signal.SIGINT, signal.SIGTERM), patience, strict=True):
         family |= descendants(process.pid)
         _tell(process.pid, family, number)
-        if _gone(process, family, patience):
+        if _gone(process, family, seconds):
             return
     _tell(process.pid, family, signal.SIGKILL)
     process.wait()
@@ -97,13 +102,14 @@ def _gone(process: subprocess.Popen[bytes], family: set[int], patience: float) -
     end = time.monotonic() + patience
     while time.monotonic() < end:
         process.poll()
-        if not any(map(_lives, {process.pid, *family})):
+        if not any(map(lives, {process.pid, *family})):
             return True
         time.sleep(0.05)
     return False
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody asked after does not."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:

@@ -140,7 +140,8 @@ class TrainScript:
             if tag == "equal":
                 continue
             was, now = " / ".join(recorded[i:j]).strip(), " / ".join(self.fixed[k:m]).strip()
-            found.append(f"line {self._number_of_fixed(k)}: {_short(was)} -> {_short(now)}")
+            then, here = _apart(was, now)
+            found.append(f"line {self._number_of_fixed(k)}: {then} -> {here}")
         return found
 
     def _number_of_fixed(self, place: int) -> int:
@@ -200,7 +201,15 @@ def _is_plain(text: str) -> bool:
     return len(words) <= 1 and not set("`;|&<>") & set(text) and "$(" not in text
 
 
-def _short(text: str, most: int = 60) -> str:
-    if not text:
-        return "nothing"
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _apart(was: str, now: str, before: int = 24, most: int = 64) -> tuple[str, str]:
+    """Two texts from a little before the place where they part."""
+    pairs = zip(was, now, strict=False)
+    same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(was), len(now)))
+    first = max(0, same - before)
+
+    def seen(text: str) -> str:
+        rest = text[first : first + most]
+        head = "…" if first else ""
+        return f"{head}{rest}{'…' if len(text) > first + most else ''}" if text else "nothing"
+
+    return seen(was), seen(now)
