@@ -163,7 +163,11 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How answers are drawn: greedy at temperature 0, else by the key of each."""
+    """How answers are drawn: greedy at temperature 0, else by the key of each.
+
+    `top_k` above 0 draws among so many likeliest tokens. `repetition_penalty` above 1 makes
+    tokens that the answer has already less likely, greedy ones too.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -171,6 +175,8 @@ class Drawing:
     beams: int = 1
     candidates: int = 1
     stop: tuple[str, ...] = ()
+    top_k: int = 0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Parts:
     vision, vision_high: encoders that the checkpoint only points to.
     language, qformer: likewise.
     config: the run's settings where the weights leave them out (XTuner's .py).
+    select_layer: of the encoder, where the user says it and not the checkpoint (XTuner).
     """
 
     base: Path | None = None
@@ -46,18 +47,21 @@ class Parts:
     language: Path | None = None
     qformer: Path | None = None
     config: Path | None = None
+    select_layer: int | None = None
 
 
 @dataclass(frozen=True)
 class Writing:
     """How a checkpoint is written.
 
-    dtype: None keeps each tensor's own. kind: safetensors or torch's pickle, where
+    dtype: None keeps each tensor's own. language_dtype: that of the language model, where
+    it is another. kind: safetensors or torch's pickle, where
     the layout has both. on_shard: called with (shards written, shards in all). say:
     called with a line about what the layout cannot hold as it is.
     """
 
     dtype: torch.dtype | None = None
+    language_dtype: torch.dtype | None = None
     kind: Literal["safetensors", "bin"] = "safetensors"
     shard_bytes: int = SHARD_BYTES
     on_shard: Callable[[int, int], None] = lambda done, total: None
@@ -65,9 +69,13 @@ class Writing:
 
     def cast(self, weights: Weights) -> dict[str, Lazy]:
         """The weights in the precision asked for."""
-        if self.dtype is None:
-            return dict(weights)
-        return {name: lazy.to(self.dtype) for name, lazy in weights.items()}
+        return {name: self.one(name, lazy) for name, lazy in weights.items()}
+
+    def one(self, name: str, lazy: Lazy) -> Lazy:
+        """One tensor in the precision asked for; `name` is ours."""
+        own = self.language_dtype if name.startswith("language.") else None
+        dtype = own or self.dtype
+        return lazy if dtype is None else lazy.to(dtype)
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ class LlavaLayout:
             )
         if checkpoint.config.image_aspect_ratio == "stretch":
             how.say("the model squeezes pictures into squares, which LLaVA's own code does not do")
-        if how.dtype is not None:
-            fields["torch_dtype"] = str(how.dtype).removeprefix("torch.")
+        if (kind := how.language_dtype or how.dtype) is not None:
+            fields["torch_dtype"] = str(kind).removeprefix("torch.")
         write_json(out / "config.json", fields)
         if checkpoint.tokenizer is not None:
             copy_tokenizer(checkpoint.tokenizer, out)

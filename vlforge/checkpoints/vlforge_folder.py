@@ -48,11 +48,9 @@ class VlforgeLayout:
 
     def write(self, checkpoint: Checkpoint, out: Path, how: Writing) -> None:
         """The folder as a train stage leaves it."""
-        weights = {
-            name: lazy.to(how.dtype) if how.dtype else lazy
-            for name, lazy in checkpoint.weights.items()
-        }
-        write_weights(weights, out, shard_bytes=how.shard_bytes, on_shard=how.on_shard)
+        write_weights(
+            how.cast(checkpoint.weights), out, shard_bytes=how.shard_bytes, on_shard=how.on_shard
+        )
         fields = checkpoint.config.to_dict() | {"architectures": [f"{_camel(checkpoint)}Model"]}
         write_json(out / "config.json", fields)
         if checkpoint.tokenizer is not None:

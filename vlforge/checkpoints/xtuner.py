@@ -120,7 +120,7 @@ class XtunerLayout:
             vision_config=tower.config,
             text_config=language.config,
             connector=_connector(path, trained.projector),
-            select_layer=trained.recipe.select_layer,
+            select_layer=parts.select_layer or trained.recipe.select_layer,
             image_aspect_ratio=fit_mode,
         )
         weights, left = without_stale(weights, language.config)
@@ -149,13 +149,22 @@ class XtunerLayout:
         config = _check(checkpoint)
         trained = checkpoint.extra.get("xtuner")
         if not isinstance(trained, Trained):
-            trained = None
+            trained = _aligned(checkpoint)
         _write_projector(checkpoint, config, out / PROJECTOR, how)
         _write_vision(checkpoint, trained, out, how)
         _write_language(checkpoint, trained, out, how)
         if trained is not None and trained.recipe.text:
             (out / RECIPE).write_text(trained.recipe.text, encoding="utf-8")
         write_hint(checkpoint, out)
+
+
+def _aligned(checkpoint: Checkpoint) -> Trained | None:
+    """What our stages trained, if that was the connector alone; None where it was more."""
+    stages = checkpoint.extra.get("history") or ()
+    parts = {part for stage in stages for part in stage.get("train", ("all",))}
+    if not parts or not parts <= {"align", "connector"}:
+        return None
+    return Trained(_below(checkpoint.weights, "connector."), Half(), Half(), Recipe())
 
 
 def _is_trained(path: Path) -> bool:
@@ -455,7 +464,8 @@ def _write_language(
     checkpoint: Checkpoint, trained: Trained | None, out: Path, how: Writing
 ) -> None:
     if trained is not None and trained.language.adapter is not None:
-        _write_half(trained.language.adapter, out / LLM_ADAPTER, how)
+        own = replace(how, dtype=how.language_dtype or how.dtype)
+        _write_half(trained.language.adapter, out / LLM_ADAPTER, own)
         return
     if trained is not None and not trained.language.whole:
         how.say("the language model was frozen and is not written; XTuner takes it by itself")

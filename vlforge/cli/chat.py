@@ -81,9 +81,7 @@ TopP = Annotated[
     float | None,
     typer.Option(min=0.001, max=1, help="Sample among the likeliest of this share."),
 ]
-TopK = Annotated[
-    int | None, typer.Option(min=0, help="Sample among so many likeliest; 0: all.")
-]
+TopK = Annotated[int | None, typer.Option(min=0, help="Sample among so many likeliest; 0: all.")]
 Repetition = Annotated[
     float | None,
     typer.Option(
@@ -170,8 +168,7 @@ def chat(
         from vlforge.checkpoints.checkpoint import Parts
         from vlforge.inference.speaking import open_speaker
 
-        layer = visual_select_layer
-        parts = Parts(base, vision, vision_high, language, qformer, config, layer)
+        parts = Parts(base, vision, vision_high, language, qformer, config, visual_select_layer)
         where: dict[str, Any] = {"device": device, "template": template, "loading": loading}
         speaker = open_speaker(model, adapter=llava or adapter, parts=parts, **where)
         return _in_style(speaker, style, said, asking)

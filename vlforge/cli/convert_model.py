@@ -35,6 +35,11 @@ RunSettings = Annotated[
     Path | None,
     typer.Option("--config", help="A run's settings, where it leaves them out (XTuner's .py)."),
 ]
+Kept = Literal["keep", "fp32", "bf16", "fp16"]
+Dtype = Annotated[Kept, typer.Option(help="Precision of the weights.")]
+LanguageDtype = Annotated[
+    Kept, typer.Option(help="The language model's, where another.", show_default="--dtype")
+]
 SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 LANGUAGES = ("llama", "internlm2")
 """What a language model by itself may be turned into."""
@@ -59,9 +64,8 @@ def convert_model(
     template: Annotated[
         str, typer.Option(metavar="NAME", help="Conversation template, where SRC does not say.")
     ] = "",
-    dtype: Annotated[
-        Literal["keep", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the weights.")
-    ] = "keep",
+    dtype: Dtype = "keep",
+    language_dtype: LanguageDtype = "keep",
     shard_size: Annotated[str, typer.Option(help="Largest file, e.g. 2GB.")] = "5GB",
     pickle: Annotated[
         bool, typer.Option("--bin", help="torch's .bin files, where the layout has both.")
@@ -74,13 +78,14 @@ def convert_model(
     """Write a model in another layout; an adapter is merged into its base.
 
     Every tensor of SRC has to find its place, and every place its tensor. DST appears
-    when it is complete.
+    when it is complete. A connector alone (`llava_projector`, `mgm_projector`) may be a file:
+    a DST that ends in .bin is that, without the configuration beside it.
     """
     from vlforge.checkpoints.checkpoint import Parts
     from vlforge.checkpoints.index import detect, find
 
     began = time.monotonic()
-    how = how_to_write(dtype, shard_size, pickle)
+    how = how_to_write(dtype, shard_size, pickle, language_dtype)
     if to in LANGUAGES:
         _convert_language(source, target, to, how, began)
         return
@@ -92,7 +97,10 @@ def convert_model(
     _tell(source, reader, checkpoint)
     if dry_run:
         raise typer.Exit(_dry_run(checkpoint))
-    files = _write(checkpoint, target, writer, how)
+    if target.suffix == ".bin":
+        files = _write_file(checkpoint, target, writer, how)
+    else:
+        files = _write(checkpoint, target, writer, how)
     total = sum(files.values())
     seconds = time.monotonic() - began
     plain_line(
@@ -140,6 +148,26 @@ def _write(checkpoint: Checkpoint, target: Path, writer: Layout, how: Writing) -
     with progress("convert-model") as shown:
         shards = replace(how, on_shard=lambda done, total: shown(done, total, "shards"))
         return write(checkpoint, target, writer, shards)
+
+
+def _write_file(
+    checkpoint: Checkpoint, target: Path, writer: Layout, how: Writing
+) -> dict[str, int]:
+    """A layout of one .bin file as that file."""
+    import tempfile
+
+    if not writer.name.endswith("_projector"):
+        raise RecipeError(f"{target}: {writer.name} is a folder; name one without .bin")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            made = Path(folder) / "made"
+            files = _write(checkpoint, made, writer, how)
+            name = next(file for file in files if file.endswith(".bin"))
+            (made / name).replace(target)
+    except OSError as error:
+        raise RecipeError(f"{target}: cannot be written ({error.strerror or error})") from None
+    return {target.name: files[name]}
 
 
 def _tell(source: Path, reader: Layout, checkpoint: Checkpoint) -> None:
@@ -192,7 +220,9 @@ def _with_template(checkpoint: Checkpoint, name: str) -> Checkpoint:
     return replace(checkpoint, template=find_template(name).name, notes=notes)
 
 
-def how_to_write(dtype: str, shard_size: str, is_pickle: bool) -> Writing:
+def how_to_write(
+    dtype: str, shard_size: str, is_pickle: bool, language_dtype: str = "keep"
+) -> Writing:
     """The options that say how a model is written; notes go to the terminal."""
     import torch
 
@@ -201,6 +231,7 @@ def how_to_write(dtype: str, shard_size: str, is_pickle: bool) -> Writing:
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return Writing(
         dtype=kinds.get(dtype),
+        language_dtype=kinds.get(language_dtype),
         kind="bin" if is_pickle else "safetensors",
         shard_bytes=read_size(shard_size),
         say=note_line,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlforge.data.images import load_rgb
 from vlforge.inference.generate import Decoding, Drawing, Generated, generate, pad_left
-from vlforge.inference.keyed import KeyedDraw, read_drawn
+from vlforge.inference.keyed import keyed_draw, read_drawn
 from vlforge.inference.prefetch import Fitted
 from vlforge.types import DataError
 
@@ -154,7 +154,7 @@ def _generate_from_encoder(
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
         num_beams=decoding.beams,
-        logits_processor=[KeyedDraw(rows, decoding)] if decoding.temperature else None,
+        logits_processor=keyed_draw(rows, decoding),
         eos_token_id=list(decoding.eos_ids) or None,
         pad_token_id=loaded.tokenizer.pad_token_id,
         return_dict_in_generate=True,

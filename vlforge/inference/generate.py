@@ -54,6 +54,8 @@ class Decoding:
     An answer ends at an id of `eos_ids`, at a string of `stop_strings` (cut
     off), after `max_new_tokens`, or where the model's positions run out. With
     `greedy_first` the first of the candidates is the greedy answer all the same.
+    `repetition_penalty` divides logits above 0 of tokens that the answer has already, and
+    multiplies those below, as transformers does where a prompt is embeddings.
     """
 
     max_new_tokens: int = 128
@@ -66,6 +68,7 @@ class Decoding:
     candidates: int = 1
     beams: int = 1
     greedy_first: bool = False
+    repetition_penalty: float = 1.0
 
     @property
     def places(self) -> range:
@@ -81,6 +84,10 @@ class Decoding:
             )
         if self.beams > 1 and self.temperature > 0:
             raise ModelError("beams search without sampling; leave temperature at 0 with beams")
+        if self.repetition_penalty <= 0:
+            raise ModelError(f"repetition_penalty is {self.repetition_penalty:g}; give above 0")
+        if self.beams > 1 and self.repetition_penalty != 1:
+            raise ModelError("beams search without a repetition_penalty; leave it at 1 with beams")
 
 
 @dataclass(frozen=True)
@@ -397,11 +404,21 @@ def _draw(logits_BV: Tensor, batch: list[Drawing], tokenizer: Any, decoding: Dec
     return tokens
 
 
-def draw_token(logits_BV: Tensor, rows: Sequence[Drawing], decoding: Decoding, step: int) -> Tensor:
+def draw_token(
+    logits_BV: Tensor,
+    rows: Sequence[Drawing],
+    decoding: Decoding,
+    step: int,
+    said: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
     """The next token of each row, [B]: the best one, or one drawn at the temperature.
 
-    Inverse-transform sampling in vocabulary order, one keyed uniform number per row.
+    Inverse-transform sampling in vocabulary order, one keyed uniform number per row. `said`
+    are the tokens of each answer so far, where the rows do not keep them.
     """
+    if decoding.repetition_penalty != 1:
+        said = [row.ids for row in rows] if said is None else said
+        logits_BV = _penalised(logits_BV, said, decoding.repetition_penalty)
     best = logits_BV.argmax(-1)
     if not decoding.temperature or all(row.candidate == GREEDY for row in rows):
         return best
@@ -423,6 +440,16 @@ def draw_token(logits_BV: Tensor, rows: Sequence[Drawing], decoding: Decoding, s
         return found
     is_greedy = torch.tensor([row.candidate == GREEDY for row in rows], device=found.device)
     return torch.where(is_greedy, best, found)
+
+
+def _penalised(logits_BV: Tensor, said: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Logits with the tokens that each row's answer has already made less likely."""
+    logits_BV = logits_BV.clone()
+    for slot, ids in enumerate(said):
+        held = torch.tensor(sorted(set(ids)), dtype=torch.long, device=logits_BV.device)
+        scores = logits_BV[slot, held]
+        logits_BV[slot, held] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return logits_BV
 
 
 def _advance(row: Drawing, token: int, log_prob: float, tokenizer: Any, decoding: Decoding) -> None:

@@ -21,11 +21,21 @@ class KeyedDraw:
         self.rows = rows
         self.decoding = decoding
         self.step = 0
+        self.said: list[list[int]] = [[] for _ in rows]
 
     def __call__(self, input_ids: Tensor, scores_BV: Tensor) -> Tensor:
-        tokens = draw_token(scores_BV.float(), self.rows, self.decoding, self.step)
+        logits = scores_BV.float()
+        tokens = draw_token(logits, self.rows, self.decoding, self.step, self.said)
         self.step += 1
+        for ids, token in zip(self.said, tokens.tolist(), strict=True):
+            ids.append(token)
         return torch.full_like(scores_BV, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+def keyed_draw(rows: list[Drawing], decoding: Decoding) -> list[KeyedDraw] | None:
+    """`logits_processor` of transformers' `generate`; None where it draws the same by itself."""
+    is_own = decoding.temperature or decoding.repetition_penalty != 1
+    return [KeyedDraw(rows, decoding)] if is_own else None
 
 
 def read_drawn(

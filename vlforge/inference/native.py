@@ -23,7 +23,7 @@ from vlforge.data.images import load_rgb
 from vlforge.inference.blip2 import blip2_generate, is_blip2, settle_placeholder
 from vlforge.inference.generate import Decoding, Drawing, Generated, LengthError
 from vlforge.inference.image_to_text import ends_of, inputs_of, whole_processor, words_apart
-from vlforge.inference.keyed import KeyedDraw, read_drawn
+from vlforge.inference.keyed import keyed_draw, read_drawn
 from vlforge.models.native import message
 from vlforge.models.parts.native_processor import open_processor
 from vlforge.models.reading import first_line
@@ -277,7 +277,7 @@ def draw_natively(
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
         num_beams=decoding.beams,
-        logits_processor=[KeyedDraw(rows, decoding)] if decoding.temperature else None,
+        logits_processor=keyed_draw(rows, decoding),
         return_dict_in_generate=True,
         output_logits=True,
         **ends,

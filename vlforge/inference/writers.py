@@ -190,6 +190,8 @@ def decoding_of(loaded: Loaded, drawing: Drawing) -> Decoding:
         drawing.max_new_tokens,
         temperature=drawing.temperature,
         top_p=drawing.top_p,
+        top_k=drawing.top_k,
+        repetition_penalty=drawing.repetition_penalty,
         beams=drawing.beams,
         candidates=drawing.candidates,
     )

@@ -32,7 +32,7 @@ HELP = """\
 /undo             forget the last question and its answer
 /reset            forget what was said, keep the pictures
 /system TEXT      what the model is told before everything; without TEXT its own words
-/beams N  /temperature X  /top-p X  /max-tokens N
+/beams N  /temperature X  /top-p X  /top-k N  /repetition-penalty X  /max-tokens N
 /settings         how answers are drawn now
 /save FILE        write the conversation as a LLaVA json file
 /help             this list
@@ -212,6 +212,8 @@ class _Talk:
             "/beams": lambda text: self.draw("beams", text, int),
             "/temperature": lambda text: self.draw("temperature", text, float),
             "/top-p": lambda text: self.draw("top_p", text, float),
+            "/top-k": lambda text: self.draw("top_k", text, int),
+            "/repetition-penalty": lambda text: self.draw("repetition_penalty", text, float),
             "/max-tokens": lambda text: self.draw("max_new_tokens", text, int),
             "/settings": lambda _: self.say(self.settings()),
             "/save": self.save,
@@ -335,8 +337,11 @@ class _Talk:
         """How answers are drawn, in one line."""
         now = self.asking.drawing
         told = f", system: {printable(self.asking.system)}" if self.asking.system else ""
+        more = f"top-k {now.top_k}, " if now.top_k else ""
+        if now.repetition_penalty != 1:
+            more += f"repetition-penalty {now.repetition_penalty:g}, "
         return (
-            f"beams {now.beams}, temperature {now.temperature:g}, top-p {now.top_p:g}, "
+            f"beams {now.beams}, temperature {now.temperature:g}, top-p {now.top_p:g}, {more}"
             f"max-tokens {now.max_new_tokens}, seed {self.asking.seed}{told}"
         )
 
@@ -376,6 +381,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "beams": (1, 16),
     "temperature": (0, 2),
     "top_p": (0.001, 1),
+    "top_k": (0, 1_000_000),
+    "repetition_penalty": (0.01, 100),
     "max_new_tokens": (1, 32_768),
 }
 
