@@ -1,13 +1,15 @@
 """What `parallel` may say, and a DeepSpeed JSON held against its stage."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from vlforge.training import devices
 from vlforge.training.config import Optimiser, TrainConfig
 from vlforge.training.deepspeed_json import deepspeed_settings
-from vlforge.training.devices import own_gpu
+from vlforge.training.devices import open_devices, own_gpu
 from vlforge.training.parallel import Parallel, settle_parallel
 from vlforge.types import RecipeError
 
@@ -124,3 +126,12 @@ def test_a_process_takes_its_own_gpu_or_the_only_one_it_sees():
     assert [own_gpu(rank, 1) for rank in range(4)] == [0, 0, 0, 0]
     with pytest.raises(RecipeError, match="as many processes as GPUs"):
         own_gpu(4, 4)
+
+
+def test_one_process_on_a_cpu_does_without_deepspeed_where_it_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    assert type(open_devices("cpu", "fp32", "zero2_offload")) is devices.Devices
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(RecipeError, match="needs it"):
+        open_devices("cpu", "fp32", str(tmp_path / "mine.json"))

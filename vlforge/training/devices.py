@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
@@ -308,7 +309,8 @@ def open_devices(device: str, precision: str, parallel: str = "ddp") -> Devices:
     Args:
         device: "auto", "cpu", "cuda" or "cuda:1".
         parallel: how processes share the model, see `settle_parallel`; one process
-            holds it whole, unless DeepSpeed is asked for.
+            holds it whole, unless DeepSpeed is asked for. One on a CPU, which has nothing to
+            share out or to move off, does without DeepSpeed where that is not installed.
 
     Raises:
         RecipeError: half precision where the device has none, or no such way of sharing.
@@ -332,7 +334,8 @@ def open_devices(device: str, precision: str, parallel: str = "ddp") -> Devices:
     AcceleratorState._reset_state()
     kind = "no" if on_cpu or precision == "fp32" else precision
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=kind)
-    if how.kind == "zero":
+    is_alone = on_cpu and accelerator.num_processes == 1 and how.file is None
+    if how.kind == "zero" and not (is_alone and find_spec("deepspeed") is None):
         from vlforge.training.zero import ZeroDevices
 
         return ZeroDevices(accelerator, how, precision)
