@@ -42,6 +42,7 @@ REFERENCES = {
     "better_synth/chosen": (1, {"align": (256, 1e-3), "instruct": (128, 2e-5)}),
     "minigpt4": (4, {"align": (256, 1e-4), "instruct": (12, 3e-5)}),
     "ad_captions": (1, {"tune": (16, 1e-5)}),
+    "ad_captions_full": (1, {"tune": (16, 1e-5)}),
     "xtuner_llava_internlm2": (8, {"align": (256, 1e-3), "instruct": (128, 2e-4)}),
 }
 """Devices of the reference; global batch and learning rate of its stages."""
@@ -146,7 +147,7 @@ def stand_in_minigpt4(home: Path, data: Path) -> None:
 
 
 def stand_in_qwen(home: Path, data: Path) -> None:
-    write_folder(qwen_folder(), home / "weights" / "mgen-vl-7b")
+    write_folder(qwen_folder(), home / "base")
 
 
 SMALL = {
@@ -161,6 +162,7 @@ MAKES = {
     "mgm_2b": (stand_in_mgm, {"image_size_high": 64}),
     "minigpt4": (stand_in_minigpt4, {}),
     "ad_captions": (stand_in_qwen, {}),
+    "ad_captions_full": (stand_in_qwen, {}),
     "xtuner_llava_internlm2": (stand_in_llava, {}),
 }
 
@@ -189,7 +191,7 @@ def small(settings: dict[str, Any], made: dict[str, Path], model: dict[str, Any]
 def test_stand_ins_go_through_the_recipe_as_it_is_written(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     make, model = MAKES[name]
-    made = {"data": write_data(tmp_path / "rows")}
+    made = {"data": write_data(tmp_path / "rows"), "base": tmp_path / "base"}
     make(tmp_path, made["data"])
     recipe = load_recipe(FOLDER / f"{name}.yaml", size="try")
     for one in [n for n, body in recipe.stages.items() if body.kind == "train"]:

@@ -140,5 +140,6 @@ PARTS: Mapping[str, Config] = {
     "internlm2-chat-7b": INTERNLM2_7B,
     "Qwen-VL-Chat": {"visual": QWEN_VIT_G} | QWEN_7B,
     "mgen-vl-7b": SIZES["qwen-vl-7b"],
+    "mgen-vl-chat-7b": SIZES["qwen-vl-7b"],
 }
 """By the folder's name, for a plan before anything is downloaded."""

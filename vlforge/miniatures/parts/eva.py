@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from vlforge.miniatures.parts.llama import BYTES, INNER, LAYERS, WIDTH, llama_shapes
 from vlforge.miniatures.parts.llama import HEADS as LANGUAGE_HEADS
-from vlforge.miniatures.parts.llama import INNER, LAYERS, WIDTH, llama_shapes
 from vlforge.miniatures.tokenizers import write_llama_tokenizer
-from vlforge.miniatures.weights import Shapes, random_state, write_bin, write_json
+from vlforge.miniatures.weights import Shapes, quieten, random_state, write_bin, write_json
 
 EVA_WIDTH, EVA_HEADS, EVA_LAYERS, PATCHES = 32, 2, 2, 16
 Q_WIDTH, Q_HEADS, Q_LAYERS, QUERIES = 24, 3, 4, 32
@@ -95,7 +95,9 @@ def write_stage(path: Path, seed: int) -> None:
 def write_vicuna_v0(folder: Path, seed: int, texts: tuple[str, ...]) -> Path:
     """vicuna-7b v0, merged from its delta: fp16 in two `.bin` shards; turns end with `###`."""
     words = write_llama_tokenizer(folder, seed, (*texts, *TURNS * 20))
-    write_bin(folder, random_state(llama_shapes(words), seed, dtype="float16"), shards=2)
+    state = random_state(llama_shapes(words), seed, dtype="float16")
+    quieten(state["lm_head.weight"], BYTES)
+    write_bin(folder, state, shards=2)
     fields = {
         "_name_or_path": "vicuna-7b", "architectures": ["LlamaForCausalLM"], "bos_token_id": 1,
         "eos_token_id": 2, "hidden_act": "silu", "hidden_size": WIDTH, "initializer_range": 0.02,

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Iterable
 from pathlib import Path
 
-from vlforge.miniatures.weights import Shapes, random_state, write_json
+from vlforge.miniatures.weights import Shapes, quieten, random_state, write_json
 
 WIDTH, HEADS, LAYERS, INNER = 32, 2, 2, 96
 VIT_WIDTH, VIT_HEADS, VIT_LAYERS, VIT_RATIO, IMAGE_SIZE = 24, 2, 2, 2.0, 112
@@ -82,6 +82,8 @@ def write_mgen_vl(folder: Path, seed: int, texts: Iterable[str]) -> Path:
     ranks = write_tiktoken(folder, texts)
     words = ranks + SPECIALS + SPARE
     state = random_state(mgen_shapes(words), seed, dtype="bfloat16", gain=2.0)
+    for seldom in (range(256), range(ranks, words)):  # single bytes; signs of the conversation
+        quieten(state["lm_head.weight"].t(), seldom)
     lazy = {name: Lazy.of(tensor, name) for name, tensor in state.items()}
     write_pdparams(lazy, folder / "model_state.pdparams")
     visual = {

@@ -11,7 +11,7 @@ from typing import Any
 from vlforge.models.config import ModelSpec, SmallLanguageSpec, SmallVisionSpec
 from vlforge.models.cost import ModelCost, model_cost
 from vlforge.models.native_cost import full_config, is_counted, native_cost
-from vlforge.models.sizes import CONVNEXT_L, EVA_VIT_G, PARTS, QFORMER, QWEN_VIT_G
+from vlforge.models.sizes import CONVNEXT_L, EVA_VIT_G, PARTS, QFORMER, QWEN_7B, QWEN_VIT_G
 from vlforge.recipe.references import split_reference
 from vlforge.runs.job import Upstream
 from vlforge.types import ModelError
@@ -135,7 +135,7 @@ def family_of(model: ModelSpec | str, inputs: Mapping[str, Upstream]) -> str | N
     found = split_reference(model)
     upstream = inputs.get(found[0]) if found else None
     if upstream is None:
-        kind = str((_read_config(Path(model)) or {}).get("model_type"))
+        kind = str(_ours(_read_config(Path(model)) or {}).get("model_type"))
         return kind.removeprefix("vlforge_") if kind.startswith("vlforge_") else None
     inner = upstream.settings.get("model")
     if isinstance(inner, Mapping):
@@ -147,9 +147,18 @@ def _known(config: Mapping[str, Any]) -> ModelCost | None:
     try:
         if is_counted(config):
             return native_cost(full_config(config))
-        return model_cost(config)
+        return model_cost(_ours(config))
     except (ModelError, KeyError, TypeError):
         return None
+
+
+def _ours(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration as our folders have it; Qwen-VL's and MGen-VL's own name `visual`."""
+    if "visual" not in config:
+        return config
+    text = dict(config) | {"model_type": QWEN_7B["model_type"]}
+    vision = QWEN_VIT_G | dict(config["visual"])
+    return {"model_type": "vlforge_qwen_vl", "vision_config": vision, "text_config": text}
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
