@@ -22,6 +22,7 @@ from vlforge.cli import (
     challenge,
     chat,
     check,
+    clean,
     compare,
     compat,
     convert,
@@ -157,6 +158,7 @@ def build_app() -> typer.Typer:
     app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
     app.command("report", epilog=report.EXAMPLES)(report.report)
     app.command("why", epilog=why.EXAMPLES)(why.why)
+    app.command("clean", epilog=clean.EXAMPLES)(clean.clean)
     app.add_typer(lists.build_app(), name="list")
     return app
 

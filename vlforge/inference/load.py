@@ -157,6 +157,7 @@ def find_kind(folder: Path) -> Kind:
         if match(folder) is None:
             raise ModelError(f"{folder} is a file; give {ACCEPTED}")
         return "family"
+    _check_freed(folder)
     if is_adapted_native(folder):
         return "native"
     if not (folder / "config.json").is_file():
@@ -213,6 +214,23 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+
+
+def _check_freed(folder: Path) -> None:
+    """Refuse a stage whose weights `vlforge clean` has removed.
+
+    Raises:
+        ModelError: they were.
+    """
+    try:
+        freed = json.loads((folder / "done.json").read_text(encoding="utf-8")).get("freed")
+    except (OSError, ValueError, AttributeError):
+        return
+    if freed:
+        raise ModelError(
+            f"{folder}: vlforge clean has freed its weights; take the stage that went on from it, "
+            "or vlforge run --until this stage, which makes them again"
+        )
 
 
 def _without_config(folder: Path) -> str:

@@ -17,7 +17,8 @@ from vlforge.recipe.typed import build
 from vlforge.runs.job import Cost, Upstream
 from vlforge.runs.kinds.advice import GPU_FLOPS
 from vlforge.runs.prepare import Choice, Prepared, prepare
-from vlforge.runs.store import read_done
+from vlforge.runs.reuse import reusable
+from vlforge.runs.store import done_since
 
 CPU_FLOPS_A_THREAD = 4e10
 """What one thread reaches on small fp32 models; an assumption, stated in the plan."""
@@ -71,13 +72,14 @@ def plan_nodes(prepared: Prepared) -> list[PlanRow]:
     """One row per node, in the order of the graph."""
     upstream: dict[str, Upstream] = {}
     rows = []
+    finished = reusable(prepared)
     for node in prepared.nodes:
         inputs = {name: upstream[other] for name, other in node.inputs.items()}
-        done = read_done(prepared.folder(node.name))
-        folder = prepared.folder(node.name) if done else None
+        is_done = node.name in finished or done_since(prepared.folder(node.name), 0.0)
+        folder = prepared.folder(node.name) if is_done else None
         upstream[node.name] = Upstream(node.kind, node.settings, inputs, folder)
         cost = _cost(node, inputs)
-        rows.append(_row(node, cost, done is not None, prepared))
+        rows.append(_row(node, cost, is_done, prepared))
     return rows
 
 

@@ -25,7 +25,8 @@ from vlforge.runs.launch import Launch, find_launch
 from vlforge.runs.plan import plan_nodes
 from vlforge.runs.pool import Pool, longest_first
 from vlforge.runs.prepare import Choice, Prepared, prepare
-from vlforge.runs.store import done_since, link, read_done, write_json, write_text
+from vlforge.runs.reuse import reusable
+from vlforge.runs.store import link, read_done, write_json, write_text
 from vlforge.runs.worker import Order
 from vlforge.types import VLForgeError
 
@@ -176,9 +177,10 @@ class _Run:
         """Run to the end, or to the first failure."""
         write_json(self.folder.path / "plan.json", [row.__dict__ for row in self.plan.values()])
         self._unlink_stale()
-        for name, node in self.nodes.items():
-            folder = self.prepared.folder(name)
-            if node.kind != "report" and done_since(folder, self.fresh_since):
+        self._write_graph()
+        finished = reusable(self.prepared, self.fresh_since)
+        for name in self.nodes:
+            if name in finished:
                 self._finished(name, 0.0, True, display)
         try:
             self._work(display)

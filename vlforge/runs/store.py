@@ -31,7 +31,7 @@ class Store:
         return self.root / f"{key}.partial"
 
     def is_done(self, key: str) -> bool:
-        """Whether the stage is finished and all its files are still there."""
+        """Whether the stage is finished and has lost no file but what was freed."""
         return read_done(self.folder(key)) is not None
 
     @contextlib.contextmanager
@@ -73,13 +73,21 @@ class Store:
         return final
 
 
+FREED = "freed"
+"""In `done.json`: outputs that `vlforge clean` has removed, by name, with their sums."""
+
+
 def done_since(folder: Path, time: float) -> bool:
-    """Whether a stage is finished, not before `time` (seconds since 1970)."""
-    return read_done(folder) is not None and (folder / DONE).stat().st_mtime >= time
+    """Whether a stage is finished and nothing of it freed, not before `time` (since 1970)."""
+    done = read_done(folder)
+    return done is not None and not done.get(FREED) and (folder / DONE).stat().st_mtime >= time
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """A finished stage's record; None when it is unfinished or has lost a file."""
+    """A finished stage's record; None when it is unfinished or has lost a file.
+
+    Files that were freed are not lost: `freed` names them.
+    """
     try:
         done: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
