@@ -97,6 +97,8 @@ IDLE: Mapping[str, str] = {
     "num_cycles": "half a wave, as the cosine has it",
     "lr_end": "of a polynomial schedule",
     "power": "of a polynomial schedule",
+    "save_strategy": "steps: save_steps counts",
+    "evaluation_strategy": "epoch: held-out rows are looked at, at the end",
     "load_best_model_at_end": "off: the last weights stay",
     "adam_beta1": "beside adam_beta2",
 }
