@@ -3,11 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.models.plain_minigpt4 import tiny as tiny_minigpt4
 from tests.tiny_mgm import mgm
 from tests.tiny_model import llava, write_data, write_parts
 from tests.tiny_qwen import model as qwen_vl
+from vlforge.checkpoints.index import detect
 from vlforge.models.config import ModelSpec
 from vlforge.models.folder import read_folder
+from vlforge.models.minigpt4 import connector_state
 from vlforge.models.reading import read_tensors
 from vlforge.training.config import Optimiser, TrainConfig
 from vlforge.training.handover import CONNECTOR, write_connector
@@ -93,3 +96,16 @@ def test_a_connector_of_another_model_is_refused(tmp_path):
     torch.save({"x": torch.ones(1)}, path)
     with pytest.raises(ModelError, match=r"it is no mm_projector\.bin"):
         llava().load_connector(path)
+
+
+def test_minigpt4s_checkpoint_is_what_its_own_code_takes(tmp_path):
+    model = tiny_minigpt4()
+    path = write_connector(model, tmp_path, 5)
+    assert path.name == "checkpoint_4.pth"
+    held = torch.load(path)
+    assert set(held["model"]) == {"llama_proj.weight", "llama_proj.bias"}
+    assert held["epoch"] == 4
+    assert detect(path).name == "minigpt4"
+    again = connector_state(read_tensors(path), path, model.config.text_config.hidden_size)
+    assert torch.equal(again["connector.weight"], model.connector.weight)
+    assert write_connector(model, tmp_path).name == "checkpoint_0.pth"

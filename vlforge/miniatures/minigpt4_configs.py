@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,5 +104,6 @@ def _dump(path: Path, tree: dict[str, Any]) -> None:
     import yaml
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    tree = json.loads(json.dumps(tree))  # or equal parts would be written once and referred to
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")

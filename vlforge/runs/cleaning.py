@@ -23,7 +23,7 @@ from vlforge.types import DataError
 MODELS = frozenset(("pretrain", "train", "merge", "convert"))
 """Kinds of stages that leave a model."""
 WEIGHTS = (".safetensors", ".pdparams", ".bin", ".pt", ".pth")
-_CONNECTOR = "mm_projector"
+_CONNECTOR = ("mm_projector", "checkpoint_")
 _ADAPTED = "adapted.json"
 _MOST_TEXT = 1 << 22
 

@@ -284,7 +284,8 @@ class TrainConfig:
     learns nothing else, whatever `train` says of it, and the stage leaves the adapters, what
     else was trained, and where its base is. `quantise` holds the language model's matrices
     in 8 or 4 bits meanwhile (QLoRA).
-    `export: connector` writes mm_projector.bin, with its published names, and no model.
+    `export: connector` writes mm_projector.bin (MiniGPT-4: checkpoint_N.pth, N its last epoch
+    from 0), with its published names, and no model.
     `parallel` says how several processes share the model: `ddp` (auto), `fsdp2`, `zero1`,
     `zero2`, `zero3`, with `_offload` at the end for optimiser and weights in main memory,
     XTuner's names (`deepspeed_zero2`), or a DeepSpeed JSON by its path.

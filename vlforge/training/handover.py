@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vlforge.training.optimiser_groups import PUBLISHED
 
 CONNECTOR = "mm_projector.bin"
 """The file's name in LLaVA and Mini-Gemini."""
+MINIGPT4 = "minigpt4"
 
 
 def with_aspect_ratio(folder: ModelFolder, ratio: str) -> ModelFolder:
@@ -38,16 +40,24 @@ def connector_weights(model: VisionLanguageModel) -> dict[str, Tensor]:
     }
 
 
-def write_connector(model: VisionLanguageModel, out: Path) -> Path:
-    """Write mm_projector.bin beside a stage's other files."""
+def write_connector(model: VisionLanguageModel, out: Path, epochs: float | None = None) -> Path:
+    """Write mm_projector.bin beside a stage's other files; MiniGPT-4's is checkpoint_N.pth.
+
+    Args:
+        epochs: passes of the stage; MiniGPT-4 counts them from 0.
+    """
+    weights: dict[str, Any] = connector_weights(model)
     path = out / CONNECTOR
+    if model.family == MINIGPT4:
+        last = max(math.ceil(epochs or 1), 1) - 1
+        path, weights = out / f"checkpoint_{last}.pth", {"model": weights, "epoch": last}
     draft = path.with_suffix(".draft")
-    torch.save(connector_weights(model), draft)
+    torch.save(weights, draft)
     draft.rename(path)
     return path
 
 
 def _namer(family: str) -> Any:
-    if family == "minigpt4":
+    if family == MINIGPT4:
         return lambda name: name.replace("connector.", "llama_proj.", 1)
     return importlib.import_module(PUBLISHED[family]).their_name

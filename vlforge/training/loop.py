@@ -385,7 +385,7 @@ def _store(
         elif config.export != "connector":
             write_folder(whole, out)
         if config.export != "model":
-            write_connector(model, out)
+            write_connector(model, out, config.epochs)
         write_json(out / "summary.json", summary)
         write_timing(out, result)
         drop_checkpoints(out)

@@ -354,6 +354,7 @@ def _put_budget(stage: _Stage) -> None:
     iters = stage.out.get(f"stages.{stage.name}.iters_per_epoch")
     if iters:
         stage.put("save_every_samples", iters * micro, "a checkpoint an epoch, of one process")
+    stage.put("export", "both", "checkpoint_N.pth beside the model, as train.py leaves it")
     stage.out.note(f"each process has batches of {micro}: `--processes 4` trains with {4 * micro}")
 
 
@@ -417,6 +418,7 @@ def _put_rest(stage: _Stage) -> None:
         stage.put("checkpointing", ["vision"], layers.origin("model.use_grad_checkpoint"))
     if stage.take("run.wandb_log", False):
         stage.put("trackers", ["wandb"], layers.origin("run.wandb_log"))
+    stage.put("export", "both", "checkpoint_N.pth with what learned, beside the model")
     stage.taken.add("run.output_dir")
     stage.copy("seed", "run.seed", int)
 
