@@ -43,3 +43,12 @@ def test_a_quiet_run_says_nothing(capsys, monkeypatch):
     clock[0] = 100.0
     display.progress("align", 1, 2, "loss 1")
     assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_that_moves_no_cursor_gets_lines(capsys, monkeypatch):
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    with Display(1) as display:
+        display.start("align")
+        display.finish("align", 1.0, reused=False)
+    assert capsys.readouterr().err == "[1/1] align …\n[1/1] align  1.0 s\n"

@@ -6,6 +6,7 @@ stands, so that neither its rate nor its ETA counts what an earlier start did.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class Display:
         self._said: dict[str, float] = {}
 
     def __enter__(self) -> Display:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             self._rich = _rich_progress()
             self._rich.start()
         return self
