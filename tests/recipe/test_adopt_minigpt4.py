@@ -64,7 +64,8 @@ def settings(recipe, stage):
     """The stage as its dataclass's plain values, what both say in another way taken out."""
     found = dict(recipe.stages[stage].settings)
     optimiser = dict(found.pop("optimiser"))
-    for key in ("batch", "expect_global_batch", "save_every_samples", "precision", "kind"):
+    for key in ("batch", "expect_global_batch", "save_every_samples", "keep_last", "precision",
+                "kind"):  # fmt: skip
         found.pop(key, None)
     found.pop("random_crop", None)
     return found, optimiser
