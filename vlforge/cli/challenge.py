@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlforge.cli import challenge_ad_captions
 from vlforge.cli.recipes import shipped_folder
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import RecipeError
@@ -45,7 +46,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="All of it as JSON.")]
 
 
 def build_app() -> typer.Typer:
-    """`challenge better-synth` with its four verbs."""
+    """The contests, each with its four verbs."""
     app = typer.Typer(help="Contests: rules, runs, packages.", no_args_is_help=True)
     better = typer.Typer(
         help="Better Synth: synthesise data for MGM-2B under a budget.",
@@ -57,6 +58,7 @@ def build_app() -> typer.Typer:
     better.command("run")(run)
     better.command("package")(package)
     app.add_typer(better, name=NAME)
+    app.add_typer(challenge_ad_captions.build_app(), name="ad-captions")
     return app
 
 

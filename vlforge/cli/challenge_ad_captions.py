@@ -117,7 +117,7 @@ def run(
 
     kit = _kit(folder)
     words = running.split_words(changes or ())
-    looked = _look(kit, mode, None, quick=True)
+    looked = _look(kit, mode, quick=True, overrides=words.overrides)
     if looked.broken:
         _say(looked)
         raise typer.Exit(2)
@@ -195,12 +195,18 @@ def _kit(folder: Path) -> Kit:
 
 
 def _look(
-    kit: Kit, mode: Literal["lora", "full"], weights: Path | None, *, quick: bool = False
+    kit: Kit,
+    mode: Literal["lora", "full"],
+    weights: Path | None = None,
+    *,
+    quick: bool = False,
+    overrides: tuple[str, ...] = (),
 ) -> Looked:
-    from vlforge.challenges.ad_captions.rules import check_kit
+    from vlforge.challenges.ad_captions.rules import NO_CHECKPOINTS, check_kit
 
+    how = {"quick": quick, "checkpoints": NO_CHECKPOINTS not in overrides}
     with progress("check") as shown:
-        return check_kit(kit, mode, weights=weights, quick=quick, progress=shown)
+        return check_kit(kit, mode, weights=weights, progress=shown, **how)
 
 
 def _say(looked: Looked) -> None:

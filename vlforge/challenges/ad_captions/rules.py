@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from vlforge.challenges.ad_captions.arguments import read_arguments
+from vlforge.challenges.ad_captions.arguments import read_arguments, training_of
 from vlforge.challenges.ad_captions.labels import read_receipt, shared_pictures
 from vlforge.challenges.ad_captions.layout import Kit, Mode, given_parts, is_paddle
+from vlforge.challenges.ad_captions.recipe import check_mode
 from vlforge.challenges.ad_captions.running import stage_folder
 from vlforge.challenges.ad_captions.shell import faults_of
 from vlforge.challenges.ad_captions.sides import Look, looked_at
@@ -34,6 +36,9 @@ _SHOWN = 5
 _SMALL_GB = 1.0
 _STATE = 12
 """Bytes of a weight that learns in a checkpoint: itself and two moments, in fp32."""
+_FROZEN, _LEARNING = 2, 16
+"""Bytes of a weight in memory: half precision; fp32 with its gradient and two moments."""
+NO_CHECKPOINTS = "stages.tune.save_every_samples=0"
 _GB = 1e9
 
 
@@ -56,6 +61,7 @@ def check_kit(
     *,
     weights: Path | None = None,
     quick: bool = False,
+    checkpoints: bool = True,
     progress: ProgressFn = no_progress,
 ) -> Looked:
     """Every rule; those about what is not there yet are left out. Nothing is written.
@@ -63,6 +69,7 @@ def check_kit(
     Args:
         weights: what is to be handed in, where it is not the run's.
         quick: leave out what reads the data.
+        checkpoints: whether training keeps any.
     """
     looked = Looked()
     given = given_files(kit, mode)
@@ -77,7 +84,7 @@ def check_kit(
         ("pictures-in-text", is_there and not quick, lambda: pictures_in_text(kit, mode)),
         ("paddle-code", True, lambda: paddle_code(kit)),
         ("posix-run-sh", True, lambda: posix_run_sh(kit)),
-        ("disk", is_there, lambda: disk(kit, mode)),
+        ("disk", is_there, lambda: disk(kit, mode, checkpoints=checkpoints)),
         ("memory", is_there, lambda: memory(kit, mode)),
     )
     for name, is_asked, rule in rules:
@@ -102,20 +109,15 @@ def given_files(kit: Kit, mode: Mode) -> Verdict:
 def arguments(kit: Kit, mode: Mode) -> Verdict:
     """The JSON of the training is there and can be followed; how much it trains."""
     read = read_arguments(kit.config(mode))
-    settings = read.training()
-    if read.is_lora != (mode == "lora"):
-        said = f"{kit.config(mode).name} says lora: {read.is_lora}"
-        return broken(
-            "arguments", said, f"set it, or take --mode {'lora' if read.is_lora else 'full'}"
-        )
-    budget = f"{settings['steps']} steps" if "steps" in settings else f"{settings['epochs']} epochs"
-    told = f"batch {settings['batch']}, {budget}, lr {settings['optimiser']['lr']:g}"
-    if not read.is_lora:
-        return kept("arguments", f"{told}; the language model and visual.attn_pool learn")
-    rank = settings["lora"]["rank"]
-    size = (
-        adapter_size(kit.base(mode), rank) if settings["lora"]["targets"] == "ad_captions" else None
-    )
+    check_mode(kit, mode, read)
+    settings = training_of(read)
+    most = settings.get("steps")
+    budget = f"{most} steps" if most else f"{settings['epochs']:g} epochs"
+    batch = settings["micro_batch"] * settings["accumulation"]
+    told = f"batch {batch} a GPU, {budget}, lr {settings['optimiser']['lr']:g}"
+    if mode == "full":
+        return kept("arguments", f"{told}; learns: {', '.join(settings['train'])}")
+    rank, size = settings["lora"]["rank"], _adapter(kit, mode)
     if size is None:
         return kept("arguments", f"{told}; LoRA of rank {rank}")
     whole = outline(kit.base(mode)).parameters
@@ -125,6 +127,14 @@ def arguments(kit: Kit, mode: Mode) -> Verdict:
         f"{told}; LoRA of rank {rank} on {size[0]} layers, {size[1]:,} weights learn "
         f"({share:.2f} %)",
     )
+
+
+def _adapter(kit: Kit, mode: Mode) -> tuple[int, int] | None:
+    """Layers and weights of the adapter, where its targets are the published ones."""
+    lora = training_of(read_arguments(kit.config(mode)))["lora"]
+    if lora["targets"] != "ad_captions":
+        return None
+    return adapter_size(outline(kit.base(mode)).shapes, lora["rank"])
 
 
 def paddle_weights(kit: Kit, mode: Mode, weights: Path | None) -> Verdict:
@@ -244,14 +254,15 @@ def posix_run_sh(kit: Kit) -> Verdict:
     return kept(rule, ", ".join(_shown(kit, script) for script in scripts))
 
 
-def disk(kit: Kit, mode: Mode) -> Verdict:
-    """Weights, checkpoints and zip fit on the disk."""
+def disk(kit: Kit, mode: Mode, *, checkpoints: bool = True) -> Verdict:
+    """Weights, checkpoints (two for a moment) and zip fit on the disk."""
     rule = "disk"
     base = _bytes_of(kit.base(mode))
+    is_trained = stage_folder(kit, mode, "tune") is not None
     wanted: list[tuple[str, int, bool]] = [
         ("divided data", kit.tsv().stat().st_size * 11 // 10, kit.train.is_file()),
-        ("weights for training", base, stage_folder(kit, mode, "base") is not None),
-        ("trained", *_trained_bytes(kit, mode)),
+        ("trained", _learning(kit, mode) * 4, is_trained),
+        ("checkpoints", _learning(kit, mode) * 2 * _STATE if checkpoints else 0, is_trained),
         ("weights to hand in", base, stage_folder(kit, mode, "whole") is not None),
         ("submission.zip", base, (kit.submit / "submission.zip").is_file()),
     ]
@@ -262,25 +273,44 @@ def disk(kit: Kit, mode: Mode) -> Verdict:
     found = f"{told}, {shown_size(free)} free"
     if needed > free:
         clean = f"vlforge clean {kit.run_dir(mode)} frees what is no longer needed"
-        return broken(rule, found, f"free some, or link runs/ to another disk; {clean}")
+        without = (
+            f"{NO_CHECKPOINTS} keeps no checkpoints" if checkpoints else "link runs/ elsewhere"
+        )
+        return broken(rule, found, f"free some; {clean}; {without}")
     return kept(rule, found)
 
 
 def memory(kit: Kit, mode: Mode) -> Verdict:
-    """A GPU that holds the training, by what it took in the contest."""
+    """A GPU that holds the training, by what it took in the contest, and what it takes here."""
     rule = "memory"
-    needed = GPU_GB[mode] * outline(kit.base(mode)).parameters / PUBLISHED
+    whole = outline(kit.base(mode)).parameters
+    needed = GPU_GB[mode] * _GB * whole / PUBLISHED
+    learns = _learning(kit, mode)
+    here = whole * _FROZEN + learns * _LEARNING
     name = "LoRA" if mode == "lora" else "all of the language model"
-    told = f"{name} takes {'about' if mode == 'lora' else 'more than'} {shown_size(needed * _GB)}"
-    sizes = [float(line.split()[0]) * 2**20 / _GB for line in ask_gpus("memory.total") if line]
-    if needed < _SMALL_GB:
+    told = f"{name} took {'about' if mode == 'lora' else 'more than'} {shown_size(needed)} there"
+    told += f", takes {shown_size(here)} and the rows' own here"
+    if max(needed, here) < _SMALL_GB * _GB:
         return kept(rule, f"a model so small needs no GPU ({told})")
+    sizes = [float(line.split()[0]) * 2**20 for line in ask_gpus("memory.total") if line]
     if not sizes:
         return warning(rule, f"{told}; no GPU is seen here", "run on a machine with one")
+    told += f"; the largest of {len(sizes)} GPUs has {shown_size(max(sizes))}"
     if max(sizes) < needed:
-        remedy = "--mode lora takes 25 GB" if mode == "full" else "stages.tune.quantise=4bit"
-        return broken(rule, f"{told}; the largest GPU here has {max(sizes):,.1f} GB", remedy)
-    return kept(rule, f"{told}; the largest GPU here has {max(sizes):,.1f} GB")
+        remedy = "take --mode lora" if mode == "full" else "take stages.tune.quantise=4bit"
+        return broken(rule, told, remedy)
+    if max(sizes) < here:
+        return warning(rule, told, "share the model out: stages.tune.parallel=zero3 on several "
+                       "GPUs, or take --mode lora")  # fmt: skip
+    return kept(rule, told)
+
+
+def _learning(kit: Kit, mode: Mode) -> int:
+    """Weights that learn."""
+    if mode == "lora":
+        size = _adapter(kit, mode)
+        return 0 if size is None else size[1]
+    return sum(map(math.prod, outline(kit.base(mode)).language().values()))
 
 
 def shown_size(count: float) -> str:
@@ -291,27 +321,6 @@ def shown_size(count: float) -> str:
 def _handed_in(kit: Kit, mode: Mode, weights: Path | None) -> list[Path]:
     folder = weights or stage_folder(kit, mode, "whole")
     return [] if folder is None else [folder]
-
-
-def _trained_bytes(kit: Kit, mode: Mode) -> tuple[int, bool]:
-    """What training leaves and keeps to go on from, and whether that is behind."""
-    is_there = stage_folder(kit, mode, "tune") is not None
-    base = outline(kit.base(mode))
-    if mode == "lora":
-        size = adapter_size(
-            kit.base(mode), read_arguments(kit.config(mode)).training()["lora"]["rank"]
-        )
-        # Two checkpoints for a moment, and the adapter.
-        return (0 if size is None else size[1] * (2 * _STATE + 4)), is_there
-    learns = sum(_count(shape) for shape in base.language().values())
-    return learns * (2 * _STATE + 4), is_there
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def _bytes_of(folder: Path) -> int:

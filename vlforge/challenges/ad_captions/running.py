@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlforge.challenges.ad_captions.arguments import read_arguments
 from vlforge.challenges.ad_captions.labels import halve
 from vlforge.challenges.ad_captions.layout import Kit, Mode
 from vlforge.challenges.ad_captions.recipe import make_recipe
@@ -64,8 +63,7 @@ def prepare(
         RecipeError: wrong arguments.
         ModelError: no weights to begin with.
     """
-    read = read_arguments(kit.config(mode), arguments)
-    text = make_recipe(kit, mode, read)
+    recipe = make_recipe(kit, mode, dict(arguments))
     halves, is_new = halve(kit, val_every=val_every, progress=progress)
     copies = f", {halves.copies:,} copies kept on one side" if halves.copies else ""
     state = "written" if is_new else "there already"
@@ -77,9 +75,7 @@ def prepare(
         f"Text    {spans.rows:,} rows have {spans.pictures:,} places for {spans.pictures:,} "
         f"pictures, {spans.tokens} tokens each"
     )
-    for name, why in read.unused().items():
-        say(f"Unused  {name}: {why}")
-    write_text(kit.recipe(mode), text)
+    write_text(kit.recipe(mode), recipe.text())
     return kit.recipe(mode)
 
 

@@ -99,12 +99,13 @@ def _listed(what: str, names: list[str]) -> list[str]:
     return [f"{len(names)} weights {what}: {', '.join(names[:_SHOWN])}{more}"]
 
 
-def adapter_size(folder: Path, rank: int) -> tuple[int, int] | None:
+def adapter_size(shapes: Shapes, rank: int) -> tuple[int, int] | None:
     """Layers and weights of the published adapter on a model; None where it is no Qwen-VL.
 
     The published targets, by name: c_attn, c_proj, w1 and w2 of the language model.
     """
-    shapes = outline(folder).language()
     ends = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.w1.weight", "mlp.w2.weight")
-    found = [shape for name, shape in shapes.items() if name.endswith(ends)]
+    found = [
+        shape for name, shape in shapes.items() if name.startswith(LANGUAGE) and name.endswith(ends)
+    ]
     return (len(found), sum(rank * sum(shape) for shape in found)) if found else None
