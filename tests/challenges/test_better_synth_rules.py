@@ -24,10 +24,8 @@ from vlforge.challenges.better_synth.config import (
 from vlforge.challenges.better_synth.data_rules import contamination, training_data
 from vlforge.challenges.better_synth.folder import RECORD, Kit, open_kit
 from vlforge.challenges.better_synth.machine_rules import Estimate, disk, memory
-from vlforge.challenges.better_synth.solution import synthesises
 from vlforge.challenges.better_synth.start import begin
 from vlforge.cli import main
-from vlforge.ops import index
 from vlforge.types import RecipeError
 
 RECIPE = "solution/image_captioning.yaml"
@@ -192,12 +190,29 @@ def test_a_benchmarks_picture_in_the_seed_is_a_warning(folder):
     assert f"{IDS[2]}: in textvqa" in verdict.found
 
 
-def test_what_synthesises_is_told_by_the_operators_themselves():
-    expected = {"image_captioning_mapper": True, "image_diffusion_mapper": True,
-                "optimize_qa_mapper": True, "image_text_similarity_filter": False,
-                "fix_unicode_mapper": False, "image_blur_mapper": False}  # fmt: skip
-    assert {name: synthesises(name) for name in expected} == expected
-    assert set(expected) <= set(index.places())
+@pytest.mark.parametrize(
+    ("operator", "is_synthesis"),
+    [
+        ("image_captioning_mapper", True),
+        ("image_diffusion_mapper", True),
+        ("optimize_qa_mapper", True),
+        ("image_text_similarity_filter", False),
+        ("fix_unicode_mapper", False),
+        ("image_blur_mapper", False),
+    ],
+)
+def test_what_synthesises_is_told_by_the_operator_itself(folder, operator, is_synthesis):
+    (folder / RECIPE).write_text(f"dataset_path: a.jsonl\nprocess: [{operator}]\n")
+    assert (rules.synthesis_step(open_kit(folder)).verdict == "kept") is is_synthesis
+
+
+def test_a_captioner_that_is_not_there_is_named(folder):
+    verdict = rules.solution_models(open_kit(folder))
+    assert verdict.verdict == "broken"
+    assert "models/blip2-opt-2.7b: no such folder" in verdict.found
+    assert "--only captioner" in verdict.remedy
+    (folder / "models/blip2-opt-2.7b").mkdir(parents=True)
+    assert rules.solution_models(open_kit(folder)).verdict == "kept"
 
 
 LARGE = Estimate(hours=3, disk_gib=20.0, memory_gib=30.0, on_gpu=True, wants_gpu=True)
@@ -211,7 +226,7 @@ def test_memory_and_disk_are_the_plans_figures_where_it_has_any(tmp_path):
     assert memory(SMALL, "kit").verdict == "kept"
     assert disk(tmp_path, "the seed is not there", "kit").verdict == "warning"
     assert "50.0" in disk(tmp_path, LARGE, "kit").found
-    assert Checked((), LARGE).cost_line() == "estimated 3.0 h, 20.0 GB disk, 30.0 GB GPU memory"
+    assert Checked((), LARGE).cost_line() == "estimated 3 h 0 min, 20 GiB disk, 30 GiB GPU memory"
 
 
 def test_init_notes_hashes_once_and_never_what_came_later(folder):

@@ -271,6 +271,7 @@ def _run_kit(kit: Kit, asked: Asked, values: dict[str, str], fresh: bool) -> Non
     from vlforge.challenges.better_synth.check import gpus_here
     from vlforge.challenges.better_synth.kit_run import Places, run_kit, settle_values
     from vlforge.challenges.better_synth.own_run import process_for_kit
+    from vlforge.challenges.better_synth.package import experiments
 
     begun = _bytes(kit)
     rows, seconds, remark = process_for_kit(kit, asked, fresh=fresh)
@@ -284,7 +285,9 @@ def _run_kit(kit: Kit, asked: Asked, values: dict[str, str], fresh: bool) -> Non
     _say_measured(seconds, _bytes(kit) - begun)
     plain_line(f"Logs    {shown_path(places.pretrain)}, {shown_path(places.finetune)}")
     plain_line(f"Results {shown_path(places.results)}")
-    plain_line(f"Next    vlforge challenge {NAME} package {shown_path(kit.folder)}")
+    several = len(experiments(kit.at("output"))) > 1
+    named = f" --experiment {places.experiment}" if several else ""
+    plain_line(f"Next    vlforge challenge {NAME} package {shown_path(kit.folder)}{named}")
 
 
 class _KitDisplay:
@@ -327,10 +330,11 @@ def _say_scores(scores: dict[str, Any]) -> None:
     table(("benchmark", "score", "n", "protocol"), rows, right=(1, 2))
 
 
-def _say_measured(seconds: float, more: int) -> None:
-    from vlforge.challenges.better_synth.machine_rules import hours
+def _say_measured(taken: float, more: int) -> None:
+    from vlforge.data.fetch.unpack import amount
+    from vlforge.reports.numbers import seconds
 
-    plain_line(f"Cost    measured {hours(seconds / 3600)}, {max(0, more) / 1e9:.2f} GB disk")
+    plain_line(f"Cost    measured {seconds(taken)}, {amount(max(0, more))} disk")
 
 
 def _bytes(kit: Kit) -> int:

@@ -65,7 +65,7 @@ def check_kit(kit: Kit, asked: Asked, progress: ProgressFn = no_progress) -> Che
     steps = (
         ("files", lambda: rules.common_rules(kit, asked.trainer, asked.recipe)),
         ("batch", lambda: [rules.global_batch(kit, gpus)]),
-        ("models", lambda: [rules.models(kit)]),
+        ("models", lambda: [rules.models(kit), *_solution_models(kit, asked)]),
         ("benchmarks", lambda: [rules.evaluation_files(kit)]),
         ("rows", lambda: training_data(kit, asked.data, asked.recipe)),
         ("overlap", lambda: [contamination(kit, asked.recipe, always=asked.contamination)]),
@@ -80,6 +80,11 @@ def check_kit(kit: Kit, asked: Asked, progress: ProgressFn = no_progress) -> Che
     found = _estimate(kit, asked, gpus)
     verdicts += [disk(kit.folder, found, asked.trainer), memory(found, asked.trainer)]
     return Checked(tuple(verdicts), found)
+
+
+def _solution_models(kit: Kit, asked: Asked) -> list[Verdict]:
+    """Nothing is processed where the rows are given."""
+    return [] if asked.data else [rules.solution_models(kit, asked.recipe)]
 
 
 def _estimate(kit: Kit, asked: Asked, gpus: int) -> Estimate | str:

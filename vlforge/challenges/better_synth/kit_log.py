@@ -19,7 +19,7 @@ _TRACE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*|^\[ERROR\]
 
 @dataclass
 class KitLog:
-    """Follows the lines of a run; `part` is what it is at, `fields` what the last step said."""
+    """Follows the lines of a run; `part` is what it is at, `error` the first that was told."""
 
     part: str = "pretrain"
     done: int = 0
@@ -32,7 +32,8 @@ class KitLog:
         """One line or one state of a bar; the name of a part that has just ended."""
         asking = next((part for words, part in _ASKING.items() if words in line), self.part)
         if _TRACE.match(line.strip()):
-            self.error = line.strip()
+            # What follows a first error is mostly its consequence.
+            self.error = self.error or line.strip()
         bar = _BAR.search(line)
         if bar:
             self.done, self.total, self.left = int(bar[1]), int(bar[2]), bar[4]

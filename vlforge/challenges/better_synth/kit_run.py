@@ -21,7 +21,7 @@ from vlforge.challenges.better_synth.folder import Kit, fingerprint
 from vlforge.challenges.better_synth.kit_log import LOGS, KitLog, read_stage_log, tail
 from vlforge.challenges.better_synth.processes import lines_of
 from vlforge.challenges.better_synth.rules import fitting_split
-from vlforge.challenges.better_synth.script import TrainScript
+from vlforge.challenges.better_synth.script import TrainScript, read_script
 from vlforge.types import RecipeError, VLForgeError
 
 Shown = Callable[[KitLog, str | None], None]
@@ -60,6 +60,12 @@ class Places:
     def train_script(self) -> Path:
         """The copy of the script that is handed in."""
         return self.kit.at("output/train.sh")
+
+    def has_script(self) -> bool:
+        """Whether the copy that is handed in is of this experiment."""
+        if not self.train_script.is_file():
+            return False
+        return read_script(self.train_script).values["EXP_NAME"] == self.experiment
 
     @property
     def note(self) -> Path:
@@ -246,8 +252,9 @@ def verify(kit: Kit, places: Places, script: TrainScript, error: str) -> None:
     for part, path in answer_files(places.results, places.name).items():
         if not _has_content(path):
             raise _failed(kit, f"{part} (no answers in {kit.shown(path)})", places.log, error)
-    if not places.train_script.is_file():
-        # The script's own last step; its evaluation alone does not come by it.
+    if not places.has_script():
+        # The script's own last step: its evaluation alone does not come by it, and the copy
+        # that is there may be of another experiment.
         shutil.copyfile(script.path, places.train_script)
 
 

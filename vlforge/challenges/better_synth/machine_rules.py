@@ -38,15 +38,13 @@ class Estimate:
 
     def line(self) -> str:
         """In words."""
+        from vlforge.reports.numbers import figures, seconds
+
+        place = "GPU memory" if self.on_gpu else "memory"
         return (
-            f"estimated {hours(self.hours)}, {self.disk_gib:.1f} GB disk, "
-            f"{self.memory_gib:.1f} GB {'GPU ' if self.on_gpu else ''}memory"
+            f"estimated {seconds(3600 * self.hours)}, {figures(self.disk_gib, 2)} GiB disk, "
+            f"{figures(self.memory_gib, 2)} GiB {place}"
         )
-
-
-def hours(value: float) -> str:
-    """A duration in hours, or in minutes where that says more."""
-    return f"{value:.1f} h" if value >= 1 else f"{60 * value:.1f} min"
 
 
 def estimate(recipe: AdoptedRecipe, run_dir: Path) -> Estimate | str:
@@ -81,7 +79,7 @@ def disk(folder: Path, found: Estimate | str, trainer: Trainer) -> Verdict:
         wanted, why = max(wanted, PUBLISHED_GIB["disk"]), "the contest"
     stat = os.statvfs(folder)
     free = stat.f_bavail * stat.f_frsize / 2**30
-    said = f"{free:.1f} GB free, {why} asks for {wanted:.1f}"
+    said = f"{free:.1f} GiB free, {why} asks for {wanted:.1f} GiB"
     if free < wanted:
         return broken("disk", said, "free some space, or take a folder on another disk")
     return kept("disk", said)
@@ -96,7 +94,7 @@ def memory(found: Estimate | str, trainer: Trainer) -> Verdict:
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = gpu_memory() / 2**30
     is_large = found.memory_gib > _LARGE_GIB
-    said = f"{ram:.0f} GB, GPU {gpu:.0f} GB" if gpu else f"{ram:.0f} GB, no GPU"
+    said = f"{ram:.0f} GiB, GPU {gpu:.0f} GiB" if gpu else f"{ram:.0f} GiB, no GPU"
     if is_large and not gpu and found.wants_gpu:
         return broken("memory", f"{said}; at this size a GPU is needed", "run it where one is")
     if trainer == "kit" and is_large:

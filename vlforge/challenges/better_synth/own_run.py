@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ from vlforge.recipe.adopt.adopted import AdoptedRecipe
 from vlforge.runs.prepare import Choice
 from vlforge.runs.run import RunResult, run_recipe
 from vlforge.runs.store import write_text
-from vlforge.types import IMAGE_TOKEN, LLAVA_IMAGE_TOKEN, DataError
+from vlforge.types import IMAGE_TOKEN, LLAVA_IMAGE_TOKEN, DataError, VLForgeError
 
 TRAINED = "output/vlforge.results"
 """Where a run of ours leaves what a package takes, laid out as the kit's output."""
@@ -166,6 +167,10 @@ def _lay_out(kit: Kit, name: str, run_dir: Path, recipe: Path) -> None:
     score = _stage(run_dir, "score")
     export_answers(score, "textvqa", results / "textvqa" / "bm1.jsonl", "llava")
     export_answers(score, "mmbench", answers, "llava")
+    upload = results / "mmbench" / "answers_upload" / SPLIT_NAME / f"{model}.xlsx"
+    upload.parent.mkdir(parents=True)
+    with contextlib.suppress(VLForgeError):  # the library for it is not installed
+        export_answers(score, "mmbench", upload, "upload")
     shutil.copyfile(score / "metrics.json", results / "metrics.json")
     for part, stage in STAGES.items():
         title = "Pretrain" if part == "pretrain" else "Finetune"

@@ -28,6 +28,7 @@ from vlforge.types import RecipeError
 Rule = Callable[[Kit], Verdict]
 _SHOWN = 3
 _FETCH = "vlforge fetch better_synth"
+_CAPTIONER = "blip2-opt-2.7b"
 
 
 def synthesis_step(kit: Kit, wanted: str | None = None) -> Verdict:
@@ -47,6 +48,26 @@ def synthesis_step(kit: Kit, wanted: str | None = None) -> Verdict:
         f"{name} only has {listed}: none of them writes or draws anything new",
         "add a mapper that asks a model, such as image_captioning_mapper "
         "(`vlforge list ops` names them)",
+    )
+
+
+def solution_models(kit: Kit, wanted: str | None = None) -> Verdict:
+    """The models that the solution's operators open are there."""
+    rule = "solution-models"
+    try:
+        names = read_solution(kit.folder, wanted).local_models()
+    except RecipeError as error:
+        return broken(rule, str(error), "mend the recipe")
+    lacks = [name for name in names if not kit.at(name).is_dir() and not Path(name).is_dir()]
+    if not lacks:
+        shown = ", ".join(Path(name).name for name in names)
+        return kept(rule, shown or "none is opened here")
+    fetched = [name for name in lacks if Path(name).name == _CAPTIONER]
+    remedy = f"{_FETCH} {kit.folder} --only captioner brings {kit.folder.name}/models/{_CAPTIONER}"
+    return broken(
+        rule,
+        f"{', '.join(lacks)}: no such folder",
+        remedy if fetched else "name a folder, or one of the recipe's endpoints",
     )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlforge.types import Need, RecipeError
 
+if TYPE_CHECKING:
+    from vlforge.ops.bind import Bound
+
 FOLDER = "solution"
 _USUAL = "image_captioning.yaml"
+_CUSTOM = "custom_operator_paths"
 RECIPE = """\
 # Every picture of the seed is described anew by BLIP-2; the original text is not kept.
 dataset_path: {rows}
@@ -49,32 +53,45 @@ class Solution:
         """The stage whose data is trained on."""
         return list(self.stages)[-1]
 
-    def synthesising(self) -> list[str]:
-        """Its operators that synthesise.
+    def bound(self) -> list[tuple[Mapping[str, Any], Bound]]:
+        """Each operator with the settings of the stage that it runs in.
 
         Raises:
-            RecipeError: one that nobody knows.
+            RecipeError: one that nobody knows, or a parameter that cannot be.
         """
-        self.know_custom()
-        return [name for name in self.operators if synthesises(name)]
-
-    def know_custom(self) -> None:
-        """Make the user's own operators known."""
+        from vlforge.ops.bind import bind
         from vlforge.ops.index import want_custom
 
-        paths = [p for body in self.stages.values() for p in body.get("custom_operator_paths", ())]
-        want_custom(paths)
+        want_custom([p for body in self.stages.values() for p in body.get(_CUSTOM) or ()])
+        pairs = [(body, op) for body in self.stages.values() for op in body.get("process") or ()]
+        return [(body, bind([op])[0]) for body, op in pairs]
 
+    def synthesising(self) -> list[str]:
+        """Its operators that synthesise: a model writes or draws what they put into rows.
 
-def synthesises(name: str) -> bool:
-    """Whether an operator writes or draws something new: a mapper that asks a model.
+        Raises:
+            RecipeError: as `bound`.
+        """
+        from vlforge.engine.plan import is_generative
 
-    Filters and selectors that ask one only choose among what is there.
-    """
-    from vlforge.ops.index import find
+        return [bound.name for _, bound in self.bound() if is_generative(bound.op)]
 
-    operator = find(name)
-    return bool(operator.kind == "mapper" and operator.needs >= Need.MODEL)
+    def local_models(self) -> list[str]:
+        """Models that its operators open on this machine, as the recipe names them.
+
+        Raises:
+            RecipeError: as `bound`.
+        """
+        from vlforge.engine.plan import asks_endpoint
+        from vlforge.runs.kinds.process_cost import model_of
+
+        asking = [(body, bound) for body, bound in self.bound() if bound.op.needs >= Need.EMBEDDING]
+        named = [
+            model_of(bound.op)
+            for body, bound in asking
+            if not asks_endpoint(bound, body.get("endpoints") or {})
+        ]
+        return [name for name in dict.fromkeys(named) if name and not name.startswith("$")]
 
 
 def recipes_in(folder: Path) -> list[Path]:
