@@ -20,7 +20,7 @@ def _is_tool(old: OldCommand) -> bool:
     from vlforge.data.tool_list import tools
 
     name = old.name.removesuffix(".py")
-    return any(tool.name == name for tool in tools())
+    return any(tool.name == name for tool in tools() if tool.system == "Data-Juicer")
 
 
 def _tool(old: OldCommand) -> Ours:

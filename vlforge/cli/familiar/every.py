@@ -11,6 +11,8 @@ from vlforge.types import RecipeError
 
 SYSTEMS = {
     "data_juicer": "Data-Juicer",
+    "mgen_vl": "MGen-VL (PaddleMIX)",
+    "minigpt4": "MiniGPT-4",
 }
 """Modules of this package with a tuple `COMMANDS`, and whose commands they are."""
 
