@@ -135,6 +135,8 @@ def test_a_checkpoint_alone_takes_its_parts_from_where_they_are_named(tmp_path):
     )
     checkpoint = read_checkpoint(alone, named)
     checkpoint.check()
+    os.rename(alone.parent / "minigpt4.json", home / "minigpt4.json")  # beside the parts
+    read_checkpoint(alone, named).check()
     assert read_checkpoint(alone, Parts(base=home)).weights.keys() == checkpoint.weights.keys()
 
 

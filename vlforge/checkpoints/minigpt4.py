@@ -168,12 +168,14 @@ def _find(path: Path, parts: Parts) -> _Files:
         raise ModelError(f"no model at {path}; check the path")
     home = path if path.is_dir() else path.parent
     homes = [home, *([parts.base] if parts.base else [])]
+    eva = _part(parts.vision, homes, EVA, "vision")
+    blip = _part(parts.qformer, homes, BLIP, "qformer")
     return _Files(
         stage=path if path.is_file() else _last_stage(home),
-        eva=_part(parts.vision, homes, EVA, "vision"),
-        blip=_part(parts.qformer, homes, BLIP, "qformer"),
+        eva=eva,
+        blip=blip,
         vicuna=_language(parts.language, homes),
-        settings=read_settings(*homes),
+        settings=read_settings(*homes, eva.parent, blip.parent),
     )
 
 
