@@ -119,16 +119,19 @@ def checkpoint_of(
         unused=tuple(f"{where} ({reason})" for where, reason in left),
         notes=(note,) if note else (),
         extra={"llava": dict(fields)},
-        dialect=_dialect(tokenizer, text),
+        dialect=trained_dialect(tokenizer, text, "slow"),
     )
 
 
-def _dialect(tokenizer: Path | None, text: PreTrainedConfig) -> Dialect:
-    """LLaVA trains with the slow tokenizer of transformers 4, which Llama's file gives again."""
+def trained_dialect(tokenizer: Path | None, text: PreTrainedConfig, published: Dialect) -> Dialect:
+    """Whose ids a published model was trained with, where Llama's file gives them again.
+
+    LLaVA trains with the slow tokenizer of transformers 4, XTuner with its fast one.
+    """
     is_told = tokenizer is None or (tokenizer / DIALECT_NAME).is_file()
     has_pieces = tokenizer is not None and (tokenizer / PIECES_NAME).is_file()
     is_llama = text.model_type in ("llama", "mistral", "mixtral")
-    return "slow" if has_pieces and is_llama and not is_told else "auto"
+    return published if has_pieces and is_llama and not is_told else "auto"
 
 
 def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:

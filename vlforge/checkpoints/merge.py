@@ -21,7 +21,8 @@ from typing import Any
 from vlforge.checkpoints import conversion
 from vlforge.checkpoints.checkpoint import Checkpoint, Layout, Parts, Writing
 from vlforge.checkpoints.index import detect, find, match
-from vlforge.checkpoints.internlm2 import adapter_to_llama
+from vlforge.checkpoints.internlm2 import adapter_to_llama, to_internlm2, to_llama
+from vlforge.checkpoints.languages import read_language
 from vlforge.checkpoints.llava_hf import our_name
 from vlforge.checkpoints.lora import CONFIG_NAME, FILE_NAMES, Adapter, is_adapter, open_adapter
 from vlforge.checkpoints.paddle import LORA_CONFIG
@@ -138,8 +139,15 @@ def merge_part(base: Path, adapter: Path, out: Path, how: Writing) -> Merged:
     """
     given, opened = read_config(base), open_adapter(adapter)
     weights, own_head = _with_own_head(open_weights(base), opened, given)
-    trained = landed(opened, weights, given)
-    merged = how.cast(trained.onto(weights))
+    config = read_language(base).config if is_internlm2(given) else None
+    as_llama = None if config is None else to_llama(weights, _heads(given))
+    if config is not None and as_llama is not None and _is_of_llama(opened, weights, as_llama):
+        # Trained here, where an InternLM2 is a Llama: q, k and v have an adapter each.
+        trained = landed(opened, as_llama, config.to_dict())
+        merged = how.cast(to_internlm2(trained.onto(as_llama), config))
+    else:
+        trained = landed(opened, weights, given)
+        merged = how.cast(trained.onto(weights))
     fields = given | own_head | _resized(weights, merged)
     is_resized = fields.get("vocab_size") != given.get("vocab_size")
     notes = []
@@ -161,6 +169,13 @@ def merge_part(base: Path, adapter: Path, out: Path, how: Writing) -> Merged:
         files = _sizes(draft)
     changed = len(trained.pairs) + len(trained.whole)
     return Merged("", files, len(merged), changed, tuple(notes))
+
+
+def _is_of_llama(adapter: Adapter, weights: Weights, as_llama: Weights) -> bool:
+    """Whether an adapter has the names of an InternLM2 that is a Llama."""
+    names = [*adapter.pairs, *adapter.whole]
+    own = all(_landing(name, weights) for name in names)
+    return not own and all(_landing(name, as_llama) for name in names)
 
 
 def landed(adapter: Adapter, weights: Weights, fields: Mapping[str, Any]) -> Adapter:

@@ -29,7 +29,12 @@ from vlforge.checkpoints.languages import (
     without_stale,
 )
 from vlforge.checkpoints.llava import write_tower
-from vlforge.checkpoints.llava_fields import LLAMA_3_WORDS, OUR_TOWER, implied_processor
+from vlforge.checkpoints.llava_fields import (
+    LLAMA_3_WORDS,
+    OUR_TOWER,
+    implied_processor,
+    trained_dialect,
+)
 from vlforge.checkpoints.llava_lora import write_adapter
 from vlforge.checkpoints.lora import (
     Adapter,
@@ -139,6 +144,7 @@ class XtunerLayout:
             tokenizer=language.tokenizer,
             processor=tower.processor or implied_processor(config),
             template=template,
+            dialect=trained_dialect(language.tokenizer, language.config, "fast"),
             unused=(*trained.unused, *(f"{where} ({reason})" for where, reason in left)),
             notes=(*trained.notes, *([note] if note else [])),
             extra=extra,

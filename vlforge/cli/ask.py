@@ -38,7 +38,30 @@ Words = Annotated[str, typer.Option(help="Whose words ask, where systems differ.
 Metric = Annotated[str, typer.Option(help="The metric of `custom`.")]
 Ocr = Annotated[str, typer.Option(help="keep or remove the OCR tokens of TextVQA's questions.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Ask the first so many questions.")]
-Template = Annotated[str, typer.Option(help="Conversation template; auto: the model's own.")]
+Template = Annotated[
+    str,
+    typer.Option(
+        "--template", "--prompt-template", help="Conversation template; auto: the model's own."
+    ),
+]
+Trained = Annotated[
+    Path | None,
+    typer.Option("--adapter", "--llava", help="What was trained on MODEL: LoRA, XTuner's LLaVA."),
+]
+Vision = Annotated[
+    Path | None,
+    typer.Option("--vision", "--visual-encoder", help="The encoder, where --adapter leaves it."),
+]
+SelectLayer = Annotated[
+    int | None,
+    typer.Option(
+        "--visual-select-layer", help="Encoder layer that is looked at (XTuner).", show_default="-2"
+    ),
+]
+StopWords = Annotated[
+    list[str] | None,
+    typer.Option("--stop-words", metavar="TEXT", help="Ends an answer, too (repeatable)."),
+]
 Batch = Annotated[str, typer.Option(help="Questions at once, or auto.")]
 Longest = Annotated[str, typer.Option(help="Tokens of an answer; auto: as the benchmark needs.")]
 AnswerBy = Annotated[str, typer.Option(help="generation, or likelihood of the options.")]
@@ -63,6 +86,10 @@ def run(
     ocr: Ocr = "keep",
     limit: Limit = None,
     template: Template = "auto",
+    adapter: Trained = None,
+    vision: Vision = None,
+    visual_select_layer: SelectLayer = None,
+    stop_words: StopWords = None,
     batch: Batch = "auto",
     max_new_tokens: Longest = "auto",
     answer_by: AnswerBy = "generation",
@@ -92,6 +119,8 @@ def run(
         **_numbers(batch=batch, max_new_tokens=max_new_tokens, processes=processes),
         **vars(loading_of(precision, quantise, attention, device_map)),
         **_who(model, url, model_name, key_env, concurrency),
+        **_beside(adapter=adapter, vision=vision), "stop": stop_words or [],
+        "select_layer": visual_select_layer,
     }  # fmt: skip
     _ask_and_score(_config(spec, settings), out, device)
 
@@ -118,6 +147,14 @@ def _who(model: Path | None, url: str, name: str, key_env: str, concurrency: int
         raise RecipeError("--url needs --model-name, what the server calls the model")
     told = {"model": name, "url": url, "key_env": key_env, "concurrency": concurrency}
     return {"endpoint": told}
+
+
+def _beside(**given: Path | None) -> dict[str, str]:
+    """What is put into the model."""
+    for name, path in given.items():
+        if path is not None and not path.exists():
+            raise ModelError(f"--{name} {path}: no such file or folder")
+    return {name: str(path) for name, path in given.items() if path is not None}
 
 
 def _config(spec: dict[str, Any], settings: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vlforge.evaluation.config import EvalConfig
@@ -20,15 +21,24 @@ def open_chat(config: EvalConfig, device: str = "auto", threads: int = 0) -> Any
         from vlforge.inference.endpoint.client import Endpoint
 
         return EndpointChat(Endpoint(config.endpoint))
+    from vlforge.checkpoints.checkpoint import Parts
     from vlforge.inference.local import LocalChat
 
+    vision = Path(config.vision) if config.vision else None
+    parts = Parts(vision=vision, select_layer=config.select_layer)
+    how: dict[str, Any] = {"template": config.template, "loading": config.loading, "parts": parts}
+    if config.adapter:
+        from vlforge.inference.adapted import load_adapted
+
+        loaded = load_adapted(config.model, config.adapter, device, **how)
+        return LocalChat(loaded, batch=config.batch_size, stop=config.stop)
     return LocalChat(
         config.model,
         device=device,
         threads=threads,
-        template=config.template,
         batch=config.batch_size,
-        loading=config.loading,
+        stop=config.stop,
+        **how,
     )
 
 

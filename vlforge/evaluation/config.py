@@ -85,6 +85,9 @@ class EvalConfig:
     `answer_by: likelihood` chooses among options without generating: by `likelihood`, the
     `letter` after the benchmark's words, or the option's own text after the bare
     question, by the `mean` or the `sum` over its tokens. SEED-Bench's ranking is `sum`.
+    `adapter` is what was trained on `model` and is put into it (LoRA; XTuner's LLaVA, with
+    `model` its language model), `vision` the encoder that it leaves out, `select_layer` the
+    encoder's layer where nothing tells it. `stop` are words that end an answer, too.
     `processes` share the questions ("auto": one per GPU); no answer depends on them.
     """
 
@@ -103,12 +106,18 @@ class EvalConfig:
     quantise: Literal["none", "8bit", "4bit"] = "none"
     attention: Literal["auto", "sdpa", "flash", "flex", "eager"] = "auto"
     device_map: Literal["none", "auto"] | dict[str, str] = "none"
+    adapter: str = ""
+    vision: str = ""
+    select_layer: int | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.benchmarks:
             raise ValueError("'benchmarks' is missing; name what is asked")
         if bool(self.model) == (self.endpoint is not None):
             raise ValueError("give model, a folder, or endpoint, a server: one of the two")
+        if self.endpoint and (self.adapter or self.vision or self.stop):
+            raise ValueError("an endpoint has its own model; leave adapter, vision and stop out")
         for name in ("batch", "max_new_tokens", "processes"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:

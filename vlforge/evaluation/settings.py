@@ -27,7 +27,7 @@ def settings_of(config: EvalConfig, sets: Sets) -> dict[str, Any]:
     spec = config.endpoint
     where = {} if spec is None else {"endpoint": spec.url}
     return {
-        "model": spec.model if spec else model_identity(Path(config.model)),
+        "model": spec.model if spec else _model(config),
         **where,
         "benchmarks": [asdict(spec) for spec in config.benchmarks],
         "generation": {
@@ -36,11 +36,19 @@ def settings_of(config: EvalConfig, sets: Sets) -> dict[str, Any]:
             "sampling": "greedy",
             "precision": "the server's" if spec else config.precision,
         }
-        | ({} if config.quantise == "none" else {"quantise": config.quantise}),
+        | ({} if config.quantise == "none" else {"quantise": config.quantise})
+        | ({"stop": list(config.stop)} if config.stop else {}),
         "asked": {spec.key: _asked(config, spec, questions) for spec, questions in sets},
         "note": config.note,
         "versions": _versions(),
     }
+
+
+def _model(config: EvalConfig) -> str:
+    """Equal for equal weights: of the model, and of what is put into it."""
+    paths = [Path(one) for one in (config.model, config.adapter, config.vision) if one]
+    layer = [] if config.select_layer is None else [str(config.select_layer)]
+    return "+".join([*map(model_identity, paths), *layer])
 
 
 def _asked(

@@ -7,7 +7,7 @@ processes that may never open a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +61,11 @@ class LocalChat:
         temperature: float = 0.0,
         seed: int = 0,
         parts: Parts | None = None,
+        stop: tuple[str, ...] = (),
     ):
         """Open `model`, a folder or one that `load_model` has opened (which settles the rest).
 
-        `parts` are folders that a foreign layout leaves out.
+        `parts` are folders that a foreign layout leaves out. `stop` ends answers, too.
 
         Raises:
             ModelError: no model there that answers questions.
@@ -81,6 +82,7 @@ class LocalChat:
         self.loaded = with_words(model, "answer questions")
         self.batches = Batches(batch)
         self.how = {"temperature": temperature, "seed": seed}
+        self.stop = stop
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -95,6 +97,7 @@ class LocalChat:
             ModelError: a conversation longer than the model takes.
         """
         decoding = self.loaded.decoding(max_new_tokens, **self.how)
+        decoding = replace(decoding, stop_strings=(*decoding.stop_strings, *self.stop))
         return self.answer_as(samples, decoding, range(len(samples)))
 
     def answer_as(

@@ -236,7 +236,8 @@ class Stage:
             raise RecipeError(f"{self.out.path.name}: datasets of one stage have two templates")
         first = f"{sets[0]}.template_map_fn"
         self.put("template", names[0], f"{first}.template", first)
-        self.say("tokenizer", "fast", "AutoTokenizer is the fast one")
+        if self._has_pieces():
+            self.say("tokenizer", "fast", "AutoTokenizer is the fast one")
         odd = sorted(maps - {"llava_map_fn", "llava_image_only_map_fn", ""})
         key = f"{sets[0]}.dataset_map_fn"
         if odd:
@@ -249,6 +250,14 @@ class Stage:
             self.put("compat", "xtuner-images", key)
         elif "llava_image_only_map_fn" in maps:
             raise RecipeError(f"{self.reading.origin(key)}: all datasets or none are image_only")
+
+    def _has_pieces(self) -> bool:
+        """Whether the language model has sentencepiece's file, by which dialects differ."""
+        name = str(self.reading.value("model.llm.pretrained_model_name_or_path", str, ""))
+        folder = Path(name) if Path(name).is_dir() else Path("models") / Path(name).name
+        if folder.is_dir():
+            return (folder / "tokenizer.model").is_file()
+        return not re.search(r"llama-?3|qwen", name.lower())
 
     def _template(self, key: str) -> str:
         from vlforge.text.templates import TEMPLATES
