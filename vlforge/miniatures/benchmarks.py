@@ -20,10 +20,12 @@ FIRST = 100_000
 ROTATION = 1_000_000
 SHORT = "Answer the question using a single word or phrase."
 QUESTIONS_NAME, ANSWERS_NAME = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_0.5.1_val.json"
-_COLUMNS = (
+COLUMNS = (
     "index", "question", "hint", *LETTERS, "answer", "category", "image", "source",
     "l2-category", "comment", "split",
 )  # fmt: skip
+CCBENCH = ("index", "question", *LETTERS, "answer", "category", "image", "source")
+"""Columns of MMBench's tables, and of CCBench's."""
 
 
 def eval_scenes(seed: int, count: int, *, skip: int = 0, has_word: bool = False) -> list[Scene]:
@@ -76,20 +78,29 @@ def write_textvqa(
     write_json(answers or folder / ANSWERS_NAME, fields | {"data": data})
 
 
-def write_mmbench(path: Path, scenes: Sequence[Scene], *, has_answers: bool = True) -> None:
+def write_mmbench(
+    path: Path,
+    scenes: Sequence[Scene],
+    *,
+    has_answers: bool = True,
+    is_chinese: bool = False,
+    columns: Sequence[str] = COLUMNS,
+) -> None:
     """MMBench's table, each rotation of a question's options a row.
 
     Args:
         has_answers: False for a test split, whose column of answers is not there.
+        is_chinese: asked in Chinese.
+        columns: those that the table has; CCBench's are fewer.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, one in enumerate(scenes):
-        question, options, right = one.choice()
+        question, options, right = one.choice(is_chinese=is_chinese)
         content = io.BytesIO()
         draw(one).convert("RGB").save(content, "JPEG", quality=90)
         image = base64.b64encode(content.getvalue()).decode("ascii")
         for turn in range(len(options)):
-            row = dict(zip(LETTERS, options[turn:] + options[:turn], strict=True))
+            row: dict[str, Any] = dict(zip(LETTERS, options[turn:] + options[:turn], strict=True))
             row |= {
                 "index": index + turn * ROTATION, "question": question, "image": image,
                 "answer": LETTERS[(right - turn) % len(options)],
@@ -98,16 +109,30 @@ def write_mmbench(path: Path, scenes: Sequence[Scene], *, has_answers: bool = Tr
                 "split": "dev" if has_answers else "test",
             }  # fmt: skip
             rows.append(row)
-    columns = [name for name in _COLUMNS if has_answers or name != "answer"]
-    rows.sort(key=lambda row: row["index"])
+    kept = [name for name in columns if has_answers or name != "answer"]
+    rows.sort(key=lambda row: int(row["index"]))
     table = io.StringIO()
     writer = csv.DictWriter(
-        table, columns, restval="", delimiter="\t", lineterminator="\n", extrasaction="ignore"
+        table, kept, restval="", delimiter="\t", lineterminator="\n", extrasaction="ignore"
     )
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(table.getvalue(), encoding="utf-8")
+
+
+def write_mmvet(folder: Path, scenes: Sequence[Scene]) -> None:
+    """MM-Vet: `mm-vet.json` by question, and `images`."""
+    asked = {}
+    for number, one in enumerate(scenes):
+        name = f"v1_{number}.png"
+        write_picture(folder / "images" / name, one)
+        question, answer = one.questions()[0]
+        asked[f"v1_{number}"] = {
+            "imagename": name, "question": question, "answer": answer, "imagesource": name,
+            "capability": ["rec", "ocr"] if one.word else ["rec"],
+        }  # fmt: skip
+    write_json(folder / "mm-vet.json", asked)
 
 
 def write_pope(folder: Path, images: Path, scenes: Sequence[Scene]) -> None:

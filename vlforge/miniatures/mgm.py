@@ -9,6 +9,7 @@ from typing import Any
 from vlforge.miniatures.benchmarks import (
     eval_scenes,
     write_mmbench,
+    write_mmvet,
     write_pope,
     write_textvqa,
 )
@@ -23,8 +24,13 @@ from vlforge.miniatures.rows import captioned, mixed
 from vlforge.miniatures.scenes import scene
 from vlforge.miniatures.weights import write_json
 
-ALLAVA_EVERY = 2
-"""Of so many captions one is ALLaVA's: 695k beside LLaVA's 558k."""
+PRETRAIN_PLACES = (
+    "images/{folder}/{name}.jpg",
+    "ALLaVA-4V/allava_laion/images/{n}.jpeg",
+    "images/{folder}/{name}.jpg",
+    "ALLaVA-4V/allava_vflan/images/images_191task_1k/{n}.jpg",
+)
+"""LLaVA's 558k pairs and ALLaVA's 695k captions, by turns."""
 FIRST_MIXED = 50_000
 MIXED_PLACES = (
     *PLACES,
@@ -48,7 +54,8 @@ def write(folder: Path, config: MiniatureConfig) -> None:
     seed, data, zoo = int(config.seed), folder / "data", folder / "model_zoo"
     _write_pretrain(data / "MGM-Pretrain", seed, config.rows)
     tuned = data / "MGM-Finetune"
-    rows = mixed(tuned, seed, MIXED_PLACES, config.rows, first=FIRST_MIXED, texts=4)
+    count = max(config.rows, len(MIXED_PLACES))
+    rows = mixed(tuned, seed, MIXED_PLACES, count, first=FIRST_MIXED, texts=4)
     write_json(tuned / "mgm_instruction.json", rows)
     asked = data / "MGM-Eval"
     write_textvqa(asked / "textvqa", eval_scenes(seed, 6, has_word=True))
@@ -57,6 +64,7 @@ def write(folder: Path, config: MiniatureConfig) -> None:
         shutil.copyfile(picture, tuned / "textvqa/train_images" / picture.name)
     write_mmbench(asked / "MMB/mmbench_dev_20230712.tsv", eval_scenes(seed, 4, skip=500))
     write_pope(asked / "pope", asked / "pope/val2014", eval_scenes(seed, 3, skip=700))
+    write_mmvet(asked / "mm-vet", eval_scenes(seed, 3, skip=800))
     write_gemma(zoo / "LLM/gemma/gemma-2b-it", seed)
     write_vicuna(zoo / "LLM/vicuna/7B-V1.5", seed)
     write_clip(zoo / "OpenAI/clip-vit-large-patch14-336", seed)
@@ -68,10 +76,9 @@ def _write_pretrain(folder: Path, seed: int, count: int) -> None:
     rows: list[dict[str, Any]] = []
     for number in range(count):
         one, name = scene(seed, number), f"{number * 4513:09d}"
-        image, text = f"images/{name[:5]}/{name}.jpg", one.alt_text
-        if number % ALLAVA_EVERY:
-            image = f"ALLaVA-4V/allava_laion/images/{number * 4513}.jpeg"
-            text = one.description
+        place = PRETRAIN_PLACES[number % len(PRETRAIN_PLACES)]
+        image = place.format(n=number * 4513, name=name, folder=name[:5])
+        text = one.description if image.startswith("ALLaVA") else one.alt_text
         write_picture(folder / image, one)
         rows.append(captioned(one, name, image, text))
     write_json(folder / "mgm_pretrain.json", rows)

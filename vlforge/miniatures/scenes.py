@@ -97,14 +97,17 @@ class Scene:
             ("How many things are there?", str(len(self.things))),
         ]
 
-    def choice(self) -> tuple[str, list[str], int]:
+    def choice(self, *, is_chinese: bool = False) -> tuple[str, list[str], int]:
         """A question with four options and the place of the right one."""
         rng = self._rng("choice")
         right = self.things[0].colour
         options = [right, *rng.sample([name for name in COLOURS if name != right], 3)]
         rng.shuffle(options)
-        question = f"What colour is the {self.things[0].shape}?"
-        return question, options, options.index(right)
+        place = options.index(right)
+        if is_chinese:
+            shown = SHAPES[self.things[0].shape]
+            return f"{shown}是什么颜色的？", [COLOURS[name][1] for name in options], place
+        return f"What colour is the {self.things[0].shape}?", options, place
 
     def _rng(self, use: str) -> random.Random:
         return random.Random(f"{self.seed}/{self.number}/{use}")

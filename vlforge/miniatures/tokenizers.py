@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,36 @@ def _bpe(model: bytes, unk: str) -> Any:
         special_tokens=[(first, pieces.bos_id())],
     )  # fmt: skip
     return backend
+
+
+def learn_merges(words: Iterable[Sequence[str]], count: int) -> list[tuple[str, str]]:
+    """The most frequent pairs, merged one after the other; ties by their names.
+
+    The library's own trainer breaks ties by chance, and equal seeds have to give equal files.
+    """
+    counts = Counter(tuple(word) for word in words)
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, times in counts.items():
+            for pair in itertools.pairwise(word):
+                pairs[pair] += times
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        joined: Counter[tuple[str, ...]] = Counter()
+        for word, times in counts.items():
+            joined[_joined(word, best)] += times
+        counts = joined
+    return merges
+
+
+def _joined(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    for piece in word:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return tuple(out)

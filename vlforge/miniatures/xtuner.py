@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlforge.miniatures.benchmarks import eval_scenes, write_mmbench
+from vlforge.miniatures.benchmarks import CCBENCH, eval_scenes, write_mmbench
 from vlforge.miniatures.config import MiniatureConfig
 from vlforge.miniatures.llava_data import MIX_NAME, write_mix, write_pretrain
 from vlforge.miniatures.parts.clip import write_clip
@@ -23,3 +23,7 @@ def write(folder: Path, config: MiniatureConfig) -> None:
     write_mmbench(tables / "MMBench_DEV_EN.tsv", eval_scenes(seed, 4))
     unseen = eval_scenes(seed, 4, skip=500)
     write_mmbench(tables / "MMBench_TEST_EN.tsv", unseen, has_answers=False)
+    write_mmbench(tables / "MMBench_DEV_CN.tsv", eval_scenes(seed, 4), is_chinese=True)
+    write_mmbench(tables / "MMBench_TEST_CN.tsv", unseen, has_answers=False, is_chinese=True)
+    chinese = eval_scenes(seed, 4, skip=600)
+    write_mmbench(tables / "CCBench.tsv", chinese, is_chinese=True, columns=CCBENCH)

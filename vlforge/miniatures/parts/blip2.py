@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vlforge.miniatures.parts.clip import MEAN, STD
 from vlforge.miniatures.scenes import every_text
+from vlforge.miniatures.tokenizers import learn_merges
 from vlforge.miniatures.weights import (
     Shapes,
     quieten,
@@ -156,18 +157,23 @@ def _make_sentences(state: dict[str, Tensor], end: int) -> None:
 
 def _write_tokenizer(folder: Path, seed: int) -> dict[str, int]:
     """OPT's files: byte-level BPE, `</s>` before every text; the tokens' ids."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     folder.mkdir(parents=True, exist_ok=True)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(_FIRST) + len(alphabet) + 120, initial_alphabet=alphabet,
-        special_tokens=list(_FIRST), show_progress=False,
-    )  # fmt: skip
-    backend.train_from_iterator(every_text(seed), trainer)
+    spelled = [
+        list(word)
+        for text in every_text(seed)
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)
+        if word.strip("Ġ").isalpha()
+    ]
+    pairs = learn_merges(spelled, 320)
+    names = dict.fromkeys([*_FIRST, *alphabet, *("".join(pair) for pair in pairs)])
+    backend.model = models.BPE(vocab={name: at for at, name in enumerate(names)}, merges=pairs)
+    backend.add_special_tokens(list(_FIRST))
     backend.add_special_tokens([_PICTURE])
     end = "</s>"
     backend.post_processor = processors.TemplateProcessing(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from vlforge.miniatures.scenes import every_text
+from vlforge.miniatures.tokenizers import learn_merges
 from vlforge.miniatures.weights import Shapes, random_state, write_bin, write_json
 
 WIDTH, INNER, LAYERS, HEADS, SHARED = 32, 64, 3, 4, 24
@@ -95,7 +95,7 @@ def preprocessor(side: int) -> dict[str, object]:
 
 def _write_tokenizer(folder: Path, seed: int) -> int:
     """CLIP's files: byte-level BPE in lower case with `</w>` at a word's end."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     folder.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -108,19 +108,16 @@ def _write_tokenizer(folder: Path, seed: int) -> int:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(always) + 100, initial_alphabet=alphabet, end_of_word_suffix="</w>",
-        show_progress=False,
-    )  # fmt: skip
-    backend.train_from_iterator(every_text(seed), trainer)
-    learned = json.loads(backend.to_str())["model"]
-    pairs = [pair.split() if isinstance(pair, str) else pair for pair in learned["merges"]]
-    merged = dict.fromkeys(["".join(pair) for pair in pairs])
-    names = [*dict.fromkeys([*always, *merged]), BEGIN, END]
+    spelled = [
+        [*word[:-1], f"{word[-1]}</w>"]
+        for text in every_text(seed)
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(text.lower())
+        if word.strip("Ġ").isalpha()
+    ]
+    pairs = learn_merges(spelled, 320)
+    names = [*dict.fromkeys([*always, *("".join(pair) for pair in pairs)]), BEGIN, END]
     ids = {name: number for number, name in enumerate(names)}
-    backend.model = models.BPE(
-        vocab=ids, merges=[tuple(pair) for pair in pairs], end_of_word_suffix="</w>", unk_token=END
-    )
+    backend.model = models.BPE(vocab=ids, merges=pairs, end_of_word_suffix="</w>", unk_token=END)
     backend.add_special_tokens([BEGIN, END])
     ends = ((END, ids[END]), (BEGIN, ids[BEGIN]))
     backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=False)
