@@ -132,6 +132,8 @@ def test_training_and_demo_lines_are_ours(folder, monkeypatch):
     assert ours(f"python {demo} --options model.low_resource False") == [
         f"{shown} {parts} --precision fp16 --no-browser"
     ]
+    with pytest.raises(RecipeError, match=r"demo\.py needs --cfg-path FILE"):
+        ours("python demo.py --cfg-path")
     with pytest.raises(RecipeError, match="no command that is known"):
         ours("python train.py --config other.yaml")
 

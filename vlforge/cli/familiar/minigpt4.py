@@ -92,7 +92,9 @@ def _configuration(old: OldCommand) -> tuple[Path, dict[str, str], dict[str, str
     from vlforge.recipe.adopt.minigpt4_config import option_list
 
     _, given = old.options()
-    path = given.get("cfg-path") or wanted(given, "cfg_path", old.name)
+    path = given.get("cfg-path", given.get("cfg_path", "true"))
+    if path == "true":
+        raise RecipeError(f"{old.name} needs --cfg-path FILE")
     return Path(path), option_list(option_words(old)), given
 
 
