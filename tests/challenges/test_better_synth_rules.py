@@ -243,7 +243,7 @@ def test_init_makes_the_layout_and_names_what_brings_the_rest(tmp_path, capsys):
     assert main(["challenge", "better-synth", "init", str(home)]) == 0
     shown = capsys.readouterr().out
     assert "Sign in at" in shown
-    assert "--only gemma-2b-it" in shown
+    assert "seed-questions,finetune,finetune-rows,benchmarks,gemma-2b-it,clip" in shown
     assert {p.name for p in home.iterdir()} == {
         "input", "solution", "output", "submit", "toolkit", RECORD,
     }  # fmt: skip

@@ -92,15 +92,17 @@ def init(
         plain_line(f"Made    {', '.join(done.made)}")
     if done.recorded:
         plain_line(f"Noted   in {RECORD}: {', '.join(done.recorded)}")
-    if done.missing:
-        rows = [(one.name, one.place, one.remedy) for one in done.missing]
-        table(("missing", "belongs to", "brought by"), rows)
-        only = ",".join(one.name for one in done.missing if one.name != "kit")
-        if only:
-            plain_line(f"All     vlforge fetch better_synth {shown_path(folder)} --only {only}")
-        plain_line(f"Then    vlforge challenge {NAME} init {shown_path(folder)}")
-    else:
+    if not done.missing:
         plain_line(f"Next    vlforge challenge {NAME} check {shown_path(folder)}")
+        return
+    table(("missing", "belongs to"), [(one.name, one.place) for one in done.missing])
+    for one in done.missing:
+        if one.by_hand:
+            plain_line(f"By hand {one.name}: {one.by_hand}")
+    only = ",".join(one.name for one in done.missing if not one.by_hand)
+    if only:
+        plain_line(f"Fetch   vlforge fetch better_synth {shown_path(folder)} --only {only}")
+    plain_line(f"Then    vlforge challenge {NAME} init {shown_path(folder)}")
 
 
 def check(
@@ -244,10 +246,10 @@ def _refuse(checked: Checked) -> None:
     """
     for one in checked.verdicts:
         if one.verdict == "warning":
-            note_line(f"{one.rule}: {one.found}: {one.remedy}")
+            note_line(f"{one.rule}: {one.found}; {one.remedy}")
     if checked.broken:
         raise RecipeError(
-            "\n".join(f"{one.rule}: {one.found}: {one.remedy}" for one in checked.broken)
+            "\n".join(f"{one.rule}: {one.found}; {one.remedy}" for one in checked.broken)
         )
 
 

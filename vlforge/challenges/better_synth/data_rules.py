@@ -80,7 +80,7 @@ def training_data(kit: Kit, data: Path | None = None, recipe: str | None = None)
     except VLForgeError as error:
         return [broken("training-data", str(error), "mend the recipe")]
     if not path.exists():
-        fetch = f"vlforge fetch better_synth {kit.folder} --only {kit.round.group}"
+        fetch = f"vlforge fetch better_synth {kit.named} --only {kit.round.group}"
         return [broken("training-data", f"{kit.shown(path)} is not there", fetch)]
     asked, verdict = _questions(kit)
     try:
@@ -107,7 +107,7 @@ def seed_of(kit: Kit, recipe: str | None = None) -> Path:
 
 def _questions(kit: Kit) -> tuple[set[str] | None, Verdict | None]:
     path = kit.questions
-    fetch = f"vlforge fetch better_synth {kit.folder} --only seed-questions"
+    fetch = f"vlforge fetch better_synth {kit.named} --only seed-questions"
     if not path.is_file():
         return None, broken("questions", f"{kit.shown(path)} is not there", fetch)
     try:

@@ -44,6 +44,13 @@ class Kit:
         """A place below the folder, absolute."""
         return self.folder / place
 
+    @property
+    def named(self) -> str:
+        """The folder as a command names it: from the working folder, where it lies below."""
+        here = Path.cwd()
+        inside = self.folder.is_relative_to(here) and self.folder != here
+        return str(self.folder.relative_to(here) if inside else self.folder)
+
     def shown(self, path: Path) -> str:
         """A path as seen from the folder."""
         return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)

@@ -105,7 +105,7 @@ def memory(found: Estimate | str, trainer: Trainer) -> Verdict:
             return broken("memory", told, "take a larger machine, or `--trainer vlforge` to try")
         return kept("memory", told)
     has = gpu if found.on_gpu else ram
-    told = f"{said}; the plan asks for {found.memory_gib:.1f}"
+    told = f"{said}; the plan asks for {found.memory_gib:.1f} GiB"
     if has < found.memory_gib:
         remedy = "give lora or quantise, or take a larger machine (`vlforge plan` advises)"
         return broken("memory", told, remedy)

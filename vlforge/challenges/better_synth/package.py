@@ -77,11 +77,11 @@ def package(
         verdicts.append(_packed_script(kit, home, name))
     faults = [one for one in verdicts if one.verdict == "broken"]
     faults += [
-        broken("members", f"{member} is missing", f"{COMMAND} run {kit.folder} makes it")
+        broken("members", f"{member} is missing", f"{COMMAND} run {kit.named} makes it")
         for member in lacks
     ]
     if faults:
-        raise Refused("\n".join(f"{one.rule}: {one.found}: {one.remedy}" for one in faults))
+        raise Refused("\n".join(f"{one.rule}: {one.found}; {one.remedy}" for one in faults))
     stem = "submit-unofficial" if unofficial else "submit"
     target = kit.at(f"submit/{stem}.zip")
     _write_zip(target, members)
@@ -113,7 +113,7 @@ def _chosen(kit: Kit, unofficial: bool, experiment: str | None) -> tuple[Path, s
         raise RecipeError(
             f"{kit.folder}: no results of {by}; "
             + (f"{hint}, or " if other else "")
-            + f"`{COMMAND} run {kit.folder} --trainer {trainer}` makes them"
+            + f"`{COMMAND} run {kit.named} --trainer {trainer}` makes them"
         )
     if experiment is not None and experiment not in homes:
         raise RecipeError(f"no experiment {experiment!r} of {by}; there are: {', '.join(homes)}")
@@ -166,7 +166,7 @@ def _logs(kit: Kit, home: Path, name: str) -> list[Verdict]:
         rule = f"{part}-log"
         if not said.runtime_s:
             found.append(broken(rule, f"{kit.shown(path)} does not tell of the training's end",
-                                f"{COMMAND} run {kit.folder} trains to the end"))  # fmt: skip
+                                f"{COMMAND} run {kit.named} trains to the end"))  # fmt: skip
         else:
             steps = f"{len(said.losses):,} steps logged, {said.runtime_s / 3600:.2f} h"
             found.append(kept(rule, steps))
@@ -186,7 +186,7 @@ def _packed_script(kit: Kit, home: Path, name: str) -> Verdict:
     if script.values["EXP_NAME"] != name:
         return broken(
             rule, f"output/train.sh is of the experiment {script.values['EXP_NAME']!r}, not {name}",
-            f"package that one, or {COMMAND} run {kit.folder} --trainer kit EXP_NAME={name}",
+            f"package that one, or {COMMAND} run {kit.named} --trainer kit EXP_NAME={name}",
         )  # fmt: skip
     return rules.judge_script(
         rule, script, recorded["fixed_sha256"], recorded["fixed_lines"], "output/train.sh"

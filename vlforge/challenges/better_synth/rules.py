@@ -63,7 +63,7 @@ def solution_models(kit: Kit, wanted: str | None = None) -> Verdict:
         shown = ", ".join(Path(name).name for name in names)
         return kept(rule, shown or "none is opened here")
     fetched = [name for name in lacks if Path(name).name == _CAPTIONER]
-    remedy = f"{_FETCH} {kit.folder} --only captioner brings {kit.folder.name}/models/{_CAPTIONER}"
+    remedy = f"{_FETCH} {kit.named} --only captioner brings {kit.folder.name}/models/{_CAPTIONER}"
     return broken(
         rule,
         f"{', '.join(lacks)}: no such folder",
@@ -83,7 +83,7 @@ def solution_files(kit: Kit) -> Verdict:
     return broken(
         "solution-files",
         f"{FOLDER}/ lacks {', '.join(lacks)}",
-        f"`{COMMAND} init {kit.folder}` writes what is missing",
+        f"`{COMMAND} init {kit.named}` writes what is missing",
     )
 
 
@@ -99,7 +99,7 @@ def editable_only(kit: Kit) -> Verdict:
     name = kit.shown(script.path)
     if recorded is None:
         return warning(
-            rule, f"{name} was not recorded", f"give `{COMMAND} init {kit.folder}` once more"
+            rule, f"{name} was not recorded", f"give `{COMMAND} init {kit.named}` once more"
         )
     return judge_script(rule, script, recorded["fixed_sha256"], recorded["fixed_lines"], name)
 
@@ -214,11 +214,11 @@ def finetuning_data(kit: Kit) -> Verdict:
         return broken(
             "finetuning-data",
             f"{kit.shown(kit.finetuning)} is not there",
-            f"{_FETCH} {kit.folder} --only {_items(kit, 'finetune')}",
+            f"{_FETCH} {kit.named} --only {_items(kit, 'finetune')}",
         )
     return _as_recorded(
         kit, "finetuning-data",
-        f"put the given files back: {_FETCH} {kit.folder} --only {_items(kit, 'finetune')}",
+        f"put the given files back: {_FETCH} {kit.named} --only {_items(kit, 'finetune')}",
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def _as_recorded(kit: Kit, group: str, remedy: str) -> Verdict:
     """Whether a group's files are those that were recorded."""
     recorded = kit.recorded.get(group) or {}
     if not recorded:
-        again = f"give `{COMMAND} init {kit.folder}` once more"
+        again = f"give `{COMMAND} init {kit.named}` once more"
         return warning(group, "no hash was recorded of it", again)
     faults = list(_changes(kit, recorded))
     if faults:
@@ -258,7 +258,7 @@ def evaluation_files(kit: Kit) -> Verdict:
     """The benchmarks' files are there, whole and as recorded."""
     from vlforge.challenges.better_synth.benchmark_files import faults_of
 
-    remedy = f"{_FETCH} {kit.folder} --only benchmarks"
+    remedy = f"{_FETCH} {kit.named} --only benchmarks"
     faults, told = faults_of(kit)
     if faults:
         more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
@@ -291,9 +291,7 @@ def models(kit: Kit) -> Verdict:
         else:
             there.append(folder.name)
     if faults:
-        return broken(
-            "models", "; ".join(faults), f"{_FETCH} {kit.folder} --only {','.join(lacks)}"
-        )
+        return broken("models", "; ".join(faults), f"{_FETCH} {kit.named} --only {','.join(lacks)}")
     return kept("models", ", ".join(there))
 
 

@@ -25,11 +25,14 @@ _COPIED = ("eval",)
 
 @dataclass(frozen=True)
 class Missing:
-    """A part of the kit that is not there: what it is, where it belongs, what brings it."""
+    """A part of the kit that is not there: its name for `vlforge fetch`, where it belongs.
+
+    by_hand: what a person has to do, where it cannot be fetched.
+    """
 
     name: str
     place: str
-    remedy: str
+    by_hand: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,7 @@ def missing(kit: Kit) -> list[Missing]:
         wanted = [place / part for part in item.expect] or [place]
         if all(path.exists() and not _is_empty(path) for path in wanted):
             continue
-        remedy = f"vlforge fetch {MANIFEST} {kit.folder} --only {item.name}"
-        found.append(Missing(item.name, item.to, remedy))
+        found.append(Missing(item.name, item.to))
     return found
 
 
