@@ -69,9 +69,11 @@ def score(
     if (folder is None) == (answers is None):
         raise DataError("give a folder that `eval run` wrote, or --benchmark and --answers")
     if answers is not None:
+        # LLaVA's answers to TextVQA carry the questions, which are all that its own scorer reads.
+        asked = questions or (answers if benchmark == "textvqa" else "")
         spec = {
             "name": benchmark,
-            "questions": str(questions or ""),
+            "questions": str(asked),
             "annotation": annotations and str(annotations),
             "images": images and str(images),
             "protocol": protocol,
@@ -169,6 +171,10 @@ def export(
     """Write the answers as another tool's file."""
     from vlforge.evaluation.export import export_answers, export_file
 
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error})") from None
     if answers.is_dir():
         written = export_answers(answers, name, target, shape)
     elif not answers.is_file():

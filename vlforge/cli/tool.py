@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FREE_OPTIONS = {"ignore_unknown_options": True, "help_option_names": []}
 HELP = {"--help", "-h"}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_FILES = ("SRC", "DST")
 EXAMPLES = """\b
 Examples:
   vlforge list tools
@@ -28,6 +29,8 @@ Examples:
   vlforge tool convert_cc_sbu                           the files it expects in this folder
   vlforge tool convert_labels TRAIN.txt OUTDIR --prompt 请描述图片内容。
   vlforge tool convert_labels TRAIN.txt OUTDIR --mode rank3
+  vlforge tool check_global_batch_size 4 64 256
+  vlforge tool check_sample_number rows.jsonl rows-200k.jsonl 200000
 """
 
 
@@ -48,7 +51,7 @@ def tool(
     tool cannot turn is listed with its reason instead of stopping it; files are
     streamed and appear under their names when they are complete.
     """
-    from vlforge.data.tool_list import find_tool, run_named
+    from vlforge.data.tool_list import answer, find_tool, run_named
 
     given = list(words or [])
     if not given or given[0] in HELP:
@@ -59,6 +62,9 @@ def tool(
         plain_line(tool_help(wanted))
         return
     source, target, options = split_words(wanted, given[1:])
+    if not wanted.takes_files:
+        plain_line(str(answer(wanted, options)))
+        return
     with progress(wanted.name) as shown:
         done = run_named(wanted, source, target, options, shown)
     _say(done)
@@ -78,20 +84,33 @@ def split_words(tool: ToolInfo, words: Sequence[str]) -> tuple[Path, Path, dict[
     options: dict[str, Any] = {}
     for key, value in _pairs(words):
         if not key:
-            free = [place for place in ("SRC", "DST") if place not in files]
-            if not free:
-                raise RecipeError(f"{value!r} is one file too many: {tool.name} takes SRC and DST")
-            files[free[0]] = value
+            free = [place for place in _FILES if place not in files and tool.takes_files]
+            unnamed = [place for place in tool.places if place not in options]
+            if free:
+                files[free[0]] = value
+            elif unnamed:
+                options[unnamed[0]] = _value(known[unnamed[0]], value)
+            else:
+                what = "word" if tool.places else "file"
+                raise RecipeError(
+                    f"{value!r} is one {what} too many: {tool.name} takes {_takes(tool)}"
+                )
         elif key in tool.files:
-            files[("SRC", "DST")[tool.files.index(key)]] = value
+            files[_FILES[tool.files.index(key)]] = value
         elif key in known:
             options[key] = _value(known[key], value)
         else:
             raise RecipeError(f"{tool.name} has no option {key!r}{_nearest(key, tool)}")
-    for place, usual in zip(("SRC", "DST"), tool.usual, strict=True):
-        if not files.setdefault(place, usual):
+    for place, usual in zip(_FILES, tool.usual, strict=True):
+        if not files.setdefault(place, usual) and tool.takes_files:
             raise RecipeError(f"{tool.name}: no {place} given: vlforge tool {tool.name} SRC DST")
     return Path(files["SRC"]), Path(files["DST"]), options
+
+
+def _takes(tool: ToolInfo) -> str:
+    """The words without a name, as a usage line has them."""
+    files = _FILES if tool.takes_files else ()
+    return " ".join((*files, *(place.upper() for place in tool.places)))
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -154,7 +173,7 @@ def tool_help(tool: ToolInfo) -> str:
     """One tool's page."""
     does = tool.does[0].upper() + tool.does[1:]
     says = f"{does}, as {tool.system} has it.\n\n{tool.more}".strip()
-    lines = [f"Usage: vlforge tool {tool.name} SRC DST [--OPTION VALUE]...", ""]
+    lines = [f"Usage: vlforge tool {tool.name} {_takes(tool)} [--OPTION VALUE]...", ""]
     lines += [f"  {line}".rstrip() for line in says.splitlines()]
     if tool.options:
         lines += ["", "Options:"]

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from vlforge.data import kit_tools
 from vlforge.data.formats import cc_sbu_tsv, paddle_labels
 from vlforge.data.reference_tools import TOOLS, run_tool
 from vlforge.types import DataError, ProgressFn, no_progress
@@ -19,13 +20,27 @@ _FILES = {
     "dj_to_llava": ("dj_ds_path", "target_llava_ds_path"),
     "mmc4_to_dj": ("mmc4_ds_path", "target_ds_path"),
     "dj_to_mmc4": ("dj_ds_path", "target_mmc4_ds_path"),
+    "convert_gqa_for_eval": ("src", "dst"),
+    "convert_mmvet_for_eval": ("src", "dst"),
 }
-"""What Data-Juicer's tools call their source and their target."""
+"""What tools call their source and their target."""
+_PLACES = {
+    "check_sample_number": ("max_sample_num",),
+    "check_global_batch_size": ("batch", "accumulation", "target"),
+}
+"""Options that are also words without a name, behind the files."""
 _OTHERS: dict[str, tuple[str, Callable[..., Any], tuple[str, str]]] = {
     "convert_cc_sbu": ("MiniGPT-4", cc_sbu_tsv.convert_cc_sbu, cc_sbu_tsv.CC_SBU),
     "convert_laion": ("MiniGPT-4", cc_sbu_tsv.convert_laion, cc_sbu_tsv.LAION),
     "convert_labels": ("PaddleMIX", paddle_labels.convert_labels, ("", "")),
+    "check_sample_number": ("Better Synth", kit_tools.check_sample_number, ("", "")),
+    "convert_gqa_for_eval": ("LLaVA", kit_tools.convert_gqa_for_eval, ("", "")),
+    "convert_mmvet_for_eval": ("LLaVA", kit_tools.convert_mmvet_for_eval, ("", "")),
 }
+_CHECKS: dict[str, tuple[str, Callable[..., bool]]] = {
+    "check_global_batch_size": ("Better Synth", kit_tools.check_global_batch_size),
+}
+"""Tools that read no file and answer True or False."""
 _DOES = {
     "llava_to_dj": "LLaVA's conversations become rows of `text` and `images`",
     "dj_to_llava": "rows of `text` and `images` become LLaVA's conversations",
@@ -42,6 +57,10 @@ _DOES = {
     "convert_cc_sbu": "a JSON list of links and captions becomes a table to download",
     "convert_laion": "the same for LAION's list",
     "convert_labels": "a TSV of pictures and captions becomes train.json and val.json",
+    "check_sample_number": "a dataset is cut down to so many rows, those that the kit draws",
+    "convert_gqa_for_eval": "an answer file becomes GQA's predictions",
+    "convert_mmvet_for_eval": "an answer file becomes what MM-Vet's evaluator takes",
+    "check_global_batch_size": "whether batch x accumulation x GPUs is the global batch",
 }
 ORIGINAL = "original_llava_ds_path"
 
@@ -59,7 +78,8 @@ class ToolInfo:
     """A tool: whose it is, what it does, its options, and how it names its two files.
 
     `more` is what there is to know besides; `usual` are the files that it takes
-    where none are given, "" for none.
+    where none are given, "" for none. `places` are options that may stand behind the files
+    without their names; `takes_files` is false of a question that reads none.
     """
 
     name: str
@@ -69,6 +89,8 @@ class ToolInfo:
     options: tuple[Option, ...]
     files: tuple[str, str] = ("", "")
     usual: tuple[str, str] = ("", "")
+    places: tuple[str, ...] = ()
+    takes_files: bool = True
 
 
 @dataclass
@@ -98,12 +120,27 @@ def tools() -> list[ToolInfo]:
         says = (_DOES[name], _more(make))
         found.append(ToolInfo(name, "Data-Juicer", *says, tuple(options), files))
     for name, (system, function, usual) in _OTHERS.items():
-        hints = get_type_hints(function)
-        given = list(inspect.signature(function).parameters.values())[2:]
-        options = [Option(p.name, hints[p.name], p.default) for p in given if p.name != "progress"]
         says = (_DOES[name], _more(function))
-        found.append(ToolInfo(name, system, *says, tuple(options), usual=usual))
+        named, places = _FILES.get(name, ("", "")), _PLACES.get(name, ())
+        options_of = _options(function, 2)
+        found.append(ToolInfo(name, system, *says, options_of, named, usual, places))
+    for name, (system, check) in _CHECKS.items():
+        says, options_of = (_DOES[name], _more(check)), _options(check, 0)
+        found.append(
+            ToolInfo(name, system, *says, options_of, places=_PLACES[name], takes_files=False)
+        )
     return found
+
+
+def _options(function: Callable[..., Any], behind: int) -> tuple[Option, ...]:
+    """A function's parameters but for its files."""
+    hints = get_type_hints(function)
+    given = list(inspect.signature(function).parameters.values())[behind:]
+    return tuple(
+        Option(p.name, hints[p.name], None if p.default is p.empty else p.default)
+        for p in given
+        if p.name != "progress"
+    )
 
 
 def _more(documented: Any) -> str:
@@ -129,6 +166,26 @@ def find_tool(name: str) -> ToolInfo:
     raise DataError(f"unknown tool {name!r}: {hint}")
 
 
+def answer(tool: ToolInfo, options: Mapping[str, Any]) -> bool:
+    """What a tool that reads no file answers.
+
+    Raises:
+        DataError: an option is missing.
+    """
+    _check_given(tool, options)
+    return _CHECKS[tool.name][1](**options)
+
+
+def _check_given(tool: ToolInfo, options: Mapping[str, Any]) -> None:
+    missing = [place for place in tool.places if place not in options]
+    if missing:
+        words = " ".join(place.upper() for place in tool.places)
+        files = "SRC DST " if tool.takes_files else ""
+        raise DataError(
+            f"{tool.name}: no {missing[0]} given: vlforge tool {tool.name} {files}{words}"
+        )
+
+
 def run_named(
     tool: ToolInfo,
     source: Path,
@@ -141,6 +198,9 @@ def run_named(
     Raises:
         DataError: a file cannot be read or written, or an option is wrong.
     """
+    if not tool.takes_files:
+        raise DataError(f"{tool.name} makes no file; it is run by `vlforge tool {tool.name}`")
+    _check_given(tool, options)
     if target.absolute() == source.absolute():
         raise DataError(f"{target}: source and target are the same; name another target")
     try:

@@ -11,8 +11,12 @@ from vlforge.types import RecipeError
 
 SYSTEMS = {
     "data_juicer": "Data-Juicer",
+    "better_synth": "Better Synth",
+    "mgm": "Mini-Gemini",
+    "llava": "LLaVA",
     "mgen_vl": "MGen-VL (PaddleMIX)",
     "minigpt4": "MiniGPT-4",
+    "xtuner": "XTuner",
 }
 """Modules of this package with a tuple `COMMANDS`, and whose commands they are."""
 

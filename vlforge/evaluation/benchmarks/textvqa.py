@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vlforge.evaluation.benchmarks import UNJUDGED, Verdicts
 from vlforge.evaluation.config import BenchmarkSpec
@@ -32,6 +33,7 @@ def read(spec: BenchmarkSpec) -> list[Question]:
     """The questions of LLaVA's question file, with their answers where an annotation is given.
 
     LLaVA's ids are the pictures': a picture's later questions get their line as well.
+    Its answer file, whose rows hold the prompts, is read as the questions that it answers.
     `prompt: vlmevalkit` and `lmms-eval` ask in the words of those, without OCR tokens.
 
     Raises:
@@ -47,7 +49,7 @@ def read(spec: BenchmarkSpec) -> list[Question]:
     found: list[Question] = []
     taken: set[str] = set()
     for number, row in question_lines(path):
-        question_id, text = str(row["question_id"]), str(row["text"])
+        question_id, text = str(row["question_id"]), str(row.get("prompt") or row["text"])
         answers: tuple[str, ...] = ()
         if annotation is not None:
             found_answers = annotation.find(question_id, text)
@@ -142,6 +144,21 @@ def read_annotation(path: Path) -> Annotation:
                 found.exact[str(key), question.lower()] = answers
                 found.of_picture.setdefault(str(key), {})[_squeeze(question)] = answers
     return found
+
+
+def matcher(questions: Sequence[Question]) -> Callable[[Mapping[str, Any]], str | None]:
+    """Finds the question that a row of LLaVA's answers answers: by picture and prompt."""
+    known: dict[tuple[str, str], str] = {}
+    for question in questions:
+        known.setdefault((question.group, question.asked.lower()), question.id)
+
+    def find(row: Mapping[str, Any]) -> str | None:
+        prompt = row.get("prompt")
+        if not isinstance(prompt, str):
+            return None
+        return known.get((str(row.get("question_id")), question_of(prompt).lower()))
+
+    return find
 
 
 def question_of(prompt: str) -> str:

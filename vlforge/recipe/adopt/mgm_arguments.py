@@ -257,6 +257,17 @@ def read_arguments(
     return found
 
 
+def given_words(words: Sequence[str], system: System) -> dict[str, str]:
+    """The arguments that a command line gives, by their whole names; the last word counts.
+
+    Raises:
+        RecipeError: an unknown argument, or one without its value.
+    """
+    line = [Word(text, 1) for text in words]
+    known = arguments_of(system)
+    return {name: value.text for name, value, _ in _pairs(line, known, "command line")}
+
+
 def _pairs(
     words: Sequence[Word], known: Mapping[str, Argument], place: str
 ) -> Iterable[tuple[str, Word, Word]]:
