@@ -1,0 +1,91 @@
+"""What a user types, typed: command lines in a working folder, and what they said."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def typed(line: str, folder: Path, code: int = 0) -> str:
+    """What `vlforge …` said on stdout and stderr, given in `folder`.
+
+    Args:
+        line: as it is typed, continued lines as in a shell.
+        code: the exit code that it has to end with.
+    """
+    from vlforge.cli import main
+
+    words = shlex.split(line.replace("\\\n", " "))
+    assert words[0] == "vlforge"
+    out = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+    ):
+        found = main(words[1:])
+    assert found == code, f"{line}\nended with {found} and said\n{out.getvalue()}"
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def served(folder: Path, model: str) -> Iterator[str]:
+    """The address of `vlforge serve MODEL`, a process of its own that ends with the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vlforge", "serve", model, "--port", "0"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("At "):
+                break
+        address = said.rpartition("\nAt ")[2].strip()
+        assert address.startswith("http"), said
+        _wait_for(address)
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def _wait_for(url: str) -> None:
+    """The address is told a moment before it answers."""
+    for _ in range(200):
+        try:
+            urllib.request.urlopen(f"{url}/models", timeout=10).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+
+
+def asked(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The server's answer to a request for a conversation's next turn."""
+    request = urllib.request.Request(
+        f"{url}/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a jsonl file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
