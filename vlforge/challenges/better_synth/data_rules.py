@@ -172,6 +172,8 @@ def contamination(kit: Kit, recipe: str | None, *, always: bool) -> Verdict:
     rule = "contamination"
     try:
         path = seed_of(kit, recipe)
+        if not path.is_file():
+            return warning(rule, "not looked for: there is no seed", "fetch it first")
         count = sum(1 for _ in path.open("rb"))
         if count > LOOKED_THROUGH and not always:
             return warning(
