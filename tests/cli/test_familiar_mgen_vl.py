@@ -9,6 +9,7 @@ import pytest
 
 from vlforge.cli.familiar.every import translate
 from vlforge.cli.familiar.old import take_apart
+from vlforge.cli.recipes import is_other_systems
 from vlforge.cli.start import main
 from vlforge.miniatures.config import MiniatureConfig
 from vlforge.miniatures.make import make_miniature
@@ -87,6 +88,15 @@ def test_adapters_are_found_in_the_run_that_has_their_name(tmp_path, monkeypatch
     assert ours(merge) == ["merge B checkpoints/ad ./checkpoints/ad_merged --to paddle"]
 
 
+def test_arguments_are_told_from_a_dataset_of_the_same_ending(tmp_path):
+    told = {"model_name_or_path": "m", "learning_rate": 1, "dataset": {}}
+    (tmp_path / "a.json").write_text(json.dumps(told))
+    (tmp_path / "rows.json").write_text(json.dumps([{"conversations": [["q", "a"]]}]))
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe")
+    found = [is_other_systems(tmp_path / f"{name}.json") for name in ("a", "rows", "b", "none")]
+    assert found == [True, False, False, False]
+
+
 @pytest.mark.slow
 def test_the_whole_way_from_labels_to_captions(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
@@ -96,6 +106,7 @@ def test_the_whole_way_from_labels_to_captions(folder, monkeypatch, capsys):
         told = json.loads((folder / name).read_text())
         few = {"max_steps": 1, "gradient_accumulation_steps": 2, "evaluation_strategy": "no"}
         (folder / name).write_text(json.dumps(told | few | more))
+        assert main(["check", name]) == 0
         assert main(["compat", "python", "-u", "supervised_finetune.py", name]) == 0
     lora = "--lora_path checkpoints/mgen_vl_lora_sft_ckpts --merge_model_path merged"
     line = f"compat python merge_lora_params.py --model_name_or_path {MODEL} {lora}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlforge.cli.options import Arms, Maps, Overrides, Seeds, Size, Until, choose
-from vlforge.cli.recipes import our_recipe
+from vlforge.cli.recipes import is_other_systems, our_recipe
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import RecipeError
 
@@ -125,7 +125,7 @@ def _is_data(given: Path) -> bool:
     if given.suffix in _YAML:
         return False
     is_named_so = given.suffix in _DATA or any(mark in str(given) for mark in "{*")
-    return is_named_so or given.exists()
+    return (is_named_so or given.exists()) and not is_other_systems(given)
 
 
 def _check_recipe(recipe: Path, choice: object) -> None:

@@ -23,6 +23,7 @@ from vlforge.cli.options import (
     VisionPart,
     choose,
 )
+from vlforge.cli.recipes import is_other_systems
 from vlforge.cli.show import PLAIN, is_terminal, note_line, plain_line
 from vlforge.types import DataError, RecipeError
 
@@ -115,7 +116,8 @@ def inspect(
     if row is None and id_ is None:
         raise RecipeError("which row? give --row N, counted from 0, or --id ID")
     wanted = {"row": row, "id": id_, "compat": compat}
-    if given.suffix in (".yaml", ".yml") or (model is None and not given.exists()):
+    is_named_so = given.suffix in (".yaml", ".yml") or (model is None and not given.exists())
+    if is_named_so or is_other_systems(given):
         _refuse_of_data(model, template, max_length, tokenizer, image_root)
         choice = choose(overrides, maps, run_dir=out, arms=arms, seeds=seeds, size=size)
         asked = _of_recipe(given, choice, stage, wanted)

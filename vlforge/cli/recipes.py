@@ -6,6 +6,8 @@ from pathlib import Path
 
 from vlforge.types import RecipeError
 
+_MOST_SETTINGS = 1 << 20
+"""Bytes; files of settings are smaller."""
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -60,6 +62,19 @@ def says_stages(path: Path) -> bool:
         return False
     tree = read_source(path).plain()
     return "stages" in tree or "kind" in tree
+
+
+def is_other_systems(path: Path) -> bool:
+    """Whether another system's settings lie there, and no dataset that is named like them."""
+    from vlforge.recipe.adopt.adopted import read_foreign
+    from vlforge.recipe.adopt.systems import system_of
+
+    if not path.is_file() or path.stat().st_size > _MOST_SETTINGS:
+        return False
+    try:
+        return system_of(read_foreign(path, {})) is not None
+    except RecipeError:
+        return False
 
 
 def shipped_recipe(given: Path) -> Path | None:
