@@ -39,6 +39,12 @@ Examples:
   vlforge list commands
   vlforge list commands xtuner            those that mention it
   vlforge list commands --system xtuner --into docs/from_xtuner.md
+  vlforge list commands --system mgm,llava --into docs/from_mgm.md
+"""
+CONFIGS_EXAMPLES = """\b
+Examples:
+  vlforge list configs                    all of them
+  vlforge list configs internlm2          those with that in their name
 """
 PROMPTS_EXAMPLES = """\b
 Examples:
@@ -66,6 +72,7 @@ def build_app() -> typer.Typer:
     app.command("layouts")(list_layouts)
     app.command("tools")(list_tools)
     app.command("commands", epilog=COMMANDS_EXAMPLES)(list_commands)
+    app.command("configs", epilog=CONFIGS_EXAMPLES)(list_configs)
     app.command("benchmarks")(list_benchmarks)
     return app
 
@@ -75,19 +82,21 @@ def list_commands(
         str, typer.Argument(help="Only commands that mention it.", show_default=False)
     ] = "",
     system: Annotated[
-        str, typer.Option(help="Only one system's: data_juicer, xtuner …", show_default=False)
+        str, typer.Option(help="Only these systems': data_juicer, xtuner …", show_default=False)
     ] = "",
     into: Into = None,
 ) -> None:
     """Command lines of other systems that `vlforge compat` runs, and ours beside them."""
     from vlforge.cli.familiar.every import SYSTEMS, familiar
 
-    if system not in ("", *SYSTEMS):
-        raise RecipeError(f"no system {system!r}{nearest(system, SYSTEMS)}")
+    chosen = [name for name in system.split(",") if name] or list(SYSTEMS)
+    for name in chosen:
+        if name not in SYSTEMS:
+            raise RecipeError(f"no system {name!r}{nearest(name, SYSTEMS)}")
     found = [
         (whose, one.old, one.ours)
         for whose, one in familiar()
-        if whose == SYSTEMS.get(system, whose)
+        if whose in [SYSTEMS[name] for name in chosen]
         and word.lower() in f"{whose} {one.old} {one.ours}".lower()
     ]
     if into is None:
@@ -95,6 +104,21 @@ def list_commands(
         return
     rows = [f"| `{old}` | `{ours}` |".replace("||", "\\|\\|") for _, old, ours in found]
     _say_page("\n".join(["| you type | here |", "|---|---|", *rows]), "commands", into)
+
+
+def list_configs(
+    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="A part of the name.")] = "",
+) -> None:
+    """Configurations that other systems ship: `vlforge adopt NAME`, `vlforge run NAME`."""
+    from vlforge.recipe.adopt.xtuner_built_in import BUILT_INS
+
+    names = [name for name in BUILT_INS if pattern.lower() in name.lower()]
+    if not names:
+        raise RecipeError(
+            f"{pattern}: no configuration's name has that{nearest(pattern, BUILT_INS)}"
+        )
+    table(("configuration", "language model", "of"),
+          [(name, BUILT_INS[name].llm, "XTuner") for name in names])  # fmt: skip
 
 
 def list_benchmarks() -> None:

@@ -138,11 +138,17 @@ class Stage:
             self.out.note(f"{folder} is {name} of the hub, and not there yet: {how}")
         return folder, f"{said.origin}: {name} of the hub"
 
+    def _held(self, key: str) -> Path:
+        """The folder that a model's name means; it may not be there."""
+        name = str(self.reading.value(key, str, ""))
+        is_there = Path(name).is_dir() or not _HUB_NAME.match(name)
+        return Path(name) if is_there else Path("models") / Path(name).name
+
     def picture_tokens(self) -> tuple[int, str]:
         """Tokens of a picture, and how they are known."""
         key = "model.visual_encoder.pretrained_model_name_or_path"
         name = str(self.reading.value(key, str, ""))
-        file = Path(name) / "config.json"
+        file = self._held(key) / "config.json"
         if file.is_file():
             fields = json.loads(file.read_text(encoding="utf-8"))
             fields = fields.get("vision_config", fields)
@@ -253,8 +259,8 @@ class Stage:
 
     def _has_pieces(self) -> bool:
         """Whether the language model has sentencepiece's file, by which dialects differ."""
-        name = str(self.reading.value("model.llm.pretrained_model_name_or_path", str, ""))
-        folder = Path(name) if Path(name).is_dir() else Path("models") / Path(name).name
+        key = "model.llm.pretrained_model_name_or_path"
+        name, folder = str(self.reading.value(key, str, "")), self._held(key)
         if folder.is_dir():
             return (folder / "tokenizer.model").is_file()
         return not re.search(r"llama-?3|qwen", name.lower())
@@ -292,8 +298,8 @@ class Stage:
 
     def _language_targets(self) -> str:
         """The layers that XTuner finds where the configuration names none."""
-        name = str(self.reading.value("model.llm.pretrained_model_name_or_path", str, ""))
-        file = Path(name) / "config.json"
+        key = "model.llm.pretrained_model_name_or_path"
+        name, file = str(self.reading.value(key, str, "")), self._held(key) / "config.json"
         if file.is_file():
             kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
             return "internlm2" if kind == "internlm2" else "all_linear"
