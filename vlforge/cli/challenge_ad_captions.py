@@ -64,7 +64,10 @@ def build_app() -> typer.Typer:
 
 
 def init(folder: Folder) -> None:
-    """Lay the contest's folder out, or complete it; what is there stays as it is."""
+    """Lay the folder out, or complete it.
+
+    What is there stays as it is. The contest's own files are what `vlforge fetch mgen_vl` says.
+    """
     from vlforge.challenges.ad_captions.layout import lay_out
 
     parts = lay_out(folder)
@@ -83,7 +86,10 @@ def check(
         bool, typer.Option("--json", help="Verdicts, and all rows that are left out, as JSON.")
     ] = False,
 ) -> None:
-    """Look at the contest's rules: each with its verdict, and the remedy; exit code 2 if broken."""
+    """Hold the folder to the contest's rules.
+
+    Each has its name, a verdict and where needed a remedy; exit code 2 where one is broken.
+    """
     looked = _look(_kit(folder), mode, weights)
     if as_json:
         from vlforge.challenges.ad_captions.rules import as_json as told
@@ -106,9 +112,10 @@ def run(
         str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")
     ] = None,
 ) -> None:
-    """Divide the data, train, write Paddle's weights, caption the val half and score it.
+    """Train, caption and score.
 
-    What is finished is kept; the same command goes on.
+    The data is divided, no picture on both sides; after training the weights are written as
+    Paddle's, the other half is captioned and scored. The same command goes on where it stopped.
     """
     from vlforge.challenges.ad_captions import running
     from vlforge.reports.numbers import seconds
@@ -157,7 +164,10 @@ def package(
         bool, typer.Option("--without-weights", help="All but the weights.")
     ] = False,
 ) -> None:
-    """Write submit/submission.zip: requirements.txt, weights/, run.sh, src/predict.py."""
+    """Write submit/submission.zip.
+
+    requirements.txt, weights/, run.sh and src/ with predict.py; its manifest lies beside it.
+    """
     from vlforge.challenges.ad_captions import packing, running
     from vlforge.challenges.ad_captions.weights import changes, outline
 

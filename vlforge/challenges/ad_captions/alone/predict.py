@@ -63,6 +63,8 @@ def find_weights(folder: "object") -> "object":
     from vlforge.types import DataError
 
     given = Path(str(folder))
+    if not given.is_dir():
+        raise DataError(f"{given}: no such folder of weights")
     if (given / "config.json").is_file():
         return given
     inner = sorted(path.parent for path in given.glob("*/config.json"))
