@@ -6,6 +6,7 @@ before a move still name the old folders.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -44,4 +45,19 @@ def _place(root: str, path: str) -> str:
     if first == "/" or not root or (path[1:2] == ":" and _has_drive(path)):
         return path
     full = f"{root}{path}" if root[-1] == os.sep else f"{root}{os.sep}{path}"
-    return os.path.normpath(full) if first == "." and path.startswith("..") else full
+    return _above(root, full, path) if first == "." and path.startswith("..") else full
+
+
+def _above(root: str, full: str, path: str) -> str:
+    """A path that leaves `root`; a run's stage is a link, and its rows name what lies
+    beside the folder that it leads to."""
+    plain, real = os.path.normpath(full), _real(root)
+    if real == root or os.path.exists(plain):
+        return plain
+    behind = os.path.normpath(os.path.join(real, path))
+    return behind if os.path.exists(behind) else plain
+
+
+@functools.lru_cache(maxsize=64)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
