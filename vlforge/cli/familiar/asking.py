@@ -51,6 +51,8 @@ def is_module(name: str, *packages: str) -> Callable[[OldCommand], bool]:
 def is_evaluation(old: OldCommand) -> bool:
     """Whether it is one of their programs that ask or score."""
     module = module_of(old)
+    if module.endswith(".run_llava"):
+        return "MMMU" in module
     return module.rpartition(".")[2] in _OF_EVALUATION
 
 

@@ -67,7 +67,7 @@ def extracted(old: OldCommand) -> Ours:
     _, given = old.options()
     model = wanted(given, "model-path", "extract_mm_projector.py")
     target = wanted(given, "output", "extract_mm_projector.py")
-    is_mgm = _model_type(model).startswith("mgm")
+    is_mgm = "mgm" in _model_type(model)
     layout = "mgm_projector" if is_mgm else "llava_projector"
     notes = ("patch mining is in the file too, which the script leaves out",) if is_mgm else ()
     return Ours((("convert-model", model, target, "--to", layout),), notes)

@@ -62,6 +62,12 @@ COMMANDS = (
         lambda old: evaluation(old, "mgm"),
     ),
     Familiar(
+        "python -m mgm.eval.run_llava --model-path M --image-file I --query Q",
+        "vlforge chat M --image I --question Q --temperature 0.2 --max-new-tokens 512",
+        is_module("eval.run_llava", *PACKAGES),
+        lambda old: serving.query(old, "mgm"),
+    ),
+    Familiar(
         "python -m mgm.serve.cli --model-path M --image-file I --load-4bit",
         "vlforge chat M --image I --quantise 4bit --temperature 0.2 --max-new-tokens 512",
         is_module("serve.cli", *PACKAGES),

@@ -131,7 +131,8 @@ class _Stage:
 
     def leave(self, name: str, why: str) -> None:
         if name in self.given and self.given[name].is_given:
-            self.out.leave(f"--{name}", self.given[name].value, self.given[name].where, why)
+            value = _tidy(self.given[name].value)
+            self.out.leave(f"--{name}", value, self.given[name].where, why)
 
     # What the model is made of, and where it comes from.
 

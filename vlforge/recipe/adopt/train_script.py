@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from vlforge.recipe.adopt.adopted import AdoptedRecipe, Foreign
+from vlforge.recipe.adopt.adopted import AdoptedRecipe, Foreign, Unused
 from vlforge.recipe.adopt.mgm_arguments import System, arguments_of, read_arguments
 from vlforge.recipe.adopt.mgm_stage import NAMES, TrainCommand, put_stage
 from vlforge.recipe.adopt.shell_launch import Started, started
@@ -78,21 +79,26 @@ def put_stages(out: AdoptedRecipe, commands: Sequence[TrainCommand]) -> None:
 
 def say_once(out: AdoptedRecipe) -> None:
     """What is left out in several stages for one reason becomes one line."""
-    merged: dict[tuple[str, str, str], list[str]] = {}
+    merged: dict[tuple[str, str], list[Unused]] = {}
     for one in out.unused:
-        merged.setdefault((one.key, str(one.value), one.why), []).append(one.where)
-    held = {(one.key, str(one.value), one.why): one for one in out.unused}
+        merged.setdefault((one.key, one.why), []).append(one)
     out.unused[:] = [
-        held[key]._replace(where=", ".join(_short(places))) for key, places in merged.items()
+        Unused(key, _one_of([one.value for one in held]), ", ".join(_short(held)), why)
+        for (key, why), held in merged.items()
     ]
 
 
-def _short(places: Sequence[str]) -> list[str]:
+def _one_of(values: Sequence[Any]) -> Any:
+    """A value that is the same everywhere; else all of them."""
+    texts = [*dict.fromkeys(str(value) for value in values)]
+    return values[0] if len(texts) == 1 else ", ".join(texts)
+
+
+def _short(held: Sequence[Unused]) -> list[str]:
     """`a.sh:3 --x`, then `:9` for the same of another line."""
-    first = places[0].replace(",", "").split()[0]
-    begun = first.rpartition(":")[0]
-    others = [place.replace(",", "").split()[0].removeprefix(begun) for place in places[1:]]
-    return [*dict.fromkeys([first, *others])]
+    places = [one.where.replace(",", "").split()[0] for one in held]
+    begun = places[0].rpartition(":")[0]
+    return [*dict.fromkeys([places[0], *(place.removeprefix(begun) for place in places[1:])])]
 
 
 def train_commands(foreign: Foreign) -> Iterator[TrainCommand]:
