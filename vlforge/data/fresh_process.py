@@ -11,6 +11,8 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from vlforge.data.interrupts import deaf_from_birth
+
 
 class Fresh(NamedTuple):
     """A process that was started, and this side's end of the line to it."""
@@ -27,7 +29,7 @@ def start_fresh(target: Callable[..., None], *args: Any) -> Fresh:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=target, args=(*args, theirs))
-    with _bare_main():
+    with _bare_main(), deaf_from_birth():
         process.start()
     theirs.close()
     return Fresh(process, ours)

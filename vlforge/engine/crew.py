@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from vlforge.data.interrupts import deaf_from_birth, ignore_interrupts
 from vlforge.engine.pool import RARELY
 
 _AHEAD = 2
@@ -117,9 +118,10 @@ class _Worker:
         self._received = bytearray()
         _flush_streams()
         parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _work(task, jobs, results, parent, (*earlier, self))
+        with deaf_from_birth():
+            self.pid = os.fork()
+            if self.pid == 0:
+                _work(task, jobs, results, parent, (*earlier, self))
         os.close(jobs)
         os.close(results)
         os.set_blocking(self.target, False)
@@ -203,7 +205,7 @@ def _work(
         for worker in theirs:
             worker.close_pipes()
         gc.set_threshold(RARELY)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignore_interrupts()
         _end_with(parent)
         with open(jobs, "rb") as source, open(results, "wb") as target:
             while head := source.read(_LENGTH_BYTES):

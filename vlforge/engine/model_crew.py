@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from vlforge.data.fresh_process import Fresh, die_with_parent, start_tied
+from vlforge.data.interrupts import ignore_interrupts
 from vlforge.data.machine import visible_gpus
 from vlforge.data.roots import moved, set_moved
 from vlforge.engine.config import ProcessConfig
@@ -187,7 +188,7 @@ class ModelCrew:
 
 def serve(settings: bytes, gpu: str | None, lifeline: Connection, pipe: Connection) -> None:
     """A worker's life: a pass, its jobs, another pass, until None comes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
     if gpu is not None:
         # Before anything loads torch: to it, this GPU is the only one.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from vlforge.data.fresh_process import start_fresh
+from vlforge.data.interrupts import ignore_interrupts
 from vlforge.data.machine import cores
 from vlforge.types import ModelError, VLForgeError
 
@@ -136,7 +136,7 @@ def serve(
     opener: Callable[[int, int], Worker], number: int, count: int, threads: int, pipe: Connection
 ) -> None:
     """Work on orders until the one who sends them is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     for name in _THREADS:
         os.environ[name] = str(threads or max(1, cores() // count))
     orders: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vlforge.data.fresh_process import die_with_parent, start_tied
+from vlforge.data.interrupts import ignore_interrupts
 from vlforge.data.roots import set_moved
 from vlforge.runs.control import Control
 from vlforge.runs.launch import Launch, forget_launch, free_port
@@ -153,7 +154,7 @@ def serve_member(
     pipe: Connection,
 ) -> None:
     """Run a stage as one of several; only the first process's progress is told."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     for number in _OF_SCHEDULERS:
         # The first process is told too, and asks all of them: who dies of it writes nothing.
         signal.signal(number, lambda *_: None)

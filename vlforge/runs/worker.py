@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlforge.data.fresh_process import die_with_parent
+from vlforge.data.interrupts import ignore_interrupts
 from vlforge.data.roots import set_moved
 from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.typed import build
@@ -61,7 +62,7 @@ class Order:
 
 def serve(lifeline: Connection, pipe: Connection) -> None:
     """Run orders from `pipe` until None comes; die with the parent (`lifeline` closes)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     forget_launch(os.environ)
     threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
     while (order := pipe.recv()) is not None:

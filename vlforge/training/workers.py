@@ -13,13 +13,13 @@ import mmap
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
+from vlforge.data.interrupts import deaf_from_birth, ignore_interrupts
 from vlforge.types import DataError
 
 MOST_DEATHS = 3
@@ -52,13 +52,14 @@ class Worker:
             os.ftruncate(file, shared)
             self.memory = mmap.mmap(file, shared)
         given = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | given | {"TOKENIZERS_PARALLELISM": "false"},
-            pass_fds=(file,) if shared else (),
-        )
+        with deaf_from_birth():
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | given | {"TOKENIZERS_PARALLELISM": "false"},
+                pass_fds=(file,) if shared else (),
+            )
         if shared:
             os.close(file)
         self._begin = (file, shared, make, args)
@@ -159,8 +160,7 @@ class Workers:
 
 def serve() -> None:
     """What a helper process does: answer until the one that asks is gone."""
-    # Ctrl-C reaches the whole group; the one that asks decides what then happens.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     pipe_in, pipe_out = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:

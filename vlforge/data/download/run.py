@@ -11,7 +11,6 @@ import errno
 import json
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections import Counter, deque
@@ -34,6 +33,7 @@ from vlforge.data.download.shards import (
 from vlforge.data.download.sources import RENAMED, Shard, count_rows, files_of, shards
 from vlforge.data.download.work import load_shard
 from vlforge.data.folder_lock import alone
+from vlforge.data.interrupts import deaf_from_birth, ignore_interrupts
 from vlforge.types import DataError, ProgressFn, RecipeError, VLForgeError, no_progress
 
 SETTINGS = ".download_settings"
@@ -234,7 +234,8 @@ class _Run:
         process = context.Process(
             target=work, args=(theirs, self.config, str(self.folder)), daemon=True
         )
-        process.start()
+        with deaf_from_birth():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -305,7 +306,7 @@ class _Run:
 
 def work(line: Connection, config: DownloadConfig, folder: str) -> None:
     """What a worker process does: shards that come over the line, until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     # Libraries that decode print on damaged pictures, thousands of lines a shard.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
