@@ -143,6 +143,9 @@ def test_rows_are_given_as_the_kits_converter_takes_them(tmp_path):
     assert "2 of 3 rows are drawn" in export_rows(source, target, {"a", "b", "c"}, 2)
     drawn = sorted(random.Random(1024).sample(range(3), 2))
     assert [row["id"] for row in read(target)] == ["abc"[n] for n in drawn]
+    source.with_name("l.json").write_text('[{"id": "a", "conversations": []}]')
+    with pytest.raises(DataError, match="vlforge convert"):
+        export_rows(source.with_name("l.json"), target, {"a"}, 5)
     with pytest.raises(DataError, match="among the original questions"):
         export_rows(source, target, {"z"}, 5)
 
@@ -160,6 +163,17 @@ def test_what_is_finished_is_not_run_again_and_other_values_do_not_go_over_it(fo
     mmbench = ["bash", "eval/mmbench.sh", NAME, "mmbench_dev_20230712", "0"]
     assert left_to_do(places, script) == [mmbench]
     write(folder / "output/training_dirs" / f"{NAME}/finetuning.log", "{'loss': 2.0}\n")
+    assert left_to_do(places, script) == [["bash", Path(SCRIPTS[0]).name]]
+
+
+def test_checkpoints_of_another_training_are_not_gone_on_from(folder):
+    kit = open_kit(folder)
+    script = kit.script()
+    places = Places(kit, "default")
+    (places.finetune / "checkpoint-100").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="holds checkpoints of other values"):
+        left_to_do(places, script)
+    write(places.note, told(script))
     assert left_to_do(places, script) == [["bash", Path(SCRIPTS[0]).name]]
 
 

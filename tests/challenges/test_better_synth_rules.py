@@ -136,6 +136,9 @@ BAD: dict[str, tuple[str, str, str, Callable[[Path], object]]] = {
                                lambda f: edit(f, SCRIPT, "=default", "=$(rm -r /)")),
     "another variable": ("editable-values", "line 10: CKPT=1", "the block may set EXP_NAME",
                          lambda f: edit(f, SCRIPT, "CKPT_SAVE_STEPS=100", "CKPT=1")),
+    "Windows line ends": ("editable-values", "has Windows line ends", "LF alone",
+                          lambda f: (f / SCRIPT).write_bytes(
+                              (f / SCRIPT).read_bytes().replace(b"\n", b"\r\n"))),
     "changed code": ("training-code", "toolkit/training/train.py has changed", "contest's own",
                      lambda f: edit(f, f"{TOOLS}/train.py", "trains", "cheats")),
     "no evaluation script": ("evaluation-scripts", "toolkit/eval/mmbench.sh", "from the kit",

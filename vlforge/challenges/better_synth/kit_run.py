@@ -26,6 +26,11 @@ from vlforge.types import RecipeError, VLForgeError
 
 Shown = Callable[[KitLog, str | None], None]
 """Told of each change, and of a part that has just ended."""
+_WITHOUT_EFFECT = frozenset(
+    """PRETRAIN_DATALOADER_NUM_WORKERS FINETUNE_DATALOADER_NUM_WORKERS LOGGING_STEP
+    CKPT_SAVE_STEPS TOTAL_SAVE_CKPT_LIMIT INFER_CUDA_IDX""".split()
+)
+"""Values of the block that change no weight."""
 _EXPERIMENT = re.compile(r"[\w.-]+\Z")
 
 
@@ -139,13 +144,15 @@ def left_to_do(places: Places, script: TrainScript) -> list[list[str]]:
         RecipeError: another training is there under this name.
     """
     answers = answer_files(places.results, places.name)
-    if not is_trained(places):
-        return [["bash", script.path.name]]
-    if places.begun() != told(script):
+    trained, is_same = is_trained(places), places.begun() == told(script)
+    if not is_same and (trained or any(places.finetune.glob("checkpoint-*"))):
+        what = "a finished training" if trained else "checkpoints"
         raise RecipeError(
-            f"{places.kit.shown(places.finetune)} holds a finished training of other values or "
-            "data: give EXP_NAME=another, or --fresh to train over it"
+            f"{places.kit.shown(places.finetune)} holds {what} of other values or data: give "
+            "EXP_NAME=another, or --fresh to train over it"
         )
+    if not trained:
+        return [["bash", script.path.name]]
     gpus = script.values["INFER_CUDA_IDX"]
     commands = {
         "textvqa": ["bash", "eval/textvqa.sh", places.name, gpus],
@@ -162,8 +169,8 @@ def is_trained(places: Places) -> bool:
 
 def told(script: TrainScript) -> str:
     """What a training depends on: the block's values, and the rows' bytes."""
-    values = script.values
-    rows = fingerprint(script.path.parent / values["PRETRAIN_DATASET"]) or {}
+    rows = fingerprint(script.path.parent / script.values["PRETRAIN_DATASET"]) or {}
+    values = {key: value for key, value in script.values.items() if key not in _WITHOUT_EFFECT}
     lines = [f"{key}={value}" for key, value in sorted(values.items())]
     return "\n".join([*lines, f"rows={rows.get('sha256', 'none')}", ""])
 
@@ -194,11 +201,9 @@ def _begin(places: Places, values: str, *, fresh: bool) -> None:
     """Put away what a training of this name must not begin with, and note its values.
 
     The kit cannot go on within stage 1: checkpoints of it make its trainer fail. Those of
-    stage 2 it takes up, which is right for the same values and data alone.
+    stage 2 it takes up; `left_to_do` has seen that they are of the same values and data.
     """
-    goes_on = places.begun() == values and not fresh
-    folders = [places.pretrain] if goes_on else [places.pretrain, places.finetune]
-    for folder in folders:
+    for folder in [places.pretrain, places.finetune] if fresh else [places.pretrain]:
         for path in sorted(folder.glob("checkpoint-*")):
             shutil.rmtree(path)
     for path in (places.pretrain / LOGS["pretrain"], places.finetune / LOGS["finetune"]):

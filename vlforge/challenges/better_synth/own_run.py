@@ -122,6 +122,11 @@ def _replace_if_new(part: Path, target: Path) -> None:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for _, value in read_values(path):
+        if isinstance(value, dict) and "conversations" in value:
+            raise DataError(
+                f"{path}: the kit takes Data-Juicer's rows; `vlforge convert {path} rows.jsonl "
+                "--to dj` makes them"
+            )
         if isinstance(value, dict):
             yield value
 

@@ -108,6 +108,10 @@ def judge_script(
     rule: str, script: TrainScript, digest: str, lines: list[str], name: str
 ) -> Verdict:
     """Whether a script is the recorded one but for the values of its block."""
+    if any(line.endswith("\r") for line in script.lines):
+        return broken(
+            rule, f"{name} has Windows line ends, which bash cannot run", "save it with LF alone"
+        )
     if script.fixed_digest != digest:
         changed = script.differences(lines)
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
