@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from tests.checkpoints import tiny_llava as tiny
 from tests.inference.tiny import picture
 from vlforge.checkpoints.checkpoint import Writing
 from vlforge.checkpoints.index import detect, find, read_checkpoint
+from vlforge.checkpoints.llava_hf_files import Vocabulary
+from vlforge.miniatures.parts.llama import write_vicuna
 from vlforge.models.reading import read_tokenizer
 from vlforge.text.render import render
 from vlforge.text.templates import find_template
+from vlforge.text.two_tokenizers import with_dialect
 from vlforge.types import ModelError, Turn
 
 TILES = {
@@ -123,6 +127,19 @@ def test_the_vocabulary_grows_by_the_mean_and_in_the_same_way_each_time(tmp_path
     assert torch.equal(table[18], table[63])
     _, _, again = exported(tmp_path / "again", "llama")
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_a_model_that_trained_with_the_slow_tokenizers_ids_is_written_too(tmp_path):
+    write_vicuna(tmp_path / "vicuna", seed=0)
+    slow = with_dialect(read_tokenizer(tmp_path / "vicuna"), tmp_path / "vicuna", "slow")
+    slow.save_pretrained(tmp_path / "trained")
+    rows = len(slow)
+    made = tiny.checkpoint(tmp_path / "ours", tiny.model())
+    checkpoint = replace(made, tokenizer=tmp_path / "trained", dialect="slow")
+    checkpoint.config.text_config.vocab_size = rows
+    found = Vocabulary.of(checkpoint, Writing())
+    assert (found.image, found.pad, found.added) == (rows, rows + 1, ("<image>", "<pad>"))
+    assert found.tokenizer.pad_token_id == found.pad
 
 
 def test_the_chat_template_is_the_one_of_training(tmp_path):

@@ -19,7 +19,7 @@ from vlforge.models.parts.image_processor import FILE_NAME, ImageProcessor
 from vlforge.models.reading import read_tokenizer, write_json
 from vlforge.text.templates import find_template
 from vlforge.text.tokenizers import TextTokenizer, adapt
-from vlforge.text.two_tokenizers import with_dialect
+from vlforge.text.two_tokenizers import TwoTokenizers, with_dialect
 
 PROCESSOR_NAME = "processor_config.json"
 IMAGE, PAD = "<image>", "<pad>"
@@ -54,6 +54,8 @@ class Vocabulary:
             )
             return cls(rows, rows + 1, _filled(rows + 2), (IMAGE, PAD))
         tokenizer = read_tokenizer(checkpoint.tokenizer)
+        if isinstance(tokenizer, TwoTokenizers):
+            tokenizer = tokenizer.whole  # transformers makes its own ids there
         has_pad = tokenizer.pad_token not in (None, tokenizer.unk_token)
         known = tokenizer.get_vocab()
         needed = (IMAGE,) if has_pad else (IMAGE, PAD)
