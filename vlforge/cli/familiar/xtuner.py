@@ -34,7 +34,7 @@ class Given(NamedTuple):
 
     def one(self, name: str, default: str = "") -> str:
         """The value of an option."""
-        return self.options.get(name, [default])[-1]
+        return (self.options.get(name) or [default])[-1]
 
     def has(self, name: str) -> bool:
         """Whether the option stands there."""
@@ -261,7 +261,7 @@ def _chat(old: OldCommand) -> Ours:
         ("system-template", "give its words with --system"),
     ):  # fmt: skip
         if given.has(name):
-            raise RecipeError(f"--{name} {given.one(name)}: {instead}".replace("  ", " "))
+            raise RecipeError(" ".join([f"--{name}", *given.options[name]]) + f": {instead}")
     words = ["chat", model_folder(model), *_beside(given)]
     words += ["--image", given.one("image")] if given.has("image") else []
     words += ["--system", given.one("system")] if given.has("system") else []
@@ -335,7 +335,7 @@ def _mmbench(old: OldCommand) -> Ours:
     words += ["--questions", given.one("data-path"), "--prompt", "xtuner", "--protocol", "xtuner"]
     words += ["--max-new-tokens", given.one("max-new-tokens", "100"), *_loading(model, given)]
     words += ["--processes", str(old.processes)] if old.processes else []
-    sheet = ("eval", "export", out, "mmbench", f"{out}/mmbench_result.xlsx")
+    sheet = ("eval", "export", out, "mmbench", f"{out}/mmbench_result.xlsx", "--as", "xtuner")
     return Ours(((*words, "--out", out), sheet), tuple(_not_needed(given)))
 
 
@@ -457,7 +457,7 @@ COMMANDS = (
         "vlforge eval run LLM --llava DIR --visual-encoder CLIP --prompt-template internlm2_chat "
         "--benchmark mmbench --questions MMBench_DEV_EN.tsv --prompt xtuner --protocol xtuner "
         "--max-new-tokens 100 --precision fp16 --out OUT; "
-        "vlforge eval export OUT mmbench OUT/mmbench_result.xlsx",
+        "vlforge eval export OUT mmbench OUT/mmbench_result.xlsx --as xtuner",
         _is("mmbench"),
         _mmbench,
     ),

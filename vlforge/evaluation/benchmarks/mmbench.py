@@ -298,7 +298,27 @@ def upload_cells(
     return columns, filled
 
 
-EXPORTS = {"upload": upload}
+def xtuner_sheet(questions: Sequence[Question], said: Mapping[str, str], target: Path) -> None:
+    """`mmbench_result.xlsx` with XTuner's columns, which keep the categories.
+
+    Source: InternLM/xtuner@v0.1.23 (tools/mmbench.py), whose `split` stays empty.
+
+    Raises:
+        VLForgeError: openpyxl is not installed.
+        DataError: an answer that a cell cannot hold.
+    """
+    rows = [question.facts["row"] for question in questions]
+    letters = sorted({key for row in rows for key in row if re.fullmatch("[A-Z]", key)})
+    kinds = [key for key in ("category", "l2-category") if any(row.get(key) for row in rows)]
+    columns = ["question", *letters, "prediction", *kinds, "index", "split", "answer"]
+    filled = []
+    for row in rows:
+        own = {"prediction": said.get(row["index"]), "index": int(row["index"])}
+        filled.append([own.get(key, row.get(key) or None) for key in columns])
+    write_xlsx(target, columns, filled)
+
+
+EXPORTS = {"upload": upload, "xtuner": xtuner_sheet}
 
 
 def _is_whole(rows: Sequence[Question]) -> bool:
