@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from tests.challenges.small_better_synth import OFFLINE, SCRIPT, write_kit
+from vlforge.challenges.better_synth.check import Asked
 from vlforge.challenges.better_synth.config import MMBENCH_TABLE, SCRIPTS
 from vlforge.challenges.better_synth.folder import open_kit
 from vlforge.challenges.better_synth.kit_log import KitLog, read_stage_log, tail
 from vlforge.challenges.better_synth.kit_run import Places, left_to_do, settle_values, told, verify
-from vlforge.challenges.better_synth.own_run import export_rows
+from vlforge.challenges.better_synth.own_run import export_rows, process_for_kit
 from vlforge.challenges.better_synth.processes import descendants, lines_of, lives
 from vlforge.challenges.better_synth.script import TrainScript, read_script
 from vlforge.challenges.better_synth.start import begin
@@ -108,6 +109,8 @@ def test_the_log_tells_part_progress_loss_and_time_left():
     assert (log.part, log.done, log.total) == ("pretrain", 78, 781)
     assert log.note == "loss 4.455, 1:05:51 left"
     assert log.take("{'train_runtime': 4424.4, 'train_loss': 3.99, 'epoch': 1.0}") == "pretrain"
+    log.take("Loading checkpoint shards:  50%|█  | 1/2 [00:02<00:02,  2.10s/it]")
+    assert log.total is None
     log.take("  0%|   | 1/1875 [00:09<?, ?it/s]")
     assert (log.part, log.note) == ("finetune", "")
     log.take("torch.cuda.OutOfMemoryError: CUDA out of memory.")
@@ -148,6 +151,21 @@ def test_rows_are_given_as_the_kits_converter_takes_them(tmp_path):
         export_rows(source.with_name("l.json"), target, {"a"}, 5)
     with pytest.raises(DataError, match="among the original questions"):
         export_rows(source, target, {"z"}, 5)
+
+
+def test_rows_that_another_tool_made_are_not_written_over(folder):
+    kit = open_kit(folder)
+    rows = folder / OFFLINE.seed / OFFLINE.rows
+    asked = Asked(folder / "none.yaml", "kit", data=rows)
+    target, _, remark = process_for_kit(kit, asked, fresh=False)
+    assert (len(list(read(target))), remark) == (3, "")
+    process_for_kit(kit, asked, fresh=False)
+    target.write_text("hours of work\n")
+    with pytest.raises(DataError, match="was not made by this command: train on it with --data"):
+        process_for_kit(kit, asked, fresh=False)
+    assert target.read_text() == "hours of work\n"
+    process_for_kit(kit, asked, fresh=True)
+    assert len(list(read(target))) == 3
 
 
 def test_what_is_finished_is_not_run_again_and_other_values_do_not_go_over_it(folder):

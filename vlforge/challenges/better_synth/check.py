@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def check_kit(kit: Kit, asked: Asked, progress: ProgressFn = no_progress) -> Che
     """All rules. Nothing is written."""
     gpus = gpus_here()
     verdicts: list[Verdict] = []
-    steps = (
+    steps: tuple[tuple[str, Callable[[], list[Verdict]]], ...] = (
         ("files", lambda: rules.common_rules(kit, asked.trainer, asked.recipe)),
         ("batch", lambda: [rules.global_batch(kit, gpus)]),
         ("models", lambda: [rules.models(kit), *_solution_models(kit, asked)]),

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlforge.challenges.better_synth.benchmark_files import specs_of
 from vlforge.challenges.better_synth.config import Verdict, broken, kept, warning
 from vlforge.challenges.better_synth.folder import Kit
 from vlforge.challenges.better_synth.solution import read_solution
 from vlforge.types import DataError, VLForgeError
+
+if TYPE_CHECKING:
+    from vlforge.data.records import Record
+    from vlforge.evaluation.config import BenchmarkSpec
 
 _SHOWN = 2
 LOOKED_THROUGH = 50_000
@@ -201,14 +206,14 @@ def contamination(kit: Kit, recipe: str | None, *, always: bool) -> Verdict:
     )  # fmt: skip
 
 
-def _benchmarks(kit: Kit) -> Iterator[tuple[str, object]]:
+def _benchmarks(kit: Kit) -> Iterator[tuple[str, Iterator[Record]]]:
     """Both benchmarks as records with pictures and questions."""
     from vlforge.data.records import Picture, Record
     from vlforge.evaluation.benchmarks import questions_of
     from vlforge.types import Turn
 
-    def records(spec: object) -> Iterator[Record]:
-        for question in questions_of(spec):  # type: ignore[arg-type]
+    def records(spec: BenchmarkSpec) -> Iterator[Record]:
+        for question in questions_of(spec):
             pictures = tuple(
                 Picture(content=image) if isinstance(image, bytes) else Picture(image)
                 for image in question.images

@@ -34,7 +34,7 @@ class KitLog:
         if _TRACE.match(line.strip()):
             # What follows a first error is mostly its consequence.
             self.error = self.error or line.strip()
-        bar = _BAR.search(line)
+        bar = None if "Loading" in line else _BAR.search(line)
         if bar:
             self.done, self.total, self.left = int(bar[1]), int(bar[2]), bar[4]
         fields = fields_in(line)

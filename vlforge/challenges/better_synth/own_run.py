@@ -24,7 +24,7 @@ from vlforge.data.json_lines import decode, encode, read_values
 from vlforge.recipe.adopt.adopted import AdoptedRecipe
 from vlforge.runs.prepare import Choice
 from vlforge.runs.run import RunResult, run_recipe
-from vlforge.runs.store import write_text
+from vlforge.runs.store import digest_file, write_text
 from vlforge.types import IMAGE_TOKEN, LLAVA_IMAGE_TOKEN, DataError, VLForgeError
 
 TRAINED = "output/vlforge.results"
@@ -68,14 +68,17 @@ def process_for_kit(kit: Kit, asked: Asked, *, fresh: bool) -> tuple[Path, float
 
     Raises:
         RecipeError: the recipe is wrong.
-        DataError: no row has a question in the original file.
+        DataError: no row has a question in the original file, or rows are in the export's
+            place that were not made here.
     """
     begun = time.monotonic()
     if asked.data is not None:
         source, target = asked.data.absolute(), kit.at(f"output/{asked.data.stem}.kit.jsonl")
+        _guard(kit, target, fresh)
     else:
         path, _, solution = write_recipe(kit, asked)
         assert solution is not None
+        _guard(kit, solution.export, fresh)
         choice = Choice(run_dir=_run_dir(path), until=solution.last, fresh=fresh)
         result = run_recipe(path, choice)
         source, target = _stage(result.run_dir, solution.last) / "data.jsonl", solution.export
@@ -112,12 +115,34 @@ def export_rows(source: Path, target: Path, asked: set[str], most: int) -> str:
     return "; ".join(remarks)
 
 
+def _mark(target: Path) -> Path:
+    """Says which bytes at `target` were written here."""
+    return target.with_name(f".{target.name}.vlforge")
+
+
+def _guard(kit: Kit, target: Path, fresh: bool) -> None:
+    """Refuse to write over rows that somebody else made, perhaps in hours.
+
+    Raises:
+        DataError: there are such rows; says how to train on them.
+    """
+    if fresh or not target.is_file():
+        return
+    mark = _mark(target)
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != digest_file(target):
+        raise DataError(
+            f"{kit.shown(target)} is there and was not made by this command: train on it with "
+            f"--data {target}, or write over it with --fresh"
+        )
+
+
 def _replace_if_new(part: Path, target: Path) -> None:
     """An equal file keeps its time: nothing that was made of it is older then."""
-    if target.is_file() and target.read_bytes() == part.read_bytes():
+    if target.is_file() and digest_file(target) == digest_file(part):
         part.unlink()
-        return
-    os.replace(part, target)
+    else:
+        os.replace(part, target)
+    write_text(_mark(target), digest_file(target))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -143,8 +143,7 @@ def _members(kit: Kit, home: Path, name: str) -> tuple[dict[str, Path], list[str
     results = home / "eval_results" / tuned
     for path in sorted(results.rglob("*")) if results.is_dir() else ():
         if path.is_file() and not path.name.startswith("."):
-            inside = path.relative_to(home).as_posix()
-            found[f"output/{inside}"] = path
+            found[f"output/{path.relative_to(home).as_posix()}"] = path
     wanted = {"output/train.sh": home / "train.sh"}
     for part, log in LOGS.items():
         place = f"training_dirs/{_TITLES[part]}{name}/{log}"
