@@ -216,6 +216,7 @@ def test_the_verb_lists_names_and_refuses_in_one_line(tmp_path, capsys):
     for arguments, said in (
         (["miniature", "lava", "x"], "did you mean 'llava'"),
         (["miniature", "llava"], "name the new folder"),
+        (["miniature", "llava", "."], "name a new one"),
         (["miniature", "llava", str(tmp_path / "x"), "--rows", "2"], "take 8 to"),
     ):
         assert main(arguments) == 2

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlforge.cli.show import plain_line, shown_path, table
+from vlforge.types import RecipeError
 
 EXAMPLES = """\b
 Examples:
@@ -41,7 +42,7 @@ def miniature(
         return
     find_system(system)
     if folder is None:
-        raise typer.BadParameter(f"name the new folder, vlforge miniature {system} DIR")
+        raise RecipeError(f"name the new folder: vlforge miniature {system} DIR")
     config = MiniatureConfig(system=system, rows=rows, seed=seed)  # type: ignore[arg-type]
     made = make_miniature(system, folder, config)
     files = [path for path in made.rglob("*") if path.is_file()]

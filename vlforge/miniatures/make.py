@@ -10,7 +10,7 @@ from pathlib import Path
 from vlforge.data.new_folder import NewFolder
 from vlforge.miniatures.config import MiniatureConfig
 from vlforge.recipe.nearest import nearest
-from vlforge.types import ProgressFn, RecipeError, no_progress
+from vlforge.types import DataError, ProgressFn, RecipeError, no_progress
 
 FEWEST_ROWS, MOST_ROWS = 8, 10_000
 
@@ -69,6 +69,8 @@ def make_miniature(
     config = replace(config, seed=0 if config.seed == "auto" else config.seed)
     if not FEWEST_ROWS <= config.rows <= MOST_ROWS:
         raise RecipeError(f"rows {config.rows}: take {FEWEST_ROWS} to {MOST_ROWS:,}")
+    if Path(folder).name in ("", ".."):
+        raise DataError(f"{folder} is a folder that is there: name a new one")
     progress(0, None, f"miniature of {system}")
     with NewFolder(Path(folder)) as draft:
         importlib.import_module(found.module).write(draft, config)
