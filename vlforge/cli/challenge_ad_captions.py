@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vlforge.cli.clean import size_text
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
 from vlforge.types import DataError, RecipeError
 
@@ -191,7 +192,7 @@ def package(
             "src/ is VLForge's predict.py, which runs on torch; an official submission is Paddle "
             "code: --src FOLDER"
         )
-    plain_line(f"Package {shown_path(done.path)}  {done.bytes / 1e9:,.3f} GB, {done.members} files")
+    plain_line(f"Package {shown_path(done.path)}: {done.members} files, {size_text(done.bytes)}")
     plain_line(f"sha256  {done.sha256}")
     plain_line(f"Listed  {shown_path(done.manifest)}")
 

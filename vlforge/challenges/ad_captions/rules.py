@@ -188,9 +188,19 @@ def readable_data(kit: Kit, looked: Looked, progress: ProgressFn) -> Verdict:
         return broken(rule, f"{name}: no row can be read", "each line is id, base64, caption")
     if not looked.bad_rows:
         return kept(rule, f"{name}: {good:,} rows")
-    first = "; ".join(f"line {row['line']}: {row['reason']}" for row in looked.bad_rows[:_SHOWN])
-    return warning(rule, f"{name}: {good:,} rows, {len(looked.bad_rows):,} are left out ({first})",
-                   "they are in neither half; --json lists all")  # fmt: skip
+    found = f"{name}: {good:,} rows, {len(looked.bad_rows):,} are left out: {_told(looked)}"
+    return warning(rule, found, "they are in neither half; --json lists all")
+
+
+def _told(looked: Looked) -> str:
+    """The rows that are left out by their reasons."""
+    lines: dict[str, list[str]] = {}
+    for row in looked.bad_rows:
+        lines.setdefault(str(row["reason"]), []).append(str(row["line"]))
+    return "; ".join(
+        f"{reason} (line {', '.join(at[:_SHOWN])}{', …' if len(at) > _SHOWN else ''})"
+        for reason, at in lines.items()
+    )
 
 
 def no_leakage(kit: Kit, progress: ProgressFn) -> Verdict:
