@@ -77,7 +77,11 @@ def test_a_recipe_is_still_a_recipe(here, capsys):
         "device: cpu\nstages:\n  clean: {kind: process, dataset_path: rows.jsonl, process: []}\n"
     )
     assert main(["check", "clean.yaml"]) == 0
-    assert "Next    vlforge run clean.yaml" in capsys.readouterr().out
+    assert "Next    vlforge run clean.yaml\n" in capsys.readouterr().out
+    chosen = ["clean.yaml", "stages.clean.np=1", "--out", "x y", "--until", "clean"]
+    assert main(["check", *chosen]) == 0
+    said = "Next    vlforge run clean.yaml stages.clean.np=1 --out 'x y' --until clean\n"
+    assert said in capsys.readouterr().out
     (here / "rows.jsonl").unlink()
     assert main(["check", "clean.yaml"]) == 2
 

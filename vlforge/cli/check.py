@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vlforge.data.checking.check import Report, Training, Wanted
     from vlforge.data.checking.findings import Found
     from vlforge.data.records import Format
+    from vlforge.runs.prepare import Choice
 
 EXAMPLES = """\b
 Examples:
@@ -128,18 +130,29 @@ def _is_data(given: Path) -> bool:
     return (is_named_so or given.exists()) and not is_other_systems(given)
 
 
-def _check_recipe(recipe: Path, choice: object) -> None:
+def _check_recipe(recipe: Path, choice: Choice) -> None:
     from vlforge.runs.check import check_recipe
 
     path = our_recipe(recipe)
-    findings = check_recipe(path, choice)  # type: ignore[arg-type]
+    findings = check_recipe(path, choice)
     for found in findings:
         plain_line(f"{found.level:<8}{found.where}: {found.text}")
     levels = Counter(found.level for found in findings)
     plain_line(f"{path}: {levels['error']} errors, {levels['warning']} warnings")
     if levels["error"]:
         raise typer.Exit(2)
-    plain_line(f"Next    vlforge run {path}")
+    plain_line(f"Next    {shlex.join(['vlforge', 'run', str(path), *_said(choice)])}")
+
+
+def _said(choice: Choice) -> list[str]:
+    """The choice as it was typed, for the command that comes next."""
+    options = {
+        "--out": choice.run_dir, "--arms": choice.arms, "--seeds": choice.seeds,
+        "--size": choice.size, "--until": choice.until,
+    }  # fmt: skip
+    words = [word for o, value in options.items() if value is not None for word in (o, str(value))]
+    moved = [word for pair in (choice.maps or {}).items() for word in ("--map", "=".join(pair))]
+    return [*choice.overrides, *words, *moved]
 
 
 def _trainings(
