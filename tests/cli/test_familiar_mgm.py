@@ -248,7 +248,8 @@ def test_train_scripts_and_argument_lists_become_recipes():
     scripts.write(Path("toolkit/train_mgm_2b_stage_1.sh"), scripts.better_synth())
     assert ours("bash toolkit/train_mgm_2b_stage_1.sh") == ["run toolkit/train_mgm_2b_stage_1.sh"]
     Path("done/P/01-align").mkdir(parents=True)
-    Path("done/P/01-align/mm_projector.bin").touch()
+    for name in ("graph.json", "01-align/config.json", "01-align/mm_projector.bin"):
+        Path("done/P", name).touch()
     first, second = ours(
         "deepspeed --include localhost:0,1 llava/train/train_mem.py --bf16 "
         "--model_name_or_path llm --data_path d.json --vision_tower clip --output_dir ./done/F "
@@ -258,7 +259,7 @@ def test_train_scripts_and_argument_lists_become_recipes():
     assert first == (
         "adopt llava/train/train_mem.py bf16=True model_name_or_path=llm data_path=d.json "
         "vision_tower=clip output_dir=./done/F lora_enable=True "
-        "pretrain_mm_mlp_adapter=done/P/01-align/mm_projector.bin learning_rate=2e-4 num_gpus=2 "
+        "pretrain_mm_mlp_adapter=./done/P/mm_projector.bin learning_rate=2e-4 num_gpus=2 "
         "-o runs/F.yaml"
     )
     assert second == "train runs/F.yaml --out done/F --processes 2"
@@ -266,6 +267,21 @@ def test_train_scripts_and_argument_lists_become_recipes():
     text = Path("runs/F.yaml").read_text()
     assert "batch: 16 " in text
     assert "8 x 1 x 2 GPUs (num_gpus=2)" in text
+    assert "connector_weights: done/P/01-align/mm_projector.bin" in text
+
+
+def test_what_a_script_left_is_found_under_its_output_folder():
+    scripts.write(Path("pretrain.sh"), scripts.llava("pretrain") + scripts.llava("finetune"))
+    assert main(["adopt", "pretrain.sh", "-o", "runs/pretrain/as_given.yaml"]) == 0
+    for name in ("01-align/config.json", "01-align/mm_projector.bin", "02-instruct/adapted.json"):
+        Path("runs/pretrain", name).parent.mkdir(exist_ok=True)
+        Path("runs/pretrain", name).touch()
+    scripts.write(Path("finetune.sh"), scripts.llava("finetune"))
+    assert main(["adopt", "finetune.sh", "-o", "r.yaml"]) == 0
+    recipe = Path("r.yaml").read_text()
+    assert "connector_weights: runs/pretrain/01-align/mm_projector.bin" in recipe
+    (found,) = ours("python -m llava.serve.cli --model-path ./checkpoints/llava-v1.5-13b")
+    assert found.startswith("chat runs/pretrain/02-instruct ")
 
 
 def test_evaluation_scripts_are_read_command_by_command():

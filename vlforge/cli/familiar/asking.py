@@ -75,14 +75,11 @@ def model_folder(path: str) -> str:
 
     Theirs write the model to an output folder, ours to a stage's folder within a run.
     """
-    folder = Path(path)
-    if not (folder / "graph.json").is_file():
+    from vlforge.recipe.adopt.earlier_runs import model_left_in
+
+    if any((Path(path) / name).is_file() for name in ("config.json", "adapted.json")):
         return path
-    models = ("config.json", "adapted.json")
-    stages = sorted(
-        one for one in folder.iterdir() if any((one / name).is_file() for name in models)
-    )
-    return str(stages[-1]) if stages else path
+    return str(model_left_in(path) or path)
 
 
 def template_of(name: str, package: str) -> str:

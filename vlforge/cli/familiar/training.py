@@ -22,8 +22,8 @@ def is_train(old: OldCommand, package: str) -> bool:
 def train(old: OldCommand, package: str) -> Ours:
     """The arguments as a recipe, and the recipe trained.
 
-    What it leaves lies under `--output_dir`, as theirs does; a connector that an earlier such
-    run left there is found.
+    What it leaves lies under `--output_dir`, as theirs does; adopting finds a connector that
+    an earlier such run left there.
 
     Raises:
         RecipeError: an argument is unknown or wrong, or --output_dir is missing.
@@ -34,8 +34,6 @@ def train(old: OldCommand, package: str) -> Ours:
     if "output_dir" not in given:
         raise RecipeError(f"{old.name} needs --output_dir")
     out = os.path.normpath(given["output_dir"])
-    if "pretrain_mm_mlp_adapter" in given:
-        given["pretrain_mm_mlp_adapter"] = _connector(given["pretrain_mm_mlp_adapter"])
     changes = [f"{key}={value}" for key, value in given.items()]
     count = [f"num_gpus={old.processes}"] if old.processes else []
     recipe = str(Path("runs") / f"{Path(out).name}.yaml")
@@ -43,12 +41,3 @@ def train(old: OldCommand, package: str) -> Ours:
     adopt = ("adopt", name, *changes, *count, "-o", recipe)
     processes = ("--processes", str(old.processes)) if old.processes else ()
     return Ours((adopt, ("train", recipe, "--out", out, *processes)))
-
-
-def _connector(path: str) -> str:
-    """`DIR/mm_projector.bin`, or where a run of ours in DIR has it."""
-    file = Path(path)
-    if file.exists() or not file.parent.is_dir():
-        return path
-    found = sorted(file.parent.glob(f"*-align*/{file.name}"))
-    return str(found[-1]) if found else path

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlforge.recipe.adopt.adopted import AdoptedRecipe
+from vlforge.recipe.adopt.earlier_runs import connector_left_in, model_left_in
 from vlforge.recipe.adopt.mgm_arguments import Given, System, arguments_of
 from vlforge.types import RecipeError
 
@@ -148,8 +149,9 @@ class _Stage:
             why = f"{self.origin('pretrain_mm_mlp_adapter')}: what stage {earlier.stage} leaves"
             self.put("model", f"${earlier.stage}", why)
         elif not command.is_first and not adapter and _sees(command.path("model_name_or_path")):
-            self.take("model", "model_name_or_path", command.path("model_name_or_path"),
-                      "a model that sees already")  # fmt: skip
+            path = command.path("model_name_or_path")
+            left = model_left_in(path) if not (Path(path) / "config.json").is_file() else None
+            self.take("model", "model_name_or_path", str(left or path), "sees already")
         else:
             self._parts(earlier)
             return
@@ -210,7 +212,9 @@ class _Stage:
             why = f"stage {self.command.stage} begins with its connector"
             self.out.put(f"stages.{earlier.stage}.export", "both", why)
         elif adapter:
-            self.take("model.connector_weights", "pretrain_mm_mlp_adapter", adapter)
+            found = connector_left_in(adapter)
+            remark = "" if found == adapter else "of an earlier run"
+            self.take("model.connector_weights", "pretrain_mm_mlp_adapter", found, remark)
         elif not self.command.is_first:
             self.out.note(
                 f"stage {self.command.stage} begins with an untrained connector: no "
