@@ -198,6 +198,16 @@ def test_changes_go_where_the_name_is_used(config, tmp_path):
     assert "optim_wrapper.optimizer.lr, changed on the command line" in made.text()
 
 
+def test_another_language_model_is_its_path_and_its_template(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made, recipe = adopted(Path(PRETRAIN), tmp_path / "o.yaml", llm_name_or_path="models/llama3",
+                           prompt_template="llama3_chat")  # fmt: skip
+    ours = settings(recipe, "align")
+    assert (ours["model"]["language"], ours["template"]) == ("models/llama3", "llama3_chat")
+    assert "tokenizer" not in ours
+    assert not any("models/llama3" in note for note in made.notes)
+
+
 def test_deepspeed_shares_the_model_and_chooses_the_precision(config, tmp_path):
     made, recipe = adopted(config(), tmp_path / "o.yaml", deepspeed="ds.json")
     ours = settings(recipe, "instruct")

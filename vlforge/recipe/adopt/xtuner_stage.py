@@ -15,7 +15,7 @@ from vlforge.recipe.nearest import nearest
 from vlforge.types import RecipeError
 
 ALIGN, INSTRUCT = "align", "instruct"
-_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_NAME = re.compile(r"^(?!models/|\.)[\w.-]+/[\w.-]+$")
 _DATA = ("LLaVADataset", "ConcatDataset")
 FETCHED = "xtuner_llava"
 _FETCHED = ("internlm/internlm2-chat-7b", "openai/clip-vit-large-patch14-336")
