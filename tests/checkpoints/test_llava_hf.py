@@ -12,6 +12,7 @@ from tests.inference.tiny import picture
 from vlforge.checkpoints.checkpoint import Writing
 from vlforge.checkpoints.index import detect, find, read_checkpoint
 from vlforge.checkpoints.llava_hf_files import Vocabulary
+from vlforge.inference.load import load_model
 from vlforge.miniatures.parts.llama import write_vicuna
 from vlforge.models.reading import read_tokenizer
 from vlforge.text.render import render
@@ -153,6 +154,12 @@ def test_the_chat_template_is_the_one_of_training(tmp_path):
     turns = (Turn("user", "<image>\nwhat is red ?"),)
     assert found == render(find_template("v1"), turns, generation=True).text
     assert json.loads((out / "chat_template.json").read_text())["chat_template"]
+
+
+def test_the_folders_own_template_asks_where_it_was_fitted(tmp_path):
+    _, _, out = exported(tmp_path, "llama")
+    assert load_model(out, "cpu").template is None
+    assert load_model(out, "cpu", template="v1").template.name == "v1"
 
 
 def test_the_tokenizer_is_told_in_words_of_transformers_4_too(tmp_path):

@@ -342,8 +342,7 @@ def _load_native(
         base = native_base(folder)
         how = placing(loading, device, dtype, bare_native(base), NativeModel.part_of)
     model, processor = open_native(folder, dtype, **how)
-    trained_with = read_meta(folder).get("template", OWN_TEMPLATE)
-    name = trained_with if template == "auto" else template
+    name = _trained_with(folder, processor) if template == "auto" else template
     return Loaded(
         kind="native",
         path=str(folder),
@@ -353,6 +352,19 @@ def _load_native(
         device=input_device(model, device),
         template=None if name == OWN_TEMPLATE else find_template(name),
     )
+
+
+def _trained_with(folder: Path, processor: Any) -> str:
+    """The template of a native folder.
+
+    `convert-model` fits the folder's own to the ids of training, which the template of that
+    name gives another tokenizer's.
+    """
+    meta = read_meta(folder)
+    is_converted = meta.get("family", "native") != "native"
+    if is_converted and getattr(processor, "chat_template", None):
+        return OWN_TEMPLATE
+    return str(meta.get("template", OWN_TEMPLATE))
 
 
 def _load_text(
