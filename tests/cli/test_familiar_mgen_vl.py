@@ -48,6 +48,7 @@ def test_lines_of_the_task_are_ours(tmp_path, monkeypatch):
     assert ours(
         f"python -m paddle.distributed.launch --gpus 0,1 supervised_finetune.py {LORA}"
     ) == [f"run {LORA} --processes 2"]
+    assert ours(f"sh paddlemix/tools/train.sh {FULL}") == [f"run {FULL}"]
     said = "predict W IN OUT --to tsv --overwrite"
     assert ours("sh run.sh IN OUT W python3.8") == ours("python predict.py IN OUT W") == [said]
     monkeypatch.setattr("vlforge.data.machine.visible_gpus", lambda: ["0"])

@@ -231,6 +231,14 @@ def test_what_is_not_there_is_refused_in_a_line(written, more, said):
     assert "\n" not in str(raised.value)
 
 
+def test_rows_that_name_their_picture_in_the_text_are_refused(written, tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = [{"conversations": [["Picture 1: <img>a.jpg</img>\\nwhat", "a cat"]]}]
+    (tmp_path / "data/train.json").write_text(json.dumps(rows, indent=1))
+    with pytest.raises(RecipeError, match=r"train\.json:5: a conversation names its picture"):
+        adopt_file(written(LORA))
+
+
 def test_a_broken_json_says_where(written, tmp_path):
     path = tmp_path / "theirs.json"
     path.write_text('{"model_name_or_path": "m",\n "dataset": [{"name": "chatml_dataset"}],}')

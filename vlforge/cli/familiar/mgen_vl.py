@@ -16,6 +16,13 @@ def _labels(old: OldCommand) -> Ours:
     return Ours((("tool", "convert_labels", *old.words),))
 
 
+def _is_finetuning(old: OldCommand) -> bool:
+    """The program itself, or PaddleMIX's train.sh, which starts it."""
+    if is_script("supervised_finetune.py")(old):
+        return True
+    return old.name == "train.sh" and [Path(one).suffix for one in old.words] == [".json"]
+
+
 def _finetune(old: OldCommand) -> Ours:
     files = [word for word in old.words if word.endswith(".json")]
     if len(files) != 1 or len(old.words) != 1:
@@ -124,7 +131,7 @@ COMMANDS = (
     Familiar(
         "python supervised_finetune.py config/mgen_vl/lora_sft_argument.json",
         "vlforge run config/mgen_vl/lora_sft_argument.json",
-        is_script("supervised_finetune.py"),
+        _is_finetuning,
         _finetune,
     ),
     Familiar(

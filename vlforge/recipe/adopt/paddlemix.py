@@ -39,6 +39,7 @@ _TURNS = [
 ]
 _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "visualdl": "tensorboard"}
 _ALL_ROWS = 1_000_000
+_NAMED, _LOOKED_AT = "<img>", 1 << 20
 
 
 def recognises(foreign: Foreign) -> bool:
@@ -163,6 +164,8 @@ def _put_model_and_data(told: _Told, out: AdoptedRecipe) -> None:
     if not isinstance(datasets, dict) or not datasets.get("train"):
         raise RecipeError(f"{told.where('dataset')}: dataset has no `train`; name a data file")
     files = _files(told, datasets["train"])
+    for name in files:
+        _refuse_named_pictures(Path(name))
     shown: Any = files[0] if len(files) == 1 else files
     out.put(f"{STAGE}.data", shown, f"{told.where('data_files')} dataset.train data_files")
     out.put(f"{STAGE}.template", "mgen_vl", _template_origin(told, datasets["train"]))
@@ -192,6 +195,25 @@ def _files(told: _Told, entries: Any) -> list[str]:
             raise RecipeError(f"{told.where('dataset')}: chatml_dataset without data_files")
         found += files
     return found
+
+
+def _refuse_named_pictures(file: Path) -> None:
+    """Rows of Qwen-VL's that name their pictures within the text, where they are words here.
+
+    Raises:
+        RecipeError: the first rows do so.
+    """
+    try:
+        with file.open(encoding="utf-8") as rows:
+            begins = rows.read(_LOOKED_AT)
+    except (OSError, UnicodeDecodeError):
+        return  # the stage says what is wrong with it
+    if _NAMED in begins:
+        line = begins.count("\n", 0, begins.index(_NAMED)) + 1
+        raise RecipeError(
+            f"{file}:{line}: a conversation names its picture within the text ({_NAMED}), where it "
+            "would be words and no picture; give it as base64 under `image`, as convert_labels does"
+        )
 
 
 def _template_origin(told: _Told, entries: Any) -> str:
