@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlforge.challenges.ad_captions.labels import halve, shared_pictures, usual_val_every
 from vlforge.challenges.ad_captions.layout import Kit, lay_out
-from vlforge.challenges.ad_captions.sides import Look, Sides, look_at, looked_at
+from vlforge.challenges.ad_captions.sides import NEAR, Look, Looks, Sides, look_at, looked_at
 from vlforge.data.json_turns import decoded
 from vlforge.types import DataError
 
@@ -58,6 +58,19 @@ def test_copies_follow_the_first_and_others_do_not():
         for copy in COPIES.values():
             assert sides.of(look_at(copy(number))) == firsts[number]
     assert (sides.fresh, sides.copies, sides.between) == (20, 80, 0)
+
+
+def test_near_looks_are_found_as_comparing_with_all_finds_them():
+    draw = np.random.default_rng(0)
+    held = [int(one) for one in draw.integers(0, 1 << 63, 300, dtype=np.uint64)]
+    looks = Looks()
+    for one in held:
+        looks.add(one)
+    for number, one in enumerate(held):
+        turned = draw.choice(64, size=number % 9, replace=False)
+        asked = one ^ sum(1 << int(bit) for bit in turned)
+        near = min((asked ^ other).bit_count() for other in held) <= NEAR
+        assert looks.has(asked) == near == (len(turned) <= NEAR)
 
 
 def test_what_looks_like_both_sides_is_in_neither():

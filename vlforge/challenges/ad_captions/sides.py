@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,8 @@ Item = TypeVar("Item")
 NEAR = 4
 """Bits of 64 in which the looks of a picture and of its copy may differ: another size or
 compression of a photo changes 0 to 4, two photos differ in 18 or more."""
-_FIRST = 256
+_PIECE = -(-64 // (NEAR + 1))
+"""Bits of a piece of a hash."""
 _AHEAD = 64
 
 
@@ -71,35 +73,36 @@ class Sides:
 
 
 class Looks:
-    """What pictures look like, and whether one is near to any of them."""
+    """What pictures look like, and whether one is near to any of them.
+
+    Of 5 pieces of two hashes that differ in at most 4 bits one is equal, so that only
+    pictures that share a piece are compared: a few hundred of a million.
+    """
 
     def __init__(self) -> None:
-        import numpy as np
-
-        self._all = np.zeros(_FIRST, dtype=np.uint64)
-        self._count = 0
         self._exact: set[int] = set()
+        self._pieces: list[dict[int, array[int]]] = [{} for _ in range(NEAR + 1)]
 
     def add(self, appearance: int) -> None:
         """One more."""
-        import numpy as np
-
         if appearance in self._exact:
             return
         self._exact.add(appearance)
-        if self._count == len(self._all):
-            self._all = np.concatenate([self._all, np.zeros_like(self._all)])
-        self._all[self._count] = appearance
-        self._count += 1
+        for piece, key in zip(self._pieces, _keys(appearance), strict=True):
+            piece.setdefault(key, array("Q")).append(appearance)
 
     def has(self, appearance: int) -> bool:
         """Whether a picture that looks so is among them."""
-        import numpy as np
+        return appearance in self._exact or any(
+            (other ^ appearance).bit_count() <= NEAR
+            for piece, key in zip(self._pieces, _keys(appearance), strict=True)
+            for other in piece.get(key, ())
+        )
 
-        if appearance in self._exact:
-            return True
-        apart = np.bitwise_count(self._all[: self._count] ^ np.uint64(appearance))
-        return bool((apart <= NEAR).any())
+
+def _keys(appearance: int) -> list[int]:
+    """A hash in pieces."""
+    return [appearance >> (_PIECE * at) & ((1 << _PIECE) - 1) for at in range(NEAR + 1)]
 
 
 def look_at(content: bytes) -> Look:
