@@ -61,3 +61,23 @@ def test_a_plan_says_device_minutes_disk_and_memory_of_every_stage(tmp_path):
         assert line.minutes > 0
         assert line.disk_gib > 0
         assert line.memory_gib > 0
+
+
+def test_files_that_later_stages_need_are_missed_before_hours_are_spent(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        """stages:
+  labels: {kind: tool, tool: convert_labels, source: train.txt}
+  whole: {kind: merge, adapter: tuned}
+  said: {kind: predict, model: $whole, input: test.txt}
+  score:
+    kind: evaluate
+    model: $whole
+    benchmarks: [{name: captions, annotation: $labels/val.json, images: val2017}]
+"""
+    )
+    findings = check_recipe(path, Choice(run_dir=tmp_path / "runs" / "r"))
+    missed = {f.text.partition(":")[0]: f.where for f in findings if "no such file" in f.text}
+    assert missed == {
+        "train.txt": "labels", "tuned": "whole", "test.txt": "said.s0", "val2017": "score",
+    }  # fmt: skip

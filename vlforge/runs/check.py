@@ -99,7 +99,8 @@ def _missing_paths(node: Node) -> Iterator[str]:
     """Settings that must be files and are not."""
     from vlforge.data.detect import files_of_pattern
 
-    for key in ("dataset_path", "data", "questions", "annotation", "model", "path"):
+    usual = ("dataset_path", "data", "questions", "annotation", "model", "path")
+    for key in (*usual, *_OF_KIND.get(node.kind, ())):
         value = node.settings.get(key)
         values = value if isinstance(value, list) else [value]
         for text in [text for one in values for text in _paths_of(key, one)]:
@@ -108,6 +109,14 @@ def _missing_paths(node: Node) -> Iterator[str]:
                 yield text
 
 
+_OF_KIND = {
+    "evaluate": ("benchmarks",),
+    "merge": ("adapter", "base", "vision"),
+    "predict": ("input",),
+    "tool": ("source",),
+}
+"""Settings of a kind that must be there besides; other kinds may mean no path by such a name."""
+_BENCHMARK_PATHS = ("questions", "annotation", "images", "groups")
 _MODEL_PATHS = ("vision", "vision_high", "qformer", "language", "tokenizer", "connector_weights")
 
 
@@ -115,7 +124,8 @@ def _paths_of(key: str, value: Any) -> list[Any]:
     """What of a setting's value must be a path: the value, or some of a table's."""
     if not isinstance(value, dict):
         return [value]
-    names = _MODEL_PATHS if key == "model" else ("path", "questions", "prompts")
+    inner = {"model": _MODEL_PATHS, "benchmarks": _BENCHMARK_PATHS}
+    names = inner.get(key, ("path", "questions", "prompts"))
     return [value.get(name) for name in names]
 
 
