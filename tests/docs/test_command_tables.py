@@ -41,3 +41,10 @@ def test_every_row_is_a_command_of_theirs_and_one_of_ours(system, tmp_path):
     for row in rows:
         assert row.startswith("| `")
         assert "| `vlforge " in row
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_has_its_table_on_a_page(system, tmp_path):
+    rows = set(table_of(system, tmp_path).splitlines())
+    pages = [part_of(page.read_text(encoding="utf-8"), "commands") for page in TABLES]
+    assert any(rows <= set(part.splitlines()) for part in pages)
