@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from vlforge.checkpoints.internlm2 import adapter_to_llama, to_internlm2, to_llama
 from vlforge.checkpoints.languages import read_language as open_language
 from vlforge.checkpoints.lora import gather
+from vlforge.checkpoints.merge import merge
 from vlforge.checkpoints.weights import Lazy, open_weights
 from vlforge.models.parts.internlm2 import Heads, internlm2_fields, llama_config
 from vlforge.models.reading import read_language
@@ -199,6 +200,35 @@ def test_an_adapter_on_wqkv_changes_what_the_fused_weight_would(dora):
     parts = [f"model.layers.0.self_attn.{side}_proj.weight" for side in "qkv"]
     assert all(ours.pairs[name].a is ours.pairs[parts[0]].a for name in parts)
     assert ours.settings.fields["target_modules"] == ["gate_proj", "k_proj", "q_proj", "v_proj"]
+
+
+def test_an_adapter_on_q_k_and_v_merges_into_internlm2s_own_names(tmp_path):
+    """Trained where an InternLM2 is a Llama, merged where it is not."""
+    fields = fields_of()
+    state = state_of(fields)
+    base = write_internlm2(tmp_path / "base", state, fields)
+    torch.manual_seed(2)
+    tensors = {}
+    for module, rows in (("q_proj", 24), ("k_proj", 8), ("v_proj", 8), ("o_proj", 24)):
+        key = f"base_model.model.model.layers.1.self_attn.{module}"
+        tensors[f"{key}.lora_A.weight"] = torch.randn(2, WIDTH)
+        tensors[f"{key}.lora_B.weight"] = torch.randn(rows, 2)
+    (tmp_path / "lora").mkdir()
+    save_file(tensors, tmp_path / "lora" / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4,
+                "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # fmt: skip
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    done = merge(base, tmp_path / "lora", tmp_path / "whole")
+    assert (done.changed, json.loads((tmp_path / "whole/config.json").read_text())) == (4, fields)
+    found = open_weights(tmp_path / "whole")
+    assert set(found) == set(state)
+    llama = to_llama(found, Heads(6, 2))
+    before = to_llama(open_weights(base), Heads(6, 2))
+    for name, lazy in before.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        a, b = (tensors.get(f"{key}.lora_{side}.weight") for side in "AB")
+        change = 0 if a is None or b is None else 2 * b @ a
+        torch.testing.assert_close(llama[name].read(), lazy.read() + change, atol=1e-5, rtol=1e-5)
 
 
 def settings_of(fields):

@@ -73,6 +73,27 @@ def test_greedy_equals_generate_of_transformers():
         assert drawn == reference
 
 
+def test_a_repetition_penalty_is_that_of_transformers():
+    language, tokenizer = tiny_language(), tiny_tokenizer()
+    made = prompts(language, [3, 8, 5])
+    decoding = dataclasses.replace(GREEDY, repetition_penalty=1.7)
+    found = generate(language, tokenizer, made, decoding)
+    assert found != generate(language, tokenizer, made, GREEDY)
+    for prompt, answers in zip(made, found, strict=True):
+        reference = language.generate(
+            inputs_embeds=prompt[None],
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+            repetition_penalty=1.7,
+            eos_token_id=2,
+            pad_token_id=0,
+        )[0].tolist()
+        assert [*answers[0].ids, *([2] if answers[0].is_finished else [])] == reference
+    with pytest.raises(ModelError, match="beams search without a repetition_penalty"):
+        dataclasses.replace(decoding, beams=2)
+
+
 def test_beams_find_answers_no_less_likely_than_greedy():
     language, tokenizer = tiny_language(3), tiny_tokenizer()
     made = prompts(language, [4, 6])
