@@ -16,17 +16,23 @@ from pathlib import Path
 import pytest
 
 from tests.challenges.small_better_synth import OFFLINE, SCRIPT, write_kit
+from tests.recipe.adopting import check_origins
+from tests.structure.tree import ROOT
 from vlforge.challenges.better_synth.check import Asked
 from vlforge.challenges.better_synth.config import MMBENCH_TABLE, SCRIPTS
 from vlforge.challenges.better_synth.folder import open_kit
 from vlforge.challenges.better_synth.kit_log import KitLog, read_stage_log, tail
 from vlforge.challenges.better_synth.kit_run import Places, left_to_do, settle_values, told, verify
+from vlforge.challenges.better_synth.own_recipe import own_recipe
 from vlforge.challenges.better_synth.own_run import export_rows, process_for_kit
 from vlforge.challenges.better_synth.processes import descendants, lines_of, lives
 from vlforge.challenges.better_synth.script import TrainScript, read_script
+from vlforge.challenges.better_synth.solution import read_solution
 from vlforge.challenges.better_synth.start import begin
 from vlforge.cli import main
 from vlforge.data.formats.dj import read
+from vlforge.recipe.load import load_recipe
+from vlforge.recipe.source import MadeSource
 from vlforge.types import DataError, RecipeError, VLForgeError
 
 NAME = "MGM-2B-Finetune-default"
@@ -100,6 +106,35 @@ def test_the_scripts_words_are_read_with_their_variables():
     )
     assert script.assigned("ORIGINAL_DATASET_ALL").endswith("_10k/stage_1.json")
     assert script.values["PRETRAIN_DATALOADER_NUM_WORKERS"] == "4"
+
+
+SHARED = (
+    "template", "train", "epochs", "batch", "micro_batch", "accumulation", "expect_global_batch",
+    "max_length", "seed", "save_every_samples", "data",
+)  # fmt: skip
+RATES = ("lr", "schedule", "warmup_ratio", "groups")
+
+
+def test_with_and_without_a_script_our_recipe_has_the_published_settings(folder):
+    kit, published = open_kit(folder), ROOT / "recipes/better_synth/published.yaml"
+    solution = read_solution(folder)
+    (folder / SCRIPTS[0]).unlink()
+    without = own_recipe(kit, published, solution, gpus=1)
+    shutil.copyfile(ROOT / "vlforge/miniatures/kit" / SCRIPTS[0], folder / SCRIPTS[0])
+    with_script = own_recipe(kit, published, solution, gpus=1)
+    split = own_recipe(kit, published, solution, gpus=4).tree["stages"]
+    assert [split[one]["accumulation"] for one in ("align", "instruct")] == [16, 8]
+    for recipe in (without, with_script):
+        load_recipe(MadeSource(recipe.tree, recipe.text()))
+        check_origins(recipe)
+        assert list(recipe.tree["stages"])[:2] == ["synthesise", "align"]
+    for name in ("align", "instruct"):
+        first, second = (one.tree["stages"][name] for one in (without, with_script))
+        assert {key: first[key] for key in SHARED} == {key: second[key] for key in SHARED}
+        assert [first["optimiser"][key] for key in RATES] == [
+            second["optimiser"][key] for key in RATES
+        ]
+    assert without.tree["stages"]["score"] == with_script.tree["stages"]["score"]
 
 
 def test_the_log_tells_part_progress_loss_and_time_left():

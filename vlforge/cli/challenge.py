@@ -265,7 +265,10 @@ def _run_own(kit: Kit, asked: Asked, overrides: list[str], fresh: bool) -> None:
     if result.report:
         plain_line(f"Report  {shown_path(result.report)}")
     plain_line(f"Results {shown_path(kit.at(TRAINED))}")
-    plain_line(f"Next    vlforge challenge {NAME} package {shown_path(kit.folder)} --unofficial")
+    several = len(list(kit.at(TRAINED).glob("[!.]*"))) > 1
+    named = f" --experiment {result.run_dir.name}" if several else ""
+    command = f"vlforge challenge {NAME} package {shown_path(kit.folder)} --unofficial{named}"
+    plain_line(f"Next    {command}")
 
 
 def _run_kit(kit: Kit, asked: Asked, values: dict[str, str], fresh: bool) -> None:

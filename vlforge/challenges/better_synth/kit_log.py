@@ -14,6 +14,7 @@ LOGS = {"pretrain": "pretrain.log", "finetune": "finetuning.log"}
 _BAR = re.compile(r"(\d+)/(\d+) \[([\d:]+)<([\d:?]+),\s*([\d.?]+\s*(?:s/it|it/s))")
 _FIELDS = re.compile(r"\{'[^{}]*\}")
 _ASKING = {"Infer on TextVQA": "textvqa", "Infer on MMBench": "mmbench"}
+_WIDTH = 240
 _TRACE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*|^\[ERROR\].*")
 
 
@@ -91,7 +92,8 @@ def read_stage_log(path: Path) -> StageLog:
 
 
 def tail(path: Path, lines: int = 12) -> list[str]:
-    """The last lines of a log, a bar's states counted as one."""
+    """The last lines of a log, long ones cut, a bar's states counted as one."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     whole = [part.rsplit("\r", 1)[-1].rstrip() for part in text.split("\n")]
-    return [line for line in whole if line.strip()][-lines:]
+    last = [line for line in whole if line.strip()][-lines:]
+    return [f"{line[:_WIDTH]} …" if len(line) > _WIDTH else line for line in last]

@@ -31,6 +31,8 @@ _WITHOUT_EFFECT = frozenset(
     CKPT_SAVE_STEPS TOTAL_SAVE_CKPT_LIMIT INFER_CUDA_IDX""".split()
 )
 """Values of the block that change no weight."""
+_WEIGHTS = ("pytorch_model*.bin", "model*.safetensors")
+"""Files of a whole model; each trainer's version has its own."""
 _EXPERIMENT = re.compile(r"[\w.-]+\Z")
 
 
@@ -162,9 +164,22 @@ def left_to_do(places: Places, script: TrainScript) -> list[list[str]]:
 
 
 def is_trained(places: Places) -> bool:
-    """Whether both stages' logs tell of their end."""
+    """Whether both stages' logs tell of their end, and what they were for is there."""
     logs = (places.pretrain / LOGS["pretrain"], places.finetune / LOGS["finetune"])
-    return all(path.is_file() and read_stage_log(path).runtime_s > 0 for path in logs)
+    if not all(path.is_file() and read_stage_log(path).runtime_s > 0 for path in logs):
+        return False
+    return has_projector(places) and has_model(places)
+
+
+def has_projector(places: Places) -> bool:
+    """Whether stage 1 left what stage 2 begins with."""
+    return _has_content(places.pretrain / "mm_projector.bin")
+
+
+def has_model(places: Places) -> bool:
+    """Whether stage 2 left a model: its configuration, and weights."""
+    weights = (path for sign in _WEIGHTS for path in places.finetune.glob(sign))
+    return (places.finetune / "config.json").is_file() and any(map(_has_content, weights))
 
 
 def told(script: TrainScript) -> str:
@@ -252,8 +267,10 @@ def verify(kit: Kit, places: Places, script: TrainScript, error: str) -> None:
     for part, path in parts.items():
         if not path.is_file() or not read_stage_log(path).runtime_s:
             raise _failed(kit, part, path if path.is_file() else places.log, error)
-    if not (places.pretrain / "mm_projector.bin").is_file():
+    if not has_projector(places):
         raise _failed(kit, "pretrain (it left no mm_projector.bin)", parts["pretrain"], error)
+    if not has_model(places):
+        raise _failed(kit, "finetune (it left no model)", parts["finetune"], error)
     for part, path in answer_files(places.results, places.name).items():
         if not _has_content(path):
             raise _failed(kit, f"{part} (no answers in {kit.shown(path)})", places.log, error)

@@ -76,7 +76,7 @@ def _of_published(kit: Kit, published: Path) -> AdoptedRecipe:
     for name in _KEPT:
         for key, value in stages[name].items():
             line = read.where("stages", name, key).rpartition(":")[2]
-            out.put(f"stages.{name}.{key}", value, f"{source}:{line}")
+            _put_all(out, f"stages.{name}.{key}", value, f"{source}:{line}")
     return out
 
 
@@ -87,32 +87,45 @@ def _put_processing(out: AdoptedRecipe, kit: Kit, solution: Solution) -> None:
         out.put(f"stages.{name}.kind", "process", f"{where} is an operator list")
         for key, value in body.items():
             if key not in ("kind", "export_path"):
-                out.put(f"stages.{name}.{key}", value, where)
+                _put_all(out, f"stages.{name}.{key}", value, where)
+
+
+def _put_all(out: AdoptedRecipe, dotted: str, value: Any, origin: str) -> None:
+    """A value in place of what was there, its parts too, with one origin for all of them."""
+    for key in [key for key in out.origins if key.startswith(f"{dotted}.")]:
+        del out.origins[key]
+    out.put(dotted, value, origin)
+    waiting = [(dotted, value)] if isinstance(value, dict | list) else []
+    while waiting:
+        place, held = waiting.pop()
+        parts = dict(enumerate(held)) if isinstance(held, list) else held
+        for part, inner in parts.items():
+            out.origins[f"{place}.{part}"] = origin
+            if isinstance(inner, dict | list):
+                waiting.append((f"{place}.{part}", inner))
 
 
 def _put_places(out: AdoptedRecipe, kit: Kit, rows: str) -> None:
     """Paths of this folder in place of the published ones."""
     here = "where it lies in this folder"
-    for part in MODELS:
-        out.put(f"stages.align.model.{part}", str(kit.model(part)), here)
+    places = {f"stages.align.model.{part}": kit.model(part) for part in MODELS}
+    places["stages.instruct.data"] = kit.finetuning
+    places["stages.instruct.image_root"] = kit.finetuning_images
+    for dotted, path in places.items():
+        if out.get(dotted) != str(path):
+            out.put(dotted, str(path), here)
     entry: dict[str, Any] = {
         "path": rows,
         "at_most": kit.round.most_rows,
         "questions": str(kit.questions),
     }
-    for key in [key for key in out.origins if key.startswith("stages.align.data.")]:
-        del out.origins[key]
     limit = f"{kit.round.name} round: {kit.round.most_rows:,} samples; questions are restored"
-    out.put("stages.align.data", [entry], limit)
-    out.put("stages.instruct.data", str(kit.finetuning), here)
-    out.put("stages.instruct.image_root", str(kit.finetuning_images), here)
+    _put_all(out, "stages.align.data", [entry], limit)
     specs = []
     for spec in specs_of(kit).values():
         fields = {key: getattr(spec, key) for key in ("name", "questions", "annotation", "images")}
         specs.append({key: value for key, value in fields.items() if value})
-    for key in [key for key in out.origins if key.startswith("stages.score.benchmarks.")]:
-        del out.origins[key]
-    out.put("stages.score.benchmarks", specs, here)
+    _put_all(out, "stages.score.benchmarks", specs, here)
 
 
 def _put_split(out: AdoptedRecipe, script: TrainScript, gpus: int) -> None:
