@@ -11,6 +11,7 @@ import pytest
 import torch
 from openpyxl import load_workbook
 
+from tests.recipe import launch_scripts as scripts
 from vlforge.cli.start import main
 from vlforge.miniatures.config import MiniatureConfig
 from vlforge.miniatures.make import make_miniature
@@ -110,3 +111,29 @@ def test_a_stage_by_its_arguments_begins_with_an_extracted_connector():
     steps = lines(Path("work_dirs/F/01-instruct/metrics.jsonl"))
     assert steps[-1]["lr"] >= 0
     assert Path("work_dirs/F/01-instruct/model.safetensors").is_file()
+
+
+def test_llavas_own_steps_from_captions_to_a_merged_model(tmp_path, monkeypatch, capsys):
+    make_miniature("llava", tmp_path / "llava", MiniatureConfig("llava", rows=8))
+    monkeypatch.chdir(tmp_path / "llava")
+    for name in ("pretrain", "finetune_lora"):
+        text = scripts.llava(name).replace("13b", "7b").replace("to wandb", "to none")
+        scripts.write(Path(f"scripts/v1_5/{name}.sh"), text)
+        run(f"bash scripts/v1_5/{name}.sh")
+    recipe = Path("runs/finetune_lora.yaml").read_text()
+    assert "connector_weights: runs/pretrain/01-align/mm_projector.bin" in recipe
+    folder = "--model-path checkpoints/llava-v1.5-7b --model-base lmsys/vicuna-7b-v1.5"
+    run(f"python scripts/merge_lora_weights.py {folder} --save-model-path merged")
+    assert json.loads(Path("merged/config.json").read_text())["model_type"] == "llava_llama"
+    data = "playground/data/eval/pope"
+    capsys.readouterr()
+    run(
+        f"python -m llava.eval.model_vqa_loader --model-path merged --question-file "
+        f"{data}/llava_pope_test.jsonl --image-folder {data}/val2014 --answers-file a.jsonl "
+        "--temperature 0 --conv-mode vicuna_v1 --max_new_tokens 2"
+    )
+    run(
+        f"python llava/eval/eval_pope.py --annotation-dir {data}/coco --question-file "
+        f"{data}/llava_pope_test.jsonl --result-file a.jsonl"
+    )
+    assert "pope@llava" in capsys.readouterr().out

@@ -106,8 +106,10 @@ def whole(given: Mapping[str, str]) -> tuple[str, list[Command]]:
     """The model to open, and what has to run before it is whole."""
     path = wanted(given, "model-path", "the program")
     base = given.get("model-base", "")
-    if base in ("", "None"):
-        return model_folder(path), []
+    found = model_folder(path)
+    # An adapter of ours knows its base, and is opened with it.
+    if base in ("", "None") or (Path(found) / "adapted.json").is_file():
+        return found, []
     merged = f"{path.rstrip('/')}-merged"
     if Path(merged).is_dir():
         return merged, []

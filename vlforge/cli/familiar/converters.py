@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vlforge.cli.familiar.asking import model_folder
 from vlforge.cli.familiar.old import OldCommand, Ours, wanted
 from vlforge.types import RecipeError
 
@@ -65,7 +66,7 @@ def extracted(old: OldCommand) -> Ours:
         RecipeError: an option is missing.
     """
     _, given = old.options()
-    model = wanted(given, "model-path", "extract_mm_projector.py")
+    model = model_folder(wanted(given, "model-path", "extract_mm_projector.py"))
     target = wanted(given, "output", "extract_mm_projector.py")
     is_mgm = "mgm" in _model_type(model)
     layout = "mgm_projector" if is_mgm else "llava_projector"
@@ -74,14 +75,20 @@ def extracted(old: OldCommand) -> Ours:
 
 
 def merged(old: OldCommand) -> Ours:
-    """`merge_lora_weights.py`.
+    """`merge_lora_weights.py`; adapters that a stage of ours left know their base.
 
     Raises:
         RecipeError: an option is missing.
     """
     _, given = old.options()
     names = ("model-base", "model-path", "save-model-path")
-    return Ours((("merge", *(wanted(given, name, "merge_lora_weights.py") for name in names)),))
+    base, adapter, out = (wanted(given, name, "merge_lora_weights.py") for name in names)
+    adapter = model_folder(adapter)
+    meta = Path(adapter) / "adapted.json"
+    if not meta.is_file():
+        return Ours((("merge", base, adapter, out),))
+    layout = "mgm" if '"mgm"' in meta.read_text(encoding="utf-8") else "llava"
+    return Ours((("convert-model", adapter, out, "--to", layout),))
 
 
 def _model_type(folder: str) -> str:
