@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,8 @@ def attach(model: Any, config: TrainConfig, seed: int) -> tuple[Attached, ...]:
 
 
 def _attach(model: Any, part: str, spec: LoraSpec, paths: Sequence[str]) -> Attached:
+    # peft loads bitsandbytes where it is installed, which tells of kernels for 4 bits on a CPU.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import LoraConfig, inject_adapter_in_model
 
     root, module = _root(model, part)
