@@ -46,6 +46,7 @@ def write(folder: Path, config: MiniatureConfig) -> None:
     """The whole kit."""
     seed = int(config.seed)
     shutil.copytree(KIT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "toolkit/bin/deepspeed").chmod(0o755)  # a wheel may have lost it
     for name in ("output", "submit"):
         (folder / name).mkdir()
     _write_seed(folder / "input" / SEED, seed, config.rows)
