@@ -67,6 +67,8 @@ def finished(folder: Path) -> Path:
     for name, text in LOGS.items():
         write(folder / "output/training_dirs" / name, text)
     write(folder / "output/training_dirs/MGM-2B-Pretrain-default/mm_projector.bin", "weights")
+    for name in ("config.json", "pytorch_model.bin"):
+        write(folder / "output/training_dirs" / NAME / name, "{}")
     write(folder / TEXTVQA, json.dumps({"question_id": "a1", "text": "stop"}) + "\n")
     write(folder / MMBENCH, json.dumps({"question_id": 1, "text": "A"}) + "\n")
     shutil.copyfile(folder / SCRIPTS[0], folder / "output/train.sh")
@@ -215,8 +217,16 @@ def test_what_is_finished_is_not_run_again_and_other_values_do_not_go_over_it(fo
     (folder / MMBENCH).unlink()
     mmbench = ["bash", "eval/mmbench.sh", NAME, "mmbench_dev_20230712", "0"]
     assert left_to_do(places, script) == [mmbench]
-    write(folder / "output/training_dirs" / f"{NAME}/finetuning.log", "{'loss': 2.0}\n")
-    assert left_to_do(places, script) == [["bash", Path(SCRIPTS[0]).name]]
+    whole = [["bash", Path(SCRIPTS[0]).name]]
+    log = folder / "output/training_dirs" / f"{NAME}/finetuning.log"
+    write(log, "{'loss': 2.0}\n")
+    assert left_to_do(places, script) == whole
+    # Its trainer may tell of its end and then fail to write its weights.
+    write(log, f"{ENDED}ModuleNotFoundError: No module named 'torch'\n")
+    assert left_to_do(places, script) == [mmbench]
+    for lost in (places.finetune / "pytorch_model.bin", places.pretrain / "mm_projector.bin"):
+        lost.unlink()
+        assert left_to_do(places, script) == whole
 
 
 def test_checkpoints_of_another_training_are_not_gone_on_from(folder):
@@ -235,6 +245,7 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(folder):
     [
         ("output/training_dirs/MGM-2B-Pretrain-default/pretrain.log", "the kit's pretrain did"),
         ("output/training_dirs/MGM-2B-Pretrain-default/mm_projector.bin", "no mm_projector.bin"),
+        (f"output/training_dirs/{NAME}/pytorch_model.bin", "it left no model"),
         (TEXTVQA, "no answers in output/eval_results"),
     ],
 )
