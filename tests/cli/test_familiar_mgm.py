@@ -154,6 +154,21 @@ def test_the_kits_rows_are_drawn_in_its_order():
     assert lines("in.jsonl") == data
 
 
+def test_the_kits_conversion_restores_questions():
+    text = "<__dj__image> a red door\n <|__dj__eoc|>"
+    rows("cut.jsonl", {"id": "1", "text": text, "images": ["images/1.jpg"]})
+    turns = [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "old"}]
+    Path("stage_1.json").write_text(
+        json.dumps([{"id": "1", "image": "images/1.jpg", "conversations": turns}])
+    )
+    tool = "data-juicer/tools/multimodal/data_juicer_format_to_target_format/dj_to_llava.py"
+    line = f"python toolkit/{tool} cut.jsonl cut.jsonl.json --image_special_token '<__dj__image>'"
+    assert run(f"{line} --restore_questions True --original_llava_ds_path stage_1.json") == 0
+    (made,) = json.loads(Path("cut.jsonl.json").read_text())
+    assert made["conversations"] == [turns[0], {"from": "gpt", "value": "a red door"}]
+    assert made["image"] == "images/1.jpg"
+
+
 def test_answer_files_are_converted():
     rows("a.jsonl", {"question_id": 7, "text": "A Dog."}, {"question_id": "x", "text": "no"})
     assert run("python scripts/convert_gqa_for_eval.py --src a.jsonl --dst p.json") == 0
