@@ -100,7 +100,7 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vlforge.cli.run.find_recipe", stop)
+    monkeypatch.setattr("vlforge.cli.run.our_recipe", stop)
     assert main(["run", "my recipe.yaml", "a.b=1"]) == 130
     assert "vlforge run 'my recipe.yaml' a.b=1" in capsys.readouterr().out
 
@@ -109,7 +109,7 @@ def test_a_fault_of_ours_is_one_line_and_says_how_to_see_more(monkeypatch, capsy
     def fail(*_):
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("vlforge.cli.run.find_recipe", fail)
+    monkeypatch.setattr("vlforge.cli.run.our_recipe", fail)
     monkeypatch.delenv("VLFORGE_DEBUG", raising=False)
     assert main(["run", "x.yaml"]) == 1
     shown = capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_a_place_that_cannot_be_used_is_named_with_its_remedy(monkeypatch, fault
     def fail(*_):
         raise fault
 
-    monkeypatch.setattr("vlforge.cli.run.find_recipe", fail)
+    monkeypatch.setattr("vlforge.cli.run.our_recipe", fail)
     assert main(["run", "x.yaml"]) == 2
     assert capsys.readouterr().err.startswith(said)
 
