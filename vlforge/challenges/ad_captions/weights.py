@@ -50,6 +50,8 @@ def outline(folder: Path) -> Outline:
     """
     from vlforge.checkpoints.paddle import read_weights
 
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder of weights; check the path")
     if not is_paddle(folder):
         raise ModelError(
             f"{folder}: no .pdparams there; the contest takes Paddle's layout: "
