@@ -39,6 +39,7 @@ def commands(text: str, **changes: str) -> list[list[str]]:
         ("A=1 B=2 a $C", ["a", "?"]),
         ("a '<__dj__image>' \"<a>\"", ["a", "<__dj__image>", "<a>"]),
         ("a ./b#c", ["a", "./b#c"]),
+        ("a \\\n\N{NO-BREAK SPACE} \N{NO-BREAK SPACE}--b 1", ["a", "--b", "1"]),
     ],
 )  # fmt: skip
 def test_a_shell_would_read_the_same_words(text, words):

@@ -48,7 +48,8 @@ _PATHS = {
     "vision_tower": "clip-vit-large-patch14-336",
     "vision_tower_aux": "openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup",
 }
-_FINETUNING = "mgm_instruction_stage_1_12k.json"
+_FINETUNING = ("mgm_instruction_stage_1_12k.json", "mgm_instruction_stage_1.json")
+"""Of the round with 10k seed rows, and of the one with 400k."""
 _EVALUATION = "training/data/eval_stage_1"
 _TEXTVQA = {
     "questions": "textvqa/llava_textvqa_val_v051_ocr.jsonl",
@@ -168,8 +169,9 @@ class _Kit:
         for name, last in _PATHS.items():
             if Path(command.path(name)).name != last:
                 self._differs(f"stage {command.stage}: {name}", command.path(name), last)
-        if command.stage == "instruct" and Path(command.path("data_path")).name != _FINETUNING:
-            self._differs("the finetuning data", command.path("data_path"), _FINETUNING)
+        data = command.path("data_path")
+        if command.stage == "instruct" and Path(data).name not in _FINETUNING:
+            self._differs("the finetuning data", data, _FINETUNING[0])
 
     def _machine(self) -> None:
         """What changes where numbers are computed, and none of them."""

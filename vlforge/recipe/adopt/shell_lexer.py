@@ -12,7 +12,8 @@ from typing import Literal
 
 PartKind = Literal["text", "name", "command"]
 _NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*#?$!-]")
-_SPACE = " \t\r"
+_SPACE = " \t\r\N{NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}\N{ZERO WIDTH NO-BREAK SPACE}"
+"""Blanks; the last three come with scripts that were copied from a page."""
 _ENDS = ";&|\n()"
 _REDIRECT = re.compile(r"\d*(<<<|<<-?|>>|<>|[<>]\||&>>|&>|[<>]&|[<>])")
 _ARRAY = re.compile(r"[A-Za-z_]\w*\+?=$")
