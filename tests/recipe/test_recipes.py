@@ -77,6 +77,16 @@ def test_recipes_are_planned_and_checked_before_anything_is_there(tmp_path, monk
         assert len(expand(size)) == len(expand(recipe))
 
 
+@pytest.mark.parametrize("name", ["minigpt4", "minigpt4_second_stage", "ad_captions"])
+def test_a_miniature_is_not_planned_by_the_names_of_its_folders(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    choice = Choice(run_dir=tmp_path / "runs" / "one", size="tiny")
+    rows = plan_recipe(FOLDER / f"{name}.yaml", choice).rows
+    assert sum(row.disk_gib for row in rows) < 0.1
+    assert sum(row.minutes for row in rows) < 5
+    assert not any("7.0 B" in line for row in rows for line in row.advice)
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_recipes_have_their_references_batches_and_rates(name):
     devices, stages = REFERENCES[name]

@@ -51,6 +51,8 @@ def cost_of(model: ModelSpec | str, inputs: Mapping[str, Upstream]) -> ModelCost
     if upstream is None:
         config = _read_config(Path(model))
         return _known(config) if config else None
+    if upstream.kind == "miniature":
+        return None
     inner = upstream.settings.get("model")
     if isinstance(inner, Mapping):
         return cost_of(ModelSpec(**inner), upstream.inputs)
@@ -117,6 +119,8 @@ def _vision(path: str, inputs: Mapping[str, Upstream]) -> Config | None:
 
 def _language(path: str, inputs: Mapping[str, Upstream]) -> Config | None:
     upstream = _stage(path, inputs)
+    if upstream is not None and upstream.kind == "miniature":
+        return None
     if upstream is not None:
         return small_language_config(upstream.settings.get("language") or {})
     config = _read_config(Path(path))
@@ -162,7 +166,12 @@ def _ours(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
-    """What a folder's configuration says; of one that is not there yet, what its name tells."""
+    """What a folder's configuration says; of one that is not there yet, what its name tells.
+
+    What a stage makes (`$made/vicuna-7b`, a miniature) is of no published size.
+    """
+    if str(folder).startswith("$"):
+        return None
     if not folder.exists() and folder.name in PARTS:
         return dict(PARTS[folder.name])
     try:
