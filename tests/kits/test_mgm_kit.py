@@ -37,30 +37,34 @@ STAGE_1 = f"""{TRAIN} \
     --data_path ./data/MGM-Pretrain/mgm_pretrain.json --image_folder ./data/MGM-Pretrain \
     --tune_mm_mlp_adapter True --save_steps 24000 --learning_rate 1e-3 \
     --output_dir ./work_dirs/MGM-2B-Pretrain"""
-STAGE_2 = f"""{TRAIN} \
+FINETUNE = f"""{TRAIN} \
     --data_path ./data/MGM-Finetune/mgm_instruction.json --image_folder ./data/MGM-Finetune \
     --pretrain_mm_mlp_adapter ./work_dirs/MGM-2B-Pretrain/mm_projector.bin \
     --image_aspect_ratio pad --group_by_modality_length True \
-    --save_steps 1000 --learning_rate 2e-5 \
-    --output_dir ./work_dirs/MGM-2B"""
+    --save_steps 1000 --learning_rate 2e-5"""
+STAGE_2 = f"{FINETUNE} --output_dir ./work_dirs/MGM-2B"
+LORA = f"""{FINETUNE} --lora_enable True --lora_r 4 --lora_alpha 8 \
+    --output_dir ./work_dirs/MGM-2B-lora"""
+MERGE = """vlforge compat python scripts/merge_lora_weights.py \
+    --model-path ./work_dirs/MGM-2B-lora --model-base model_zoo/LLM/gemma/gemma-2b-it \
+    --save-model-path ./work_dirs/MGM-2B-merged"""
 TEXTVQA = "./data/MGM-Eval/textvqa"
 TEXTVQA_SCRIPT = f"""#!/bin/bash
-gpu_list="${{CUDA_VISIBLE_DEVICES:-0}}"
-IFS=',' read -ra GPULIST <<< "$gpu_list"
-CHUNKS=${{#GPULIST[@]}}
-CKPT="MGM-2B"
-for IDX in $(seq 0 $((CHUNKS-1))); do
-    CUDA_VISIBLE_DEVICES=${{GPULIST[$IDX]}} python -m mgm.eval.model_vqa_loader \\
-        --model-path ./work_dirs/$CKPT \\
+# One process asks its part of the questions on each GPU; then all answers are scored.
+MODEL="MGM-2B"
+ANSWERS="./work_dirs/textvqa/answers/$MODEL"
+PARTS=$(echo "${{CUDA_VISIBLE_DEVICES:-0}}" | tr ',' '\\n' | wc -l)
+for PART in $(seq 0 $((PARTS - 1))); do
+    python -m mgm.eval.model_vqa_loader --model-path ./work_dirs/$MODEL \\
         --question-file {TEXTVQA}/llava_textvqa_val_v051_ocr.jsonl \\
         --image-folder {TEXTVQA}/train_images \\
-        --answers-file ./work_dirs/textvqa/answers/$CKPT/${{CHUNKS}}_${{IDX}}.jsonl \\
-        --num-chunks $CHUNKS --chunk-idx $IDX --temperature 0 --conv-mode gemma &
+        --answers-file $ANSWERS/${{PARTS}}_${{PART}}.jsonl \\
+        --num-chunks $PARTS --chunk-idx $PART --temperature 0 --conv-mode gemma &
 done
 wait
-python -m mgm.eval.eval_textvqa \\
-    --annotation-file {TEXTVQA}/TextVQA_0.5.1_val.json \\
-    --result-file ./work_dirs/textvqa/answers/$CKPT/merge.jsonl
+cat $ANSWERS/${{PARTS}}_*.jsonl > $ANSWERS/merge.jsonl
+python -m mgm.eval.eval_textvqa --annotation-file {TEXTVQA}/TextVQA_0.5.1_val.json \\
+    --result-file $ANSWERS/merge.jsonl
 """
 MMBENCH = "./data/MGM-Eval/MMB/mmbench_dev_20230712.tsv"
 ASK_MMBENCH = f"""vlforge compat python -m mgm.eval.model_vqa_mmbench \
@@ -130,6 +134,26 @@ def test_stage_2_went_on_from_it_and_its_model_has_the_published_layout(kit):
     assert sum("vlm_uni" in name for name in names) == 12
     index = json.loads((kit / "MGM-2B/model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == names
+
+
+def test_lora_becomes_one_whole_model_in_the_published_layout(kit):
+    typed(LORA, kit)
+    typed(MERGE, kit)
+    merged = kit / "work_dirs/MGM-2B-merged"
+    assert json.loads((merged / "config.json").read_text())["model_type"] == "mgm_gemma"
+    names = names_in(merged / "model.safetensors")
+    assert {name for name in names if not WHOLE.fullmatch(name)} == set()
+    zoo = kit / "model_zoo/LLM/gemma/gemma-2b-it"
+    where = json.loads((zoo / "model.safetensors.index.json").read_text())["weight_map"]
+    changed = set()
+    with safe_open(merged / "model.safetensors", "pt") as now:
+        for name, file in where.items():
+            with safe_open(zoo / file, "pt") as base:
+                before = base.get_tensor(name)
+            if not torch.equal(before, now.get_tensor(name).to(before)):
+                changed.add(name)
+    assert changed
+    assert all(re.search(r"(q|k|v|o|gate|up|down)_proj", name) for name in changed)
 
 
 def test_its_layout_is_read_back_to_the_bit(kit):
