@@ -63,6 +63,8 @@ docs: $(VENV)/.dev ## write the generated pages anew and check every link and co
 	$(BIN)/vlforge list kinds --markdown > $(VENV)/page && mv $(VENV)/page docs/stages.md
 	$(BIN)/vlforge list keys --into docs/data-juicer.md
 	$(BIN)/vlforge list ops --data-juicer --into docs/data-juicer.md
+	for page in data_juicer,better_synth:data-juicer mgm,llava:from_mgm xtuner:from_xtuner minigpt4:from_minigpt4 mgen_vl:from_mgen_vl; do \
+	  $(BIN)/vlforge list commands --system $${page%%:*} --into docs/$${page##*:}.md; done
 	$(PYTEST) tests/docs
 
 clean: ## drop caches and the environment; runs stay
