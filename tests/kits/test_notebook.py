@@ -8,6 +8,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel")
 
+from tests.docs.test_docs import broken_links  # noqa: E402
 from tests.kits.notebook import NOTEBOOK, execute, kinds  # noqa: E402
 from tests.structure.tree import ROOT  # noqa: E402
 
@@ -39,6 +40,12 @@ def test_it_says_why_between_what_it_does(committed):
     code = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert len(told) >= len(code) * 2 / 3
     assert "make notebook" in told[0].source
+
+
+def test_its_links_lead_somewhere(committed):
+    told = "\n".join(cell.source for cell in committed.cells if cell.cell_type == "markdown")
+    assert "](../docs/" in told
+    assert not broken_links(told, NOTEBOOK.parent)
 
 
 @pytest.mark.slow
