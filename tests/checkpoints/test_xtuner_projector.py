@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from tests.checkpoints import tiny_xtuner
+from tests.checkpoints import test_internlm2, tiny_xtuner
 from tests.tiny_model import write_data, write_parts
 from vlforge.checkpoints.xtuner_projector import assemble_parts
+from vlforge.inference.placing import quantised_share
 from vlforge.models.config import ModelSpec
+from vlforge.training.config import TrainConfig
+from vlforge.training.quantised import quantised_parts
 from vlforge.types import ModelError
 
 
@@ -52,3 +55,22 @@ def test_other_files_of_a_connector_are_read_as_before(parts):
     assert torch.equal(model.connector.state_dict()["0.weight"], state["0.weight"])
     with pytest.raises(ModelError, match="no weights at"):
         assemble_parts(ModelSpec(**spec, connector_weights=str(folder / "absent.pth")))
+
+
+def test_an_internlm2_is_quantised_as_the_llama_that_it_is(parts, tmp_path):
+    _, _, spec = parts
+    fields = test_internlm2.fields_of(vocab_size=96)
+    state = test_internlm2.state_of(fields)
+    for name in ("model.tok_embeddings.weight", "output.weight"):
+        state[name] = torch.randn(96, fields["hidden_size"]) / 5
+    llm = test_internlm2.write_internlm2(tmp_path / "llm", state, fields)
+    parted = ModelSpec(vision=spec["vision"], language=str(llm), tokenizer=spec["language"])
+    config = TrainConfig(model=parted, data="x", quantise="8bit", precision="fp32")
+    how = quantised_parts(config, parted, torch.device("cpu"))
+    language = assemble_parts(parted, **how).model.language
+    plain = assemble_parts(parted).model.language
+    assert quantised_share(language) > 0
+    assert quantised_share(plain) == 0
+    ids = torch.tensor([[1, 5, 7, 9]])
+    difference = (language(ids).logits - plain(ids).logits).abs().max()
+    assert difference < 0.1 * plain(ids).logits.abs().max()

@@ -154,7 +154,7 @@ class Checkpoint:
         return model.eval()
 
     def _place(self, dtype: torch.dtype, how: Mapping[str, Any]) -> VisionLanguageModel:
-        state = {name: _Slice(lazy.to(dtype)) for name, lazy in self.weights.items()}
+        state = {name: Slice(lazy.to(dtype)) for name, lazy in self.weights.items()}
         try:
             model, info = find_family(self.family).from_pretrained(
                 None,
@@ -173,7 +173,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class _Slice:
+class Slice:
     """What `from_pretrained` reads a tensor through, as safetensors has it."""
 
     lazy: Lazy

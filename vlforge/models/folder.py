@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vlforge import __version__
@@ -51,18 +52,20 @@ class ModelFolder:
     history: tuple[dict[str, Any], ...] = ()
 
 
-def assemble(spec: ModelSpec, **how: Any) -> ModelFolder:
+def assemble(spec: ModelSpec, language: PreTrainedModel | None = None, **how: Any) -> ModelFolder:
     """Put a model together from its parts' folders, in fp32.
 
     The connector is new: seed torch before calling.
 
     Args:
+        language: the language model, where it is read already.
         how: more for the language model's `from_pretrained`, as in `read_folder`.
 
     Raises:
         ModelError: a part that is missing, of an unknown type, or does not fit.
     """
-    language = read_language(Path(spec.language), **how)
+    if language is None:
+        language = read_language(Path(spec.language), **how)
     tokenizer = read_tokenizer(Path(spec.tokenizer or spec.language), spec.tokenizer_dialect)
     check_vocabulary(tokenizer, language)
     model = find_family(spec.family).assemble(spec, language, tokenizer)

@@ -14,6 +14,7 @@ from vlforge.inference.placing import part_in_family, placing, quantising
 from vlforge.models.config import ModelSpec
 from vlforge.models.families import family_of, find_family
 from vlforge.models.folder import ModelFolder, read_folder
+from vlforge.models.parts.internlm2 import is_internlm2, llama_config
 from vlforge.models.parts.language import build_language, text_config
 from vlforge.models.reading import read_config, read_processor, read_tokenizer
 from vlforge.training.config import TrainConfig
@@ -45,7 +46,9 @@ def quantised_parts(config: TrainConfig, spec: ModelSpec, device: torch.device) 
     if config.quantise == "none":
         return {}
     with torch.device("meta"):
-        bare = build_language(text_config(read_config(Path(spec.language))))
+        fields = read_config(Path(spec.language))
+        config_of = llama_config if is_internlm2(fields) else text_config
+        bare = build_language(config_of(fields))
     dtype = DTYPES[config.precision]
     asked = quantising(config.quantise, dtype, bare, lambda name: "language")
     return {"quantization_config": asked, "device_map": {"": str(device)}}
