@@ -1,4 +1,4 @@
-"""A model of parts whose connector is what a pretraining of XTuner left."""
+"""Models of parts as XTuner leaves them: its connector, an InternLM2 that is to be quantised."""
 
 from __future__ import annotations
 
