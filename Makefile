@@ -22,6 +22,7 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 QUICKSTART_FLAGS ?=
 PYTEST_FLAGS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+KITS := tests/kits tests/challenges $(wildcard tests/cli/test_familiar_*.py)
 BROWSERS := chromium chromium-browser google-chrome
 
 .PHONY: help quickstart notebook test test-slow check format bench docs clean browser
@@ -42,8 +43,9 @@ test: $(VENV)/.dev ## format, lint, types and the quick tests
 	$(BIN)/mypy
 	$(PYTEST) -m "not slow and not gpu" -n 2
 
-test-slow: $(VENV)/.dev browser ## kills, browser, several processes
-	$(PYTEST) -m "slow and not gpu"
+test-slow: $(VENV)/.dev browser ## kills, browser, several processes; then whole workflows, two at a time
+	$(PYTEST) -m "slow and not gpu" $(KITS:%=--ignore=%)
+	$(PYTEST) -m "slow and not gpu" -n 2 --dist loadscope $(KITS)
 
 check: $(VENV)/.dev ## format, lint, types and the structure of the tree
 	$(BIN)/ruff format --check .
