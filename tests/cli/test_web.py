@@ -90,7 +90,7 @@ PROGRAM = """
 import sys, typer
 from vlforge.cli import web
 from tests.serving.made_web import talker
-web._talker = lambda name, *rest: talker(name=name)
+web.open_talker = lambda name, *rest, **how: talker(name=name)
 typer.run(web.web)
 """
 

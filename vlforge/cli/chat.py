@@ -15,8 +15,12 @@ from vlforge.cli.options import (
     Device,
     DeviceMap,
     LanguagePart,
+    LoadIn,
     Precision,
     QFormerPart,
+    TemplateName,
+    Trained,
+    Vision,
     loading_of,
 )
 from vlforge.types import Drawing, ModelError, RecipeError
@@ -43,29 +47,11 @@ Images = Annotated[
 Question = Annotated[
     str | None, typer.Option("--question", "-q", help="Ask this, print the answer, end.")
 ]
-Trained = Annotated[
-    Path | None,
-    typer.Option(
-        "--adapter", help="LoRA trained on MODEL, or a language model to stand in for its own."
-    ),
-]
 Llava = Annotated[
     Path | None,
     typer.Option(help="What XTuner's LLaVA trained; MODEL is then its language model."),
 ]
-Vision = Annotated[
-    Path | None,
-    typer.Option(
-        "--vision", "--visual-encoder", help="The vision encoder, where the model only names it."
-    ),
-]
 VisionHigh = Annotated[Path | None, typer.Option(help="The second one (MGM).")]
-TemplateName = Annotated[
-    str,
-    typer.Option(
-        "--template", "--prompt-template", help="Conversation template; auto: the model's own."
-    ),
-]
 System = Annotated[str, typer.Option(help="What the model is told before everything.")]
 Style = Annotated[
     str,
@@ -105,12 +91,6 @@ Beams = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="What sampling depends on.")]
 AllowPrivate = Annotated[
     bool, typer.Option("--allow-private", help="Fetch pictures from private addresses, too.")
-]
-LoadIn = Annotated[
-    str,
-    typer.Option(
-        "--quantise", "--load-in", help="none, 8bit or 4bit: the language model's matrices."
-    ),
 ]
 
 

@@ -77,6 +77,30 @@ DeviceMap = Annotated[
         help="none, auto (over all GPUs, then the CPU), or parts: vision=cuda:0,language=cuda:1.",
     ),
 ]
+Trained = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter", help="LoRA trained on MODEL, or a language model to stand in for its own."
+    ),
+]
+Vision = Annotated[
+    Path | None,
+    typer.Option(
+        "--vision", "--visual-encoder", help="The vision encoder, where the model only names it."
+    ),
+]
+TemplateName = Annotated[
+    str,
+    typer.Option(
+        "--template", "--prompt-template", help="Conversation template; auto: the model's own."
+    ),
+]
+LoadIn = Annotated[
+    str,
+    typer.Option(
+        "--quantise", "--load-in", help="none, 8bit or 4bit: the language model's matrices."
+    ),
+]
 
 
 def loading_of(precision: str, quantise: str, attention: str, device_map: str) -> Loading:

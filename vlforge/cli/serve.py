@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlforge.cli.chat import LoadIn, TemplateName, Trained, Vision
 from vlforge.cli.listening import LOOPBACK, bound, serve, shown_address
 from vlforge.cli.options import (
     Attention,
@@ -20,10 +18,15 @@ from vlforge.cli.options import (
     Device,
     DeviceMap,
     LanguagePart,
+    LoadIn,
     Precision,
+    TemplateName,
+    Trained,
+    Vision,
     loading_of,
 )
 from vlforge.cli.show import note_line, plain_line
+from vlforge.cli.talkers import open_talker
 from vlforge.types import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
@@ -110,7 +113,8 @@ def serve_models(
     how = {
         "device": device, "template": template, "system": system, "batch": batch,
         "loading": loading_of(precision, quantise, attention, device_map),
-        "parts": (base, vision, language), "adapter": adapter, "waiting": waiting,
+        "parts": {"base": base, "vision": vision, "language": language},
+        "adapter": adapter, "waiting": waiting,
     }  # fmt: skip
     folders = named_models(models, name or ())
     if adapter is not None and len(folders) > 1:
@@ -153,7 +157,7 @@ def serve_at(
     limits = _limits(**bounds)
     taken = bound(place.host, place.port)
     try:
-        talkers = [_talker(called, folder, **how) for called, folder in folders.items()]
+        talkers = [open_talker(called, folder, **how) for called, folder in folders.items()]
         address = shown_address(place.host, taken)
         plain_line(f"Serving {', '.join(folders)}")
         plain_line(f"At      {address}/v1")
@@ -228,22 +232,6 @@ def _fetcher(limits: Limits, *, allow_private: bool) -> Any:
     from vlforge.serving.http.pictures import Fetcher
 
     return Fetcher(limits, allow_private=allow_private)
-
-
-def _talker(name: str, folder: Path, *, waiting: int, parts: Any, **how: Any) -> Talker:
-    """A model, opened, and its line."""
-    from vlforge.checkpoints.checkpoint import Parts
-    from vlforge.inference.speaking import open_speaker
-    from vlforge.serving.talking import Talker
-
-    begun = time.perf_counter()
-    base, vision, language = parts
-    named = Parts(base=base, vision=vision, language=language)
-    speaker = open_speaker(folder, parts=named, **how)
-    for note in speaker.notes:
-        note_line(note)
-    plain_line(f"Loaded  {name} in {time.perf_counter() - begun:.1f} s")
-    return Talker(speaker, name, batch=how["batch"], waiting=waiting)
 
 
 def _answer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,10 +24,10 @@ from vlforge.cli.options import (
     loading_of,
 )
 from vlforge.cli.show import note_line, plain_line, shown_path
+from vlforge.cli.talkers import open_talker
 from vlforge.types import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
-    from vlforge.serving.talking import Talker
     from vlforge.serving.web.door import Login
     from vlforge.serving.web.hall import Hall
 
@@ -117,14 +116,15 @@ def web(
     how = {
         "device": device, "template": template, "batch": batch,
         "loading": loading_of(precision, quantise, attention, device_map),
-        "parts": (base, vision, language, qformer),
+        "parts": {"base": base, "vision": vision, "language": language, "qformer": qformer},
+        "waiting": waiting,
     }  # fmt: skip
     _check_libraries()
     taken = bound(host, port)
     try:
         chosen = _chosen(examples, votes if other is not None else None)
         chosen |= {"low_resource": low_resource}
-        hall = _hall(folders, how, waiting, most_tokens, chosen)
+        hall = _hall(folders, how, most_tokens, chosen)
         try:
             # From here on a browser that comes before the server is ready waits.
             taken.listen()
@@ -188,32 +188,15 @@ def _chosen(examples: Path | None, votes: Path | None) -> dict[str, Any]:
 def _hall(
     folders: dict[str, Path],
     how: dict[str, Any],
-    waiting: int,
     most_tokens: int,
     chosen: dict[str, Any],
 ) -> Hall:
     from vlforge.serving.web.hall import Hall
     from vlforge.serving.web.rooms import Bounds
 
-    talkers = [_talker(name, folder, waiting, how) for name, folder in folders.items()]
+    talkers = [open_talker(name, folder, **how) for name, folder in folders.items()]
     notes = [list(getattr(talker.speaker, "notes", ())) for talker in talkers]
     return Hall(talkers, bounds=Bounds(tokens=most_tokens), notes=notes, **chosen)
-
-
-def _talker(name: str, folder: Path, waiting: int, how: dict[str, Any]) -> Talker:
-    """A model, opened, and its line."""
-    from vlforge.checkpoints.checkpoint import Parts
-    from vlforge.inference.speaking import open_speaker
-    from vlforge.serving.talking import Talker
-
-    begun = time.perf_counter()
-    base, vision, language, qformer = how["parts"]
-    parts = Parts(base=base, vision=vision, language=language, qformer=qformer)
-    speaker = open_speaker(folder, **{**how, "parts": parts})
-    for note in speaker.notes:
-        note_line(f"{name}: {note}")
-    plain_line(f"Loaded  {name} in {time.perf_counter() - begun:.1f} s")
-    return Talker(speaker, name, batch=how["batch"], waiting=waiting)
 
 
 def _tell(hall: Hall, guard: tuple[Login | None, bool], host: str, taken: Any) -> None:
