@@ -154,9 +154,10 @@ def test_the_package_says_what_predict_says(kit, unpacked, tmp_path):
 def test_the_package_uses_its_own_code(unpacked):
     look = "import vlforge, torch; print(vlforge.__file__)"
     command = [str(unpacked.python), "-c", look]
-    place = subprocess.check_output(command, cwd=unpacked.folder / "src", text=True).strip()
+    how = {"env": {"PATH": os.environ["PATH"]}, "capture_output": True, "text": True}
+    place = subprocess.run(command, cwd=unpacked.folder / "src", **how).stdout.strip()
     assert Path(place).is_relative_to(unpacked.folder)
-    elsewhere = subprocess.run(command, cwd=unpacked.folder, capture_output=True, text=True)
+    elsewhere = subprocess.run(command, cwd=unpacked.folder, **how)
     assert "No module named 'vlforge'" in elsewhere.stderr
 
 
