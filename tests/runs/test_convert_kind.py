@@ -48,7 +48,7 @@ def test_a_stage_asks_for_a_precision(tmp_path):
 def test_a_layout_that_cannot_hold_the_model_is_refused(tmp_path):
     write_folder(folder(), tmp_path / "ours")
     (tmp_path / "out").mkdir()
-    with pytest.raises(ModelError, match="LLaVA.s layout holds no qwen_vl"):
+    with pytest.raises(ModelError, match=r"LLaVA.s layout holds no qwen_vl"):
         run(
             ConvertConfig(str(tmp_path / "ours"), "llava"), Job("wrong", tmp_path / "out", tmp_path)
         )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from vlforge.data.ahead import one_ahead
 from vlforge.ops.base import Grown
 from vlforge.ops.batch import Batch, Context, Item
 from vlforge.ops.bind import bind
-from vlforge.data.ahead import one_ahead
 from vlforge.ops.synthesis.prompt_files import Prompt
 from vlforge.ops.synthesis.provenance import PROVENANCE
 from vlforge.types import Caption, Drop, RecipeError, Refusal
