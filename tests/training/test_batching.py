@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from tests.tiny_model import CLIP, write_data, write_parts
 from vlforge.models.config import ModelSpec
+from vlforge.models.folder import assemble
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.training import fit, loop
 from vlforge.training.config import AugmentSpec, Mixing, Optimiser, TrainConfig
@@ -114,7 +115,7 @@ def test_groups_of_any_batch_size_hold_every_row_once(batch, micro):
 
 
 def test_words_are_counted_as_the_published_sampler_does(tmp_path, made):
-    config, folder = made, loop.assemble(made.model)
+    config, folder = made, assemble(made.model)
     data = loop._read(config, folder, 1, tmp_path, 0)
     rows = json.loads(Path(made.data).read_text())
     wanted = [sum(len(t["value"].split()) for t in row["conversations"]) for row in rows]

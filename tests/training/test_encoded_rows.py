@@ -12,6 +12,7 @@ import pytest
 
 from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
+from vlforge.models.folder import assemble
 from vlforge.training import encoded_rows, loop, row_coding
 from vlforge.training.batches import TokenRows
 from vlforge.training.config import Optimiser, TrainConfig
@@ -51,7 +52,7 @@ def made(tmp_path_factory) -> TrainConfig:
 
 def read(config: TrainConfig, out: Path, **how: int) -> ConversationData:
     """The stage's rows, as `train` reads them."""
-    return loop._read(config, loop.assemble(config.model), how.get("threads", 1), out, 0)
+    return loop._read(config, assemble(config.model), how.get("threads", 1), out, 0)
 
 
 def told(data: ConversationData) -> list:

@@ -14,6 +14,7 @@ from vlforge.data.convert import convert
 from vlforge.data.formats import index
 from vlforge.data.formats.webdataset import WebdatasetFormat
 from vlforge.models.config import ModelSpec
+from vlforge.models.folder import assemble
 from vlforge.training import loop, pictures
 from vlforge.training.batching import Batching
 from vlforge.training.config import AugmentSpec, Optimiser, TrainConfig
@@ -242,7 +243,7 @@ def test_processes_that_decode_change_no_byte_of_a_stage(tmp_path, made, monkeyp
 
 def digest_of(config: TrainConfig, out: Path) -> dict:
     """What is told of the stage's task."""
-    folder = loop.assemble(config.model)
+    folder = assemble(config.model)
     data = loop._read(config, folder, 1, out, 0)
     batching = Batching.of(config, folder.model, data, ["vision.x", "connector.x"])
     augment = loop.Augment.of(config.augment, 0)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
-from vlforge.models.folder import read_folder
+from vlforge.models.folder import assemble, read_folder
 from vlforge.training import feature_cache, fit, loop
 from vlforge.training.config import Mixing, Mixture, Optimiser, TrainConfig
 from vlforge.training.loop import train
@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path, made)
 def test_frozen_parts_keep_their_weights(tmp_path, made, train_parts):
     train(replace(made, train=train_parts), tmp_path, device="cpu")
     after = load_file(tmp_path / "model.safetensors")
-    before = loop.assemble(made.model).model.state_dict()
+    before = assemble(made.model).model.state_dict()
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert moved - {"connector"} == set(train_parts) - {"connector"}
 
@@ -84,7 +84,7 @@ def test_a_part_with_rate_zero_stays_while_the_rest_learns(tmp_path, made):
     still = replace(made.optimiser, lr_parts={"language": 0.0})
     train(replace(made, optimiser=still), tmp_path, device="cpu")
     after = load_file(tmp_path / "model.safetensors")
-    before = loop.assemble(made.model).model.state_dict()
+    before = assemble(made.model).model.state_dict()
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert moved == {"connector"}
 
