@@ -19,12 +19,12 @@ from vlforge.challenges.better_synth.config import (
     TEXTVQA_IMAGES,
     TEXTVQA_QUESTIONS,
     Round,
-    Verdict,
 )
 from vlforge.challenges.better_synth.data_rules import contamination, training_data
 from vlforge.challenges.better_synth.folder import RECORD, Kit, open_kit
 from vlforge.challenges.better_synth.machine_rules import Estimate, disk, memory
 from vlforge.challenges.better_synth.start import begin
+from vlforge.challenges.verdicts import Verdict
 from vlforge.cli import main
 from vlforge.types import RecipeError
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vlforge.challenges.better_synth import rules
-from vlforge.challenges.better_synth.config import Trainer, Verdict, broken
+from vlforge.challenges.better_synth.config import Trainer
 from vlforge.challenges.better_synth.data_rules import contamination, training_data
 from vlforge.challenges.better_synth.folder import Kit
 from vlforge.challenges.better_synth.machine_rules import Estimate, disk, estimate, memory
 from vlforge.challenges.better_synth.own_recipe import own_recipe
 from vlforge.challenges.better_synth.solution import read_solution
+from vlforge.challenges.verdicts import Verdict, broken
 from vlforge.types import ProgressFn, RecipeError, VLForgeError, no_progress
 
 RUN_FOLDER = "output/vlforge"

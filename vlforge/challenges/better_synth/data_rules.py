@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlforge.challenges.better_synth.benchmark_files import specs_of
-from vlforge.challenges.better_synth.config import Verdict, broken, kept, warning
 from vlforge.challenges.better_synth.folder import Kit
 from vlforge.challenges.better_synth.solution import read_solution
+from vlforge.challenges.verdicts import Verdict, broken, kept, warning
 from vlforge.types import DataError, VLForgeError
 
 if TYPE_CHECKING:

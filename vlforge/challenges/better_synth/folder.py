@@ -189,3 +189,8 @@ def _normal(path: str) -> Path:
     import os
 
     return Path(os.path.normpath(path))
+
+
+def has_content(path: Path) -> bool:
+    """Whether a file is there and not empty."""
+    return path.is_file() and path.stat().st_size > 0

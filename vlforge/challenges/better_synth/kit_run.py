@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vlforge.challenges.better_synth.benchmark_files import answer_files
 from vlforge.challenges.better_synth.config import SPLIT_NAME
-from vlforge.challenges.better_synth.folder import Kit, fingerprint
+from vlforge.challenges.better_synth.folder import Kit, fingerprint, has_content
 from vlforge.challenges.better_synth.kit_log import LOGS, KitLog, read_stage_log, tail
 from vlforge.challenges.better_synth.processes import lines_of
 from vlforge.challenges.better_synth.rules import fitting_split
@@ -160,7 +160,7 @@ def left_to_do(places: Places, script: TrainScript) -> list[list[str]]:
         "textvqa": ["bash", "eval/textvqa.sh", places.name, gpus],
         "mmbench": ["bash", "eval/mmbench.sh", places.name, SPLIT_NAME, gpus],
     }
-    return [commands[key] for key, path in answers.items() if not _has_content(path)]
+    return [commands[key] for key, path in answers.items() if not has_content(path)]
 
 
 def is_trained(places: Places) -> bool:
@@ -173,13 +173,13 @@ def is_trained(places: Places) -> bool:
 
 def has_projector(places: Places) -> bool:
     """Whether stage 1 left what stage 2 begins with."""
-    return _has_content(places.pretrain / "mm_projector.bin")
+    return has_content(places.pretrain / "mm_projector.bin")
 
 
 def has_model(places: Places) -> bool:
     """Whether stage 2 left a model: its configuration, and weights."""
     weights = (path for sign in _WEIGHTS for path in places.finetune.glob(sign))
-    return (places.finetune / "config.json").is_file() and any(map(_has_content, weights))
+    return (places.finetune / "config.json").is_file() and any(map(has_content, weights))
 
 
 def told(script: TrainScript) -> str:
@@ -272,7 +272,7 @@ def verify(kit: Kit, places: Places, script: TrainScript, error: str) -> None:
     if not has_model(places):
         raise _failed(kit, "finetune (it left no model)", parts["finetune"], error)
     for part, path in answer_files(places.results, places.name).items():
-        if not _has_content(path):
+        if not has_content(path):
             raise _failed(kit, f"{part} (no answers in {kit.shown(path)})", places.log, error)
     if not places.has_script():
         # The script's own last step: its evaluation alone does not come by it, and the copy
@@ -284,7 +284,3 @@ def _failed(kit: Kit, part: str, log: Path, error: str) -> VLForgeError:
     lines = "\n".join(f"  {line}" for line in tail(log))
     why = f": {error}" if error else ""
     return VLForgeError(f"the kit's {part} did not end well{why}  (log: {log})\n{lines}")
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0

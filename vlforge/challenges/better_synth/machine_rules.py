@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlforge.challenges.better_synth.config import (
-    PUBLISHED_GIB,
-    Trainer,
-    Verdict,
-    broken,
-    kept,
-    warning,
-)
+from vlforge.challenges.better_synth.config import PUBLISHED_GIB, Trainer
+from vlforge.challenges.verdicts import Verdict, broken, kept, warning
 from vlforge.types import VLForgeError
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from typing import Any
 
 from vlforge.challenges.better_synth import rules
 from vlforge.challenges.better_synth.benchmark_files import answer_files, scores_of
-from vlforge.challenges.better_synth.config import Trainer, Verdict, broken, kept
-from vlforge.challenges.better_synth.folder import COMMAND, Kit
+from vlforge.challenges.better_synth.config import Trainer
+from vlforge.challenges.better_synth.folder import COMMAND, Kit, has_content
 from vlforge.challenges.better_synth.kit_log import LOGS, read_stage_log
 from vlforge.challenges.better_synth.own_run import TRAINED
 from vlforge.challenges.better_synth.script import read_script
 from vlforge.challenges.better_synth.solution import FOLDER
+from vlforge.challenges.verdicts import Verdict, broken, kept
 from vlforge.types import RecipeError, VLForgeError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -150,7 +151,7 @@ def _members(kit: Kit, home: Path, name: str) -> tuple[dict[str, Path], list[str
         wanted[f"output/{place}"] = home / place
     for path in answer_files(results, tuned).values():
         wanted[f"output/{path.relative_to(home).as_posix()}"] = path
-    lacks = [member for member, path in wanted.items() if not _has_content(path)]
+    lacks = [member for member, path in wanted.items() if not has_content(path)]
     return dict(sorted((found | wanted).items())), left_out, lacks
 
 
@@ -233,7 +234,3 @@ def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     os.replace(part, path)
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0

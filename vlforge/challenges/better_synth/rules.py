@@ -14,15 +14,12 @@ from vlforge.challenges.better_synth.config import (
     SPLIT,
     Stage,
     Trainer,
-    Verdict,
-    broken,
-    kept,
-    warning,
 )
 from vlforge.challenges.better_synth.folder import COMMAND, RECORD, Kit, code_files, fingerprint
 from vlforge.challenges.better_synth.model_files import fault_of
 from vlforge.challenges.better_synth.script import TrainScript
 from vlforge.challenges.better_synth.solution import FOLDER, read_solution, recipes_in
+from vlforge.challenges.verdicts import Verdict, broken, kept, warning
 from vlforge.types import RecipeError
 
 Rule = Callable[[Kit], Verdict]
