@@ -33,7 +33,8 @@ def clean(
     with other settings. Final models, scores, reports and data stay; the same `vlforge run`
     works as before, and makes again what it should need.
     """
-    from vlforge.runs.cleaning import Found, find_waste, free, holding
+    from vlforge.runs.cleaning import Found, find_waste, free
+    from vlforge.runs.store import hold
 
     found = find_waste(run)
     for node, why in found.kept:
@@ -49,7 +50,7 @@ def clean(
         return
     if not yes:
         _ask(total)
-    with holding(run):
+    with hold(run):
         again: Found = find_waste(run)
         freed = free(again)
     plain_line(f"{size_text(freed)} freed of {shown_path(run)}")

@@ -8,11 +8,8 @@ stays too, `done.json` says what went, and a run that needs it makes it again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,21 +75,6 @@ def find_waste(folder: Path) -> Found:
         _look_at_stage(run, node, found)
     _look_at_partials(run, found)
     return found
-
-
-@contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Hold a run as the command that works in it does.
-
-    Raises:
-        DataError: another command holds it.
-    """
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{folder}: another command is running here; wait for it") from None
-        yield
 
 
 def free(found: Found) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import signal
 import threading
 import time
@@ -26,7 +25,7 @@ from vlforge.runs.plan import plan_nodes
 from vlforge.runs.pool import Pool, longest_first
 from vlforge.runs.prepare import Choice, Prepared, prepare
 from vlforge.runs.reuse import reusable
-from vlforge.runs.store import link, read_done, write_json, write_text
+from vlforge.runs.store import hold, link, read_done, write_json, write_text
 from vlforge.runs.worker import Order
 from vlforge.types import VLForgeError
 
@@ -124,16 +123,10 @@ class _RunFolder:
     def __enter__(self) -> _RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock = hold(self.path)
         except OSError as error:
             raise VLForgeError(
                 f"{self.path}: cannot write the run here ({error.strerror}); choose --out FOLDER"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise VLForgeError(
-                f"{self.path}: another command is running here; wait for it"
             ) from None
         recipe = self.prepared.recipe
         write_text(self.path / "as_given.yaml", recipe.text)

@@ -10,7 +10,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from vlforge.types import DataError
 
 DONE = "done.json"
 BEGUN = ".begun"
@@ -71,6 +73,22 @@ class Store:
         os.replace(partial, final)
         (self.root / BEGUN / f"{key}.json").unlink(missing_ok=True)
         return final
+
+
+def hold(folder: Path) -> IO[str]:
+    """A run's lock, held by this command until it is closed.
+
+    Raises:
+        DataError: another command holds it.
+        OSError: the folder cannot be written.
+    """
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise DataError(f"{folder}: another command is running here; wait for it") from None
+    return lock
 
 
 FREED = "freed"
