@@ -135,11 +135,10 @@ def write_recipe(text: str, out: Path, given: Path) -> None:
     """
     if out.absolute() == given.absolute():
         raise RecipeError(f"{out}: is the file that is read; name another with -o")
-    part = out.with_name(f".{out.name}.part")
+    from vlforge.runs.store import write_text
+
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(out)
+        write_text(out, text)
     except OSError as error:
         raise RecipeError(f"{out}: cannot be written ({error.strerror or error})") from None
 
