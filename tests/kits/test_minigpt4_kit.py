@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ import torch
 import yaml
 
 from tests.download_site import running_site
-from tests.kits.typed import lines_of, typed
+from tests.kits.typed import lines_of, serving, typed
 from vlforge.checkpoints.checkpoint import Parts
 from vlforge.checkpoints.index import read_checkpoint
 from vlforge.miniatures.config import MiniatureConfig
@@ -155,26 +152,10 @@ def test_the_second_stage_is_scored_on_what_it_never_saw(kit):
 
 @contextlib.contextmanager
 def page(folder: Path, words: str) -> Iterator[tuple[str, str]]:
-    """The address of a page that `vlforge …` serves, and what it said; it ends with the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vlforge", *words.split()],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith("Open"):
-                break
+    """The address of a page that `vlforge …` serves, and what it said."""
+    with serving(folder, words.split(), "Open", signal.SIGINT) as said:
         assert "Open " in said, said
         yield said.split()[-1], said
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
 
 
 @pytest.mark.slow

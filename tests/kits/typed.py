@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ def typed(line: str, folder: Path, code: int = 0) -> str:
 
 
 @contextlib.contextmanager
-def served(folder: Path, model: str) -> Iterator[str]:
-    """The address of `vlforge serve MODEL`, a process of its own that ends with the block."""
+def serving(folder: Path, words: Sequence[str], until: str, stop: signal.Signals) -> Iterator[str]:
+    """What `vlforge …` says up to the line that begins so; a process that ends with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vlforge", "serve", model, "--port", "0"],
+        [sys.executable, "-m", "vlforge", *words],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -54,15 +54,23 @@ def served(folder: Path, model: str) -> Iterator[str]:
         said = ""
         for line in process.stdout:
             said += line
-            if line.startswith("At "):
+            if line.startswith(until):
                 break
+        yield said
+    finally:
+        process.send_signal(stop)
+        process.communicate(timeout=60)
+
+
+@contextlib.contextmanager
+def served(folder: Path, model: str) -> Iterator[str]:
+    """The address of `vlforge serve MODEL`."""
+    words = ["serve", model, "--port", "0"]
+    with serving(folder, words, "At ", signal.SIGTERM) as said:
         address = said.rpartition("\nAt ")[2].strip()
         assert address.startswith("http"), said
         _wait_for(address)
         yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
 
 
 def _wait_for(url: str) -> None:
