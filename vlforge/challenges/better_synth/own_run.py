@@ -95,8 +95,10 @@ def export_rows(source: Path, target: Path, asked: set[str], most: int) -> str:
     Raises:
         DataError: nothing is left.
     """
-    numbers = [n for n, row in enumerate(_rows(source)) if str(row.get("id")) in asked]
-    total = sum(1 for _ in _rows(source))
+    total, numbers = 0, []
+    for total, row in enumerate(_rows(source), 1):
+        if str(row.get("id")) in asked:
+            numbers.append(total - 1)
     if not numbers:
         raise DataError(f"{source}: no row's id is among the original questions")
     remarks = [f"{total - len(numbers):,} rows have no question"] if len(numbers) < total else []
