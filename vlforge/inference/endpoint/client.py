@@ -281,23 +281,30 @@ class Endpoint:
             self.usage.failed += 1
             is_known = self.usage.requests + self.usage.cached > 0
             self._failed_in_row += not (is_refused and is_known)
-            row = self._failed_in_row
-        patience = self.patience
-        if not (is_known or is_refused):  # nobody is there, it seems
-            patience = min(patience, max(_FIRST, self.spec.concurrency))
-        if patience and row >= patience and not is_for_all:
-            text = (
-                f"{row} requests in a row got no reply, the last: {text}; see to the server and "
-                "give the same command again, it goes on from the replies that came"
-            )
-            is_for_all = True
-        return self._end(text) if is_for_all else EndpointError(text)
+            patience = self.patience
+            if not (is_known or is_refused):  # nobody is there, it seems
+                patience = min(patience, max(_FIRST, self.spec.concurrency))
+            if not is_for_all and patience and self._failed_in_row >= patience:
+                text = (
+                    f"{self._failed_in_row} requests in a row got no reply, the last: {text}; see "
+                    "to the server and give the same command again, it goes on from the replies "
+                    "that came"
+                )
+                is_for_all = True
+            return self._ended(text) if is_for_all else EndpointError(text)
 
     def _end(self, text: str) -> EndpointError:
-        """What to raise where no request would get a reply; all who ask on are told the same."""
+        """What to raise where no request would get a reply."""
         with self._lock:
-            self._cause = self._cause or text
-        return EndpointError(text, is_for_all=True)
+            return self._ended(text)
+
+    def _ended(self, text: str) -> EndpointError:
+        """The error of `_end`; the lock is held.
+
+        All who ask on are told the first cause: which of them is heard is chance.
+        """
+        self._cause = self._cause or text
+        return EndpointError(self._cause, is_for_all=True)
 
     def _count(self, key: str, reply: Reply) -> None:
         """Keep a reply and what it cost."""
