@@ -41,7 +41,7 @@ def rows_of(found: list[csv_rows.Table]) -> list[list[str]]:
     return rows
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     lines=_LINES,
     end=st.sampled_from(["\n", "\r\n", "\r"]),
@@ -55,7 +55,7 @@ def test_rows_are_those_of_the_standard_librarys_reader(lines, end, is_ended, bl
     assert rows_of(tables(text, block)) == wanted
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(lines=_LINES, block=st.sampled_from([20, 1 << 14]))
 def test_records_are_those_of_rows_read_one_by_one(tmp_path_factory, lines, block):
     path = tmp_path_factory.mktemp("rows") / "a.csv"

@@ -7,7 +7,7 @@ import gzip
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.pictures_made import picture
@@ -111,6 +111,7 @@ _WHOLE = st.tuples(_CELL, st.just(B64), _CELL).map(b"\t".join)
 _LINE = st.one_of(_WHOLE, _WHOLE, st.lists(_CELL, max_size=4).map(b"\t".join))
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     lines=st.lists(_LINE, max_size=6),
     end=st.sampled_from([b"\n", b"\r\n", b"\r\r\n"]),
