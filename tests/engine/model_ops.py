@@ -60,7 +60,8 @@ class NotingModels:
     """A `ModelSource` that notes each question in the file `notes`, from whatever process.
 
     `dies_at` kills the process with the question of that number, `fails_at` raises there;
-    each once, which the file `notes` + ".once" remembers.
+    each once, which the file `notes` + ".once" remembers. Without the file `gate` no
+    caption is answered: so a run that is to be killed cannot end before.
     """
 
     notes: str
@@ -68,6 +69,7 @@ class NotingModels:
     fails_at: int = 0
     wait_s: float = 0.0
     wait_for: Callable[[int], None] | None = None
+    gate: str = ""
 
     def captioner(self, path: str) -> Any:
         """This."""
@@ -78,6 +80,8 @@ class NotingModels:
     def caption(self, images, prompts, count, keys):
         """The picture's size, and the key."""
         self._note("caption", keys)
+        while self.gate and not Path(self.gate).exists():
+            time.sleep(0.005)
         return [
             [Caption(f"{image.size} {key % 1000} {n}", -float(n)) for n in range(count)]
             for image, key in zip(images, keys, strict=True)
@@ -108,7 +112,9 @@ class NotingModels:
 
     def asked(self, kind: str) -> list[str]:
         """What was asked so far."""
-        lines = Path(self.notes).read_text().splitlines() if Path(self.notes).exists() else []
+        text = Path(self.notes).read_text() if Path(self.notes).exists() else ""
+        # Another process may be in the middle of its last line.
+        lines = text[: text.rfind("\n") + 1].splitlines()
         return [line.split(" ", 2)[2] for line in lines if line.startswith(kind)]
 
     def processes(self) -> set[int]:
@@ -128,10 +134,10 @@ class NotingModels:
                 act()
 
     def _was_there(self) -> bool:
-        once = Path(f"{self.notes}.once")
-        if once.exists():
+        try:
+            Path(f"{self.notes}.once").touch(exist_ok=False)
+        except FileExistsError:
             return True
-        once.touch()
         return False
 
     def _die(self) -> None:

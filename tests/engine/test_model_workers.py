@@ -118,10 +118,33 @@ from tests.engine.test_model_workers import CAPTION, REWRITE
 from vlforge.engine.ahead import AheadFiles, Decoder
 from vlforge.engine.local import run_process
 path, out, notes, workers = sys.argv[1:]
-models = NotingModels(notes, wait_s=0.02)
+models = NotingModels(notes, gate=notes + ".gate")
 run_process(config(Path(path), REWRITE, CAPTION, model_workers=int(workers)), Path(out),
             models=models, workers=2)
 """
+
+
+def ended_at_a_caption(path: Path, workers: int, number: int) -> tuple[list[str], str]:
+    """Begin a run, and end it by a signal to all of it while it waits for captions.
+
+    They are not answered until `notes.gate` is there: the run cannot be over before the signal
+    comes, however late that is. Gives the command, and what was said.
+    """
+    notes = path.parent / "notes"
+    words = [str(path), str(path.parent / "out"), str(notes), str(workers)]
+    command = [sys.executable, "-c", KILLED, *words]
+    run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        while not NotingModels(str(notes)).asked("caption"):
+            assert run.poll() is None, run.communicate()[1]
+            time.sleep(0.005)
+        (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
+        _, said = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert not_running(run.pid)
+    Path(f"{notes}.gate").touch()
+    return command, said
 
 
 @pytest.mark.slow
@@ -131,15 +154,7 @@ def test_a_run_killed_in_the_middle_of_a_block_asks_only_for_the_rest(tmp_path, 
     run_process(config(path, REWRITE, CAPTION), tmp_path / "whole", models=models(tmp_path))
     whole = sorted(models(tmp_path).asked(""))
     notes = NotingModels(str(tmp_path / "notes"))
-    words = [str(path), str(tmp_path / "out"), notes.notes, str(workers)]
-    command = [sys.executable, "-c", KILLED, *words]
-    killed = subprocess.Popen(command, start_new_session=True)
-    until = time.monotonic() + 60
-    while not notes.asked("caption") and time.monotonic() < until:
-        time.sleep(0.005)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert not_running(killed.pid)
+    command, _ = ended_at_a_caption(path, workers, signal.SIGKILL)
     assert not (tmp_path / "out" / "data.jsonl").exists()
     before = len(notes.asked(""))
     subprocess.run(command, check=True)
@@ -188,7 +203,7 @@ def test_the_next_blocks_pictures_are_decoded_while_the_model_is_busy(
     def wait_for(before: int) -> None:
         # The second block's answer waits until the third block's last picture is there.
         if before == 10:
-            assert opened[29].wait(20), "nothing is decoded ahead"
+            assert opened[29].wait(120), "nothing is decoded ahead"
 
     noting = models(tmp_path, wait_for=wait_for)
     recipe = config(write_rows(tmp_path / "a.jsonl", rows), BRIGHT)
@@ -216,7 +231,7 @@ def noted(self, job):
     return head(self, job)
 fates.Head.__call__ = noted
 def wait_for(before):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while before == 0 and len(Path({str(reads)!r}).read_text()) < 4:
         assert time.monotonic() < until, "the workers wait for the model"
         time.sleep(0.01)
@@ -301,17 +316,9 @@ def test_a_model_folder_gives_the_same_bytes_in_one_process_or_two(tmp_path, sma
 def test_an_interrupt_ends_all_processes_and_the_run_goes_on(tmp_path):
     path = made_rows(tmp_path, 600)
     notes = NotingModels(str(tmp_path / "notes"))
-    words = [str(path), str(tmp_path / "out"), notes.notes, "2"]
-    stopped = subprocess.Popen([sys.executable, "-c", KILLED, *words], start_new_session=True,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
-    until = time.monotonic() + 60
-    while not notes.asked("caption") and time.monotonic() < until:
-        time.sleep(0.005)
-    os.killpg(stopped.pid, signal.SIGINT)
-    _, said = stopped.communicate(timeout=60)
+    _, said = ended_at_a_caption(path, 2, signal.SIGINT)
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert said.count("Traceback") == 1
-    assert not_running(stopped.pid)
     before = len(notes.asked(""))
     run_process(config(path, REWRITE, CAPTION), tmp_path / "out", models=notes, workers=1)
     run_process(config(path, REWRITE, CAPTION), tmp_path / "whole", models=models(tmp_path))
