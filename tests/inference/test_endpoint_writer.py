@@ -137,7 +137,7 @@ def test_what_every_request_would_get_ends_the_run(pauses, fault, told):  # noqa
 def test_a_server_that_answers_no_request_ends_the_run(pauses):  # noqa: F811
     with endpoint(lambda body, times: 400) as server:
         writer = models(server, concurrency=2).writer("pen")
-        with pytest.raises(EndpointError, match=r"(2[4-9]|3[0-2]) requests in a row got no reply"):
+        with pytest.raises(EndpointError, match="24 requests in a row got no reply"):
             writer.write([sample(str(n)) for n in range(100)], Drawing(), range(100))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from tests.endpoint_server import endpoint
 from tests.inference.test_native import tiny_blip2, tiny_llava_hf
 from tests.inference.test_writers import CHAT, WORDS, tiny_t5, tiny_text
 from tests.inference.tiny import tiny_folder
-from vlforge.inference import generate, speaking
+from vlforge.inference import generate, native_stream, speaking
 from vlforge.inference.load import load_model
 from vlforge.inference.local import LocalChat
 from vlforge.inference.speaking import LocalSpeaker, open_speaker
@@ -173,15 +175,24 @@ def test_a_request_that_fits_no_memory_is_told(monkeypatch):
 def test_who_closes_ends_the_drawing(tmp_path, kind, monkeypatch):
     makers = {"family": lambda out: tiny_folder(out, "v1"), "native": tiny_llava_hf}
     loaded = load_model(makers[kind](tmp_path / "model"), "cpu")
-    steps = []
-    forward = loaded.language.forward
-    monkeypatch.setattr(loaded.language, "forward", lambda **k: [steps.append(1), forward(**k)][1])
+    steps, runs = [], []
+    forward, opened = loaded.language.forward, native_stream._Run
+
+    def step(**how):
+        steps.append(1)
+        if runs and len(steps) == 20:  # who draws ahead in a thread is not done by then
+            assert runs[0].is_stopped.wait(60)
+        return forward(**how)
+
+    monkeypatch.setattr(loaded.language, "forward", step)
+    monkeypatch.setattr(native_stream, "_Run", lambda *how: runs.append(opened(*how)) or runs[0])
     stream = LocalSpeaker(loaded).stream_many(
         [Sample("a", (), (Turn("user", "the cat"),))], Drawing(40, 1.0), [3]
     )
     next(stream)
     stream.close()
-    assert len(steps) < 40
+    assert len(steps) <= 20
+    assert len(runs) == (kind == "native")
 
 
 def test_the_system_prompt_leads_conversations_without_one():
@@ -223,10 +234,13 @@ def asking(count=3):
 
 
 def test_a_server_speaks_to_many_side_by_side():
+    meeting = threading.Barrier(3)  # nobody is answered before all have asked
+
     def script(body, times):
+        meeting.wait(60)
         return f"  {body['messages'][-1]['content']} said {body.get('seed')}  "
 
-    with endpoint(script, slow_s=0.3) as server:
+    with endpoint(script) as server:
         speaker = open_speaker(EndpointSpec("m", server.url), system="be brief")
         texts, last = spoken(speaker, asking(), Drawing(9, 0.7, 0.9, stop=("x",)), [4, 5, 6])
     assert texts == ["what is 0 said 4", "what is 1 said 5", "what is 2 said 6"]

@@ -153,7 +153,7 @@ def test_the_next_batch_is_made_ready_while_this_one_is_worked_on():
             done.append("halved")
             raise torch.OutOfMemoryError
         last = max(group) // 10
-        assert last + 1 not in ready or ready[last + 1].wait(10)
+        assert last + 1 not in ready or ready[last + 1].wait(60)
         return [item + 1 for item in group]
 
     assert Batches(4).run(range(6), work, lambda item: item, prepare) == [1, 11, 21, 31, 41, 51]

@@ -181,7 +181,7 @@ class Ready(Said):
         for _ in range(len(images)):
             self.come.acquire()
         if done < self.total:  # the next portion comes while this one is captioned
-            assert self.come.acquire(timeout=20)
+            assert self.come.acquire(timeout=60)
             self.come.release()
         self.ahead.append(self.ready - done)
         return super().caption(images, *how, **more)

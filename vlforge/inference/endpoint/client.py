@@ -66,7 +66,7 @@ class Endpoint:
     Args:
         cache: replies to requests made before, or the file that holds them.
         patience: so many requests in a row without a reply end the asking; 0: none do.
-        sleep: waits so many seconds; another one in tests.
+        sleep: waits so many seconds; another one in tests, and so `clock`.
 
     Raises:
         RecipeError: an address that is none, or a budget without prices.
@@ -79,13 +79,14 @@ class Endpoint:
         *,
         patience: int = 0,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self.spec = spec
         self.usage = Usage()
         self.cache = cache if isinstance(cache, ReplyCache) else ReplyCache(cache)
         self.patience = patience
         self.left_out: frozenset[str] = frozenset()
-        self._sleep = sleep
+        self._sleep, self._clock = sleep, clock
         self._lock = threading.Lock()
         self._local = threading.local()
         self._threads = Threads(spec.concurrency)
@@ -344,7 +345,7 @@ class Endpoint:
             tokens = _guessed_tokens(body) + _asked_tokens(body)
             gap = max(gap, 60 * tokens / spec.tokens_per_minute)
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             start = max(now, self._quiet_until)
             if gap:
                 start = max(start, self._free_at)
@@ -361,7 +362,7 @@ class Endpoint:
             return
         pause = min(max(asked, pause), _LONGEST_ASKED_WAIT_S)
         with self._lock:  # all requests wait, not this one alone
-            self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
+            self._quiet_until = max(self._quiet_until, self._clock() + pause)
 
     def _line(self) -> Line:
         line: Line | None = getattr(self._local, "line", None)
