@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -96,6 +97,30 @@ def test_the_budget_outlives_a_run_and_a_larger_one_goes_on(pauses, tmp_path):  
         "judge: the budget is spent: 25.00 of max_cost 22 (15.00 of it before); give the same "
         "command with a larger max_cost, it goes on from the replies that came"
     )
+
+
+def test_what_is_being_paid_was_not_paid_before(pauses):  # noqa: F811
+    told: list[str] = []
+
+    def look():
+        with pytest.raises(EndpointError) as error:
+            asking.ask(ask("2"))
+        told.append(str(error.value))
+
+    class Looked(ReplyCache):
+        """Another thread looks what is spent as soon as a reply is kept."""
+
+        def add(self, *reply):
+            super().add(*reply)
+            looking.start()
+            looking.join(0.2)
+
+    looking = threading.Thread(target=look, daemon=True)
+    with endpoint(lambda body, times: "a b c d e") as server:
+        asking = client(server.url, pauses, Looked(), price_out=1e6, max_cost=4)
+        asking.ask(ask("1"))
+        looking.join(60)
+    assert "the budget is spent: 5.00 of max_cost 4; give" in told[0]
 
 
 def test_a_server_that_counts_no_tokens_is_not_free(pauses):  # noqa: F811

@@ -309,8 +309,8 @@ class Endpoint:
 
     def _count(self, key: str, reply: Reply) -> None:
         """Keep a reply and what it cost."""
-        self.cache.add(key, reply, self.spec.model)
-        with self._lock:
+        with self._lock:  # whoever compares what is kept with what we paid sees both or neither
+            self.cache.add(key, reply, self.spec.model)
             self._failed_in_row = 0
             self.usage += Usage(
                 requests=1,
@@ -326,9 +326,13 @@ class Endpoint:
         if self._stopped.is_set():
             raise EndpointError(self._cause or "stopped", is_for_all=True)
         limit = self.spec.max_cost
-        if not limit or (spent := self._cost(*self.cache.spent(self.spec.model))) < limit:
+        if not limit:
             return
-        before = spent - self.usage.cost
+        with self._lock:
+            spent = self._cost(*self.cache.spent(self.spec.model))
+            before = spent - self.usage.cost
+        if spent < limit:
+            return
         earlier = f" ({money(before)} of it before)" if before > spent / 1e6 else ""
         raise self._end(
             f"{self.spec.model}: the budget is spent: {money(spent)} of max_cost {limit:g}"
