@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from tests.tiny_model import write_data, write_parts
+from vlforge.runs.launch import free_port
 
 STAGE = """
 import json, sys
@@ -49,7 +49,7 @@ def write_mixed(made: Path) -> None:
     write_parts(made, data)
 
 
-def run_stage(made: Path, out: Path, world: int, timeout_s: float = 400, **how) -> list[float]:
+def run_stage(made: Path, out: Path, world: int, timeout_s: float = 1800, **how) -> list[float]:
     """The losses of a stage in `world` processes, which all have to end well, and in time.
 
     Args:
@@ -79,8 +79,4 @@ def losses_of(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def free_port() -> int:
-    """A port that nobody listens to."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+__all__ = ["free_port", "losses_of", "run_stage", "write_mixed"]

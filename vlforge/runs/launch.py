@@ -7,9 +7,11 @@ torchrun, `accelerate launch` and `deepspeed` tell it in the variables that torc
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vlforge.types import RecipeError
@@ -22,6 +24,8 @@ TOLD = (
 """What would make a process join the others of its own accord."""
 _LOCAL_RANK = re.compile(r"--local[_-]rank(=\d+)?$")
 _FIRST_PORT, _PORTS = 20000, 20000
+_MEETING_PORTS = (10_000, 32_000)
+"""Below those that Linux and others give to connections."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,18 @@ def without_local_rank(arguments: Sequence[str]) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens to."""
-    with socket.socket() as server:
-        server.bind(("", 0))
-        return int(server.getsockname()[1])
+    """A port of this machine that nobody listens to, and that nobody is given by chance.
+
+    Half a minute of imports may lie between this and its use. The system would name one of
+    those that it also gives to every connection that any program opens meanwhile.
+    """
+    # Not `random`'s own state: a seed of the caller's would name one port to all.
+    chance = random.SystemRandom()
+    for port in (*(chance.randrange(*_MEETING_PORTS) for _ in range(100)), 0):
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("", port))
+            return int(server.getsockname()[1])
+    raise RecipeError("this machine has no free port for its processes to meet at")
 
 
 def first_host(nodes: str) -> str:
