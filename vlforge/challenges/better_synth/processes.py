@@ -87,6 +87,7 @@ def end_all(process: subprocess.Popen[bytes], patience: tuple[float, float] = PA
             return
     _tell(process.pid, family, signal.SIGKILL)
     process.wait()
+    _gone(process, family, patience[1])  # What they hold is free a moment after.
 
 
 def _tell(leader: int, family: set[int], number: int) -> None:
