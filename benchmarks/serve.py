@@ -31,7 +31,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-WAIT_S = 120.0
+WAIT_S = 600.0
 """The longest that a server may take to start, and an answer to come."""
 
 

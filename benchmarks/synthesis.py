@@ -170,11 +170,10 @@ def measure_clip_filters(
 
 
 @contextmanager
-def serving(latency_s: float) -> Iterator[str]:
+def serving(latency_s: float, together: int) -> Iterator[str]:
     """The address of a server in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, str(SERVER), str(latency_s)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, str(SERVER), str(latency_s), str(together)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -183,13 +182,17 @@ def serving(latency_s: float) -> Iterator[str]:
         process.wait()
 
 
-def measure_endpoint(rows: list[dict[str, Any]], repeats: int) -> dict[str, Any]:
-    """How near the mapper comes to what the server could answer."""
+def measure_endpoint(rows: list[dict[str, Any]], repeats: int, together: int = 0) -> dict[str, Any]:
+    """How near the mapper comes to what the server could answer.
+
+    Args:
+        together: requests that the server waits for, once, whatever that costs.
+    """
     from vlforge.inference.local import LocalModels
     from vlforge.types import EndpointSpec
 
     mapper = {"hf_img2seq": "server", "keep_original_sample": False}
-    with serving(LATENCY_S) as address:
+    with serving(LATENCY_S, together) as address:
         spec = EndpointSpec("made", f"{address}/v1", concurrency=CONCURRENCY)
 
         def ask(some: list[dict[str, Any]] = rows) -> int:
@@ -237,7 +240,7 @@ def main() -> None:
             "load_average": round(os.getloadavg()[0], 2),
             "captioning": measure_captioning(folder, rows, options.repeats, size),
             "clip_filters": measure_clip_filters(folder, rows, options.repeats, size),
-            "endpoint": measure_endpoint(rows, options.repeats),
+            "endpoint": measure_endpoint(rows, options.repeats, CONCURRENCY if options.tiny else 0),
         }
     text = json.dumps(found, indent=1)
     print(text)

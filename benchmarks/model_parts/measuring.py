@@ -180,11 +180,12 @@ def _square(query: Any, key: Any) -> int:
 
 def spread(values: list[float], digits: int = 3) -> list[float]:
     """Least, middle and most."""
-    return [_short(min(values), digits), _short(statistics.median(values), digits),
-            _short(max(values), digits)]  # fmt: skip
+    return [short(min(values), digits), short(statistics.median(values), digits),
+            short(max(values), digits)]  # fmt: skip
 
 
-def _short(value: float, digits: int) -> float:
+def short(value: float, digits: int = 3) -> float:
+    """Its first digits; what is small stays above zero."""
     return float(f"{value:.{digits}g}")
 
 

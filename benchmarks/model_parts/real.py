@@ -19,7 +19,7 @@ from vlforge.models.sizes import SIZES
 
 from .cases import STAGES, Case, build, enter_stage, make_batch
 from .comparing import Disagreement, agreement, orders_of
-from .measuring import MIB, Order, clear, flops, peak_mib, spread, time_one, wait
+from .measuring import MIB, Order, clear, flops, peak_mib, short, spread, time_one, wait
 
 REAL = (
     Case("mgm-2b", SIZES["mgm-2b"], stage=1, text=64, supervised=60),
@@ -126,7 +126,7 @@ def measure_real(
         "needed_tflop_per_sample": round(needed / 1e12, 3),
         "drift": off,
         **told,
-        "ratio": round(faster, 2),
+        "ratio": short(faster),
     }
 
 
@@ -194,7 +194,7 @@ def _told(
 ) -> dict[str, Any]:
     rate = rows / statistics.median(order.wall)
     used = {
-        f"{what}_of_{name}": round(work * rate / peak, 3)
+        f"{what}_of_{name}": short(work * rate / peak)
         for what, work in (("mfu", needed), ("hfu", executed))
         for name, peak in peaks.items()
         if peak

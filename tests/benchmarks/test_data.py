@@ -14,8 +14,8 @@ from benchmarks.data_parts.captions import row, write_text_rows
 from benchmarks.data_parts.measuring import RunFailed, measured
 from benchmarks.data_parts.pictures import MEAN_BYTES, make_dataset, picture
 
-HOLDS_80_MB = "import time; held = bytearray(b'x') * (80 << 20); time.sleep(0.6)"
-PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLDS_80_MB!r}])"
+HOLDS_80_MB = "import sys, time; held = bytearray(b'x') * (80 << 20); time.sleep({})"
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}])"
 BUSY_CHILD = (
     "import subprocess, sys; subprocess.run([sys.executable, '-c', "
     "'import time\\nwhile time.process_time() < 0.5: pass'])"
@@ -51,7 +51,14 @@ def test_some_captions_repeat_and_some_are_in_chunks():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's process table")
 def test_memory_and_seconds_of_child_processes_count(tmp_path):
-    assert measured([sys.executable, "-c", PARENT], tmp_path / "said").peak_mb > 80
+    # Memory is looked at now and then: on a busy machine, what is held longer is seen.
+    peaks = (
+        measured(
+            [sys.executable, "-c", PARENT.format(HOLDS_80_MB.format(held_s))], tmp_path / "said"
+        ).peak_mb
+        for held_s in (0.6, 5, 60)
+    )
+    assert any(peak > 80 for peak in peaks)
     assert measured([sys.executable, "-c", BUSY_CHILD], tmp_path / "said").cpu_s > 0.5
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def test_makers_peaks_are_found_by_the_longer_name_first():
 def test_real_sizes_are_measured_like_this_in_bf16(family):
     cases = [tiny(family, stage, ragged=False) for stage in (1, 2)]
     peaks = {"maker": 1e9, "product": None}
-    ends = time.perf_counter() + 600
+    ends = math.inf
     found = list(measure_all(cases, "cpu", 0.0, 3, peaks, ends, free=1e6))
     for case, told in zip(cases, found, strict=True):
         assert told["case"] == case.title
@@ -171,7 +172,7 @@ def test_a_case_without_memory_says_so(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 3 GiB")
 
     monkeypatch.setattr("benchmarks.model_parts.real.agreement", full)
-    ends = time.perf_counter() + 600
+    ends = math.inf
     (told,) = measure_all([tiny("llava", 1)], "cpu", 0.0, 3, {}, ends, free=1e6)
     assert told["not_measured"] == "CUDA out of memory. Tried to allocate 3 GiB"
 
