@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "vlforge"
-SKIPPED_FOLDERS = {".git", ".venv", "runs", "__pycache__", "build", "dist"}
+SKIPPED_FOLDERS = {"__pycache__", "build", "dist"}
 
 
 @cache
 def source_files() -> tuple[Path, ...]:
-    """Files of the tree as git sees them (tracked or not yet), or all in a copy without git."""
+    """Files of the tree as git sees them (tracked or not yet), or all in a copy without git.
+
+    Without git, or where git does not trust the folder's owner, hidden folders are tools' own.
+    """
+    # A hook of git's names its own repository in the environment.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     git = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-z", "-c", "-o", "--exclude-standard"],
         capture_output=True,
         check=False,
+        env=own,
     )
     if git.returncode == 0:
         found = [ROOT / name for name in git.stdout.decode().split("\0") if name]
     else:
-        found = [p for p in ROOT.rglob("*") if not SKIPPED_FOLDERS & set(p.parts)]
+        found = [p for p in ROOT.rglob("*") if not _is_made(p.relative_to(ROOT).parts[:-1])]
     return tuple(sorted(p for p in found if p.is_file()))
+
+
+def _is_made(folders: tuple[str, ...]) -> bool:
+    is_skipped = any(name in SKIPPED_FOLDERS or name.startswith(".") for name in folders)
+    return is_skipped or folders[:1] == ("runs",)
 
 
 def python_files(*folders: str) -> list[Path]:
