@@ -50,7 +50,7 @@ class Site(BaseHTTPRequestHandler):
         elif name == "deeper":
             self.say(302, b"", Location=f"/deeper/{int(rest) + 1}")
         elif name == "hang":
-            self.server.closing.wait(20)
+            self.server.closing.wait(600)
         elif name == "drip":
             self.drip()
         elif name in ("cut", "reset"):

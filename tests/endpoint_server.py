@@ -16,6 +16,9 @@ Answer = str | int | tuple[int, dict[str, str]] | tuple[int, dict[str, str], str
 it. Words mean faults: "<hang>", "<drop>", "<nonsense>", "<empty>"; "<length>" is an answer
 whose tokens went before its words, "<untold>" one without a count of them."""
 
+HANGS_S = 600.0
+"""How long a hanging answer hangs, or until the server ends: never shorter than who asks waits."""
+
 
 @dataclass
 class Server:
@@ -30,7 +33,7 @@ class Server:
 @contextmanager
 def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.0):
     """Serve while the block runs; `script(body, times)` with how often that body came before."""
-    told, lock, at_once = Server(), threading.Lock(), [0]
+    told, lock, at_once, closing = Server(), threading.Lock(), [0], threading.Event()
     seen: dict[str, int] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,7 +64,7 @@ def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.
                 self.close_connection = True
                 return
             if answer == "<hang>":
-                time.sleep(3)
+                closing.wait(HANGS_S)
                 self.close_connection = True
                 return
             if isinstance(answer, str) and body.get("stream"):
@@ -108,6 +111,8 @@ def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.
             self.close_connection = True
 
     class Quiet(ThreadingHTTPServer):
+        request_queue_size = 128
+
         def handle_error(self, *of_a_client_that_hung_up: Any) -> None:
             pass
 
@@ -119,5 +124,6 @@ def endpoint(script: Callable[[dict[str, Any], int], Answer], slow_s: float = 0.
     try:
         yield told
     finally:
+        closing.set()
         server.shutdown()
         server.server_close()
