@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.checkpoints.test_vicuna_delta import pair  # noqa: F401
 from tests.download_site import running_site
+from tests.signals import hears_ctrl_c
 from vlforge.cli.familiar.every import translate
 from vlforge.cli.familiar.minigpt4 import option_words
 from vlforge.cli.familiar.old import take_apart
@@ -163,6 +164,7 @@ def test_the_demo_answers_over_http_and_ends(folder):
     done = subprocess.Popen(
         [*command, "model.low_resource", "False"], stdout=subprocess.PIPE, cwd=folder, text=True,
         env={**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""},
+        preexec_fn=hears_ctrl_c,
     )  # fmt: skip
     try:
         assert done.stdout.readline().startswith("$ vlforge web weights/prerained_minigpt4_7b.pth")
@@ -170,7 +172,7 @@ def test_the_demo_answers_over_http_and_ends(folder):
         url = re.search(r"http://127\.0\.0\.1:\d+/", lines[2]).group()
         assert lines[0].startswith("Loaded  prerained_minigpt4_7b.pth")
         room = json.loads(posted(f"{url}api/rooms", b""))["room"]
-        picture = next((folder / "cc_sbu_align/image").iterdir()).read_bytes()
+        picture = min((folder / "cc_sbu_align/image").iterdir()).read_bytes()
         shown = json.loads(posted(f"{url}api/rooms/{room}/pictures?name=a.jpg", picture))
         asked = {"exchanges": [{"question": "what is this", "pictures": [shown["number"]]}],
                  "settings": {"max_tokens": 8}}  # fmt: skip
@@ -179,12 +181,15 @@ def test_the_demo_answers_over_http_and_ends(folder):
         assert last["ended"] in ("length", "stop"), last
     finally:
         done.send_signal(signal.SIGINT)
-        out, _ = done.communicate(timeout=60)
+        try:
+            out, _ = done.communicate(timeout=600)
+        finally:
+            done.kill()
     assert out.splitlines()[-1] == "Stopped"
 
 
 def posted(url: str, body: bytes) -> bytes:
     """What an address answers."""
     head = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(url, body, head), timeout=120) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body, head), timeout=600) as answer:
         return answer.read()

@@ -209,7 +209,7 @@ def test_the_projector_is_taken_out_of_the_whole_model(kit):
 
 
 def test_it_is_talked_to_in_the_terminal_and_by_a_program(kit):
-    picture = next((kit / TEXTVQA / "train_images").iterdir()).relative_to(kit)
+    picture = min((kit / TEXTVQA / "train_images").iterdir()).relative_to(kit)
     question = "What word is written in the picture?"
     said = typed(
         f"vlforge chat work_dirs/MGM-2B/01-instruct --image {picture} --max-new-tokens 8 "

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from tests.download_site import running_site
-from tests.kits.typed import lines_of, serving, typed
+from tests.kits.typed import PATIENCE_S, lines_of, serving, typed
 from vlforge.checkpoints.checkpoint import Parts
 from vlforge.checkpoints.index import read_checkpoint
 from vlforge.miniatures.config import MiniatureConfig
@@ -163,7 +163,7 @@ def test_the_demo_is_a_page_that_answers_about_a_picture(kit):
     folder, _ = kit
     with page(folder, DEMO) as (address, said):
         assert "--low-resource" in said
-        with httpx.Client(base_url=address, timeout=60) as client:
+        with httpx.Client(base_url=address, timeout=PATIENCE_S) as client:
             room = f"/api/rooms/{client.post('/api/rooms').json()['room']}"
             picture = (folder / "cc_pictures/00001.jpg").read_bytes()
             sent = client.post(f"{room}/pictures", params={"name": "a.jpg"}, content=picture)

@@ -114,11 +114,12 @@ def test_the_kit_of_better_synth_runs_under_bash(tmp_path, monkeypatch):
 
     kit = make_miniature("better_synth", tmp_path / "kit")
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    here = os.environ | {"PATH": tools, "CUDA_VISIBLE_DEVICES": ""}
     script = kit / "toolkit" / "train_mgm_2b_stage_1.sh"
 
     def run() -> str:
         return subprocess.run(
-            ["bash", script.name], cwd=script.parent, env=os.environ | {"PATH": tools},
+            ["bash", script.name], cwd=script.parent, env=here,
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
 

@@ -16,6 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.signals import hears_ctrl_c
+
+PATIENCE_S = 600.0
+"""How long a server may take to begin, to answer and to end."""
+
 
 def typed(line: str, folder: Path, code: int = 0) -> str:
     """What `vlforge …` said on stdout and stderr, given in `folder`.
@@ -49,6 +54,7 @@ def serving(folder: Path, words: Sequence[str], until: str, stop: signal.Signals
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hears_ctrl_c,
     )
     try:
         said = ""
@@ -59,7 +65,10 @@ def serving(folder: Path, words: Sequence[str], until: str, stop: signal.Signals
         yield said
     finally:
         process.send_signal(stop)
-        process.communicate(timeout=60)
+        try:
+            process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -75,11 +84,14 @@ def served(folder: Path, model: str) -> Iterator[str]:
 
 def _wait_for(url: str) -> None:
     """The address is told a moment before it answers."""
-    for _ in range(200):
+    until = time.monotonic() + PATIENCE_S
+    while True:
         try:
-            urllib.request.urlopen(f"{url}/models", timeout=10).close()
+            urllib.request.urlopen(f"{url}/models", timeout=PATIENCE_S).close()
             return
         except OSError:
+            if time.monotonic() > until:
+                raise
             time.sleep(0.1)
 
 
@@ -90,7 +102,7 @@ def asked(url: str, body: dict[str, Any]) -> dict[str, Any]:
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         return json.load(answer)
 
 
