@@ -94,6 +94,6 @@ def test_a_script_without_a_guard_trains(tmp_path):
     command = [sys.executable, "script.py"]
     environment = {"PYTHONPATH": str(Path(vlforge.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert done.stdout == "3 3 True\n", done.stderr

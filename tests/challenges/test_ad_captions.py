@@ -214,7 +214,7 @@ def unpacked(tmp_path):
 def run_sh(folder: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """run.sh by a shell that is no bash."""
     command = [SHELL, str(folder / "run.sh"), *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_relative_paths_start_in_src_or_where_it_was_called(unpacked, tmp_path):

@@ -61,7 +61,7 @@ def unpacked(kit, tmp_path_factory) -> Unpacked:
     command = [SHELL, "run.sh", str(kit.data / "test.txt"), str(output), "weights", str(python)]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800
     )
     return Unpacked(folder, python, done, output)
 
@@ -173,7 +173,7 @@ def test_own_source_makes_an_official_package(kit, tmp_path, capsys):
         archive.extractall(tmp_path)
     output = tmp_path / "out.tsv"
     words = [str(kit.data / "test.txt"), str(output), str(kit.base()), sys.executable]
-    subprocess.run([SHELL, "run.sh", *words], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([SHELL, "run.sh", *words], cwd=tmp_path, check=True, timeout=600)
     asked = (kit.data / "test.txt").read_text().splitlines()
     assert len(output.read_text().splitlines()) == len(asked)
 

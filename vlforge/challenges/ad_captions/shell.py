@@ -48,6 +48,6 @@ def _refused(script: Path) -> list[str]:
     shell = shutil.which("dash") or shutil.which("sh")
     if shell is None:
         return []
-    done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, timeout=300)
     said = " ".join(done.stderr.split())
     return [f"{script.name}: {Path(shell).name} cannot read it ({said})"] if done.returncode else []
