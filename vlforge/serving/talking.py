@@ -167,6 +167,12 @@ class Talker:
             self._busy = len(group)
             return group
 
+    def _count_end(self) -> None:
+        """Before the asker hears of it: who is answered and looks at the counts is in them."""
+        with self._changed:
+            self.answered += 1
+            self._busy -= 1
+
     def _answer(self, group: list[Request]) -> None:
         self.batches += 1
         drawing = group[0].drawing
@@ -177,10 +183,10 @@ class Talker:
             for piece in pieces:
                 request = group[piece.place]
                 request.first_at = request.first_at or time.monotonic()
-                request.pieces.put(piece)
                 if piece.ended:
                     left.discard(piece.place)
-                    self.answered += 1
+                    self._count_end()
+                request.pieces.put(piece)
                 if all(group[place].left.is_set() for place in left):
                     break
         finally:
