@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from vlforge.serving.viewer.server import Desk, build_app
 from vlforge.serving.viewer.sources import Source, open_sources
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> Path:

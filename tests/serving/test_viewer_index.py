@@ -27,6 +27,7 @@ from tests.serving.made_view import (
 from vlforge.data.records import Fault, Holds, Picture, Record
 from vlforge.serving.viewer.index import RowIndex
 from vlforge.serving.viewer.search import Ask, Scan, Wanted
+from vlforge.serving.viewer.server import Desk
 from vlforge.serving.viewer.sources import Source, open_sources
 from vlforge.types import Turn
 
@@ -151,6 +152,68 @@ def test_pictures_that_travel_with_records_are_shown(tmp_path):
         assert low < 30 < 220 < high
         assert numbers(rows_of(client, stat="score", low=2)) == [2]
         assert client.get("/picture/data/1/0").status_code == 404
+
+
+class Late(Source):
+    """All its rows are found a moment after somebody counted them, or asked for some."""
+
+    def __len__(self) -> int:
+        return self._before_all_is_found(super().__len__())
+
+    def items(self, start, count):
+        """Those that were there when it was asked."""
+        return self._before_all_is_found(super().items(start, count))
+
+    def _before_all_is_found(self, found):
+        if not self.index.is_complete:
+            self.build()
+        return found
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda desk: desk.about()["sets"][0],
+        lambda desk: desk.rows("data")[1],
+        lambda desk: desk.survey("data")[1],
+    ],
+)
+def test_who_is_told_that_all_rows_are_found_is_told_of_all(tmp_path, ask):
+    path = write_rows(tmp_path / "d.jsonl", (caption(n, "x") for n in range(9)))
+    desk = Desk([Late("data", "d", path)])
+    assert not ask(desk)["is_complete"]
+    told = ask(desk)
+    assert (told["is_complete"], told.get("total", told["rows"])) == (True, 9)
+    desk.close()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda desk: desk.progress(1)[1]["is_done"],
+        lambda desk: desk.rows("data", scan=1)[1]["is_complete"],
+    ],
+)
+def test_who_is_told_that_a_search_is_done_is_told_of_all_it_found(tmp_path, ask):
+    path = write_rows(tmp_path / "d.jsonl", (caption(n, "x") for n in range(9)))
+    (source,) = open_sources(path)
+    source.build()
+
+    class Ending(Scan):
+        """It ends a moment after somebody counted what it found."""
+
+        def __len__(self):
+            found = super().__len__()
+            if not self.is_done:
+                self.run()
+            return found
+
+    desk = Desk([source])
+    desk._scans[1] = Ending(source, Wanted(Ask(text="x")))
+    assert not ask(desk)
+    assert ask(desk)
+    assert desk.progress(1)[1]["found"] == 9
+    desk.close()
 
 
 def test_a_search_stops_when_it_is_told_to(tmp_path):

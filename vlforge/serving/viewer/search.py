@@ -196,6 +196,7 @@ def survey(source: Source) -> dict[str, Any]:
 
     Of all rows where they are few, else of some thousand from all over the dataset.
     """
+    is_complete = source.is_complete  # asked first: a part is not to be taken for the whole
     total = len(source)
     step = max(1, total // _SURVEY_ROWS)
     pieces = [(start, min(16, total - start)) for start in range(0, total, step * 16)]
@@ -214,7 +215,7 @@ def survey(source: Source) -> dict[str, Any]:
     return {
         "rows": total,
         "looked_at": looked,
-        "is_complete": source.is_complete,
+        "is_complete": is_complete,
         "has_id": has_id,
         "stats": _shapes(values),
         "reasons": [

@@ -76,9 +76,10 @@ class Desk:
         joined: dict[str, Any] | None = None
         if self._joins:
             join = next(iter(self._joins.values()))[0]
+            is_ready = join.is_ready  # asked first: a fault that ends the joining is then known
             faults = [ids.fault for ids in self._ids if ids.fault]
             joined = {
-                "is_ready": join.is_ready,
+                "is_ready": is_ready,
                 "is_by_id": join.is_by_id,
                 "fault": faults[0] if faults else "",
             }
@@ -86,6 +87,7 @@ class Desk:
 
     def _about(self, source: Source) -> dict[str, Any]:
         index = source.index
+        is_complete = source.is_complete  # asked first: then all rows are counted
         total = index.total_bytes if source.spool is None else 0
         return {
             "name": source.name,
@@ -94,7 +96,7 @@ class Desk:
             "path": str(source.path),
             "format": source.format_name,
             "rows": len(source),
-            "is_complete": source.is_complete,
+            "is_complete": is_complete,
             "share": index.read_bytes / total if total else None,
             "fault": index.fault,
             "is_joined": source.name in self._joins,
@@ -118,16 +120,17 @@ class Desk:
         if source is None:
             return _no("dataset")
         start, count = min(max(0, start), _MAX_COUNT), min(max(1, count), MAX_PAGE)
+        # Whether that is all is asked first: rows that come meanwhile are not in the answer.
         if not scan:
+            is_complete, total = source.is_complete, len(source)
             items = source.items(start, count)
-            total, is_complete = len(source), source.is_complete
         else:
             looking = self._scans.get(scan)
             if looking is None or looking.source is not source:
                 return _no("search")
+            is_complete, total = looking.is_done, len(looking)
             numbers = looking.take(start, count)
             items = [item for number in numbers for item in source.items(number, 1)]
-            total, is_complete = len(looking), looking.is_done
         rows = [self._told(name, item) for item in items]
         return 200, {"rows": rows, "start": start, "total": total, "is_complete": is_complete}
 
@@ -167,11 +170,12 @@ class Desk:
         end = time.monotonic() + min(max(wait_s, 0.0), 2.0)
         while not looking.is_done and time.monotonic() < end:
             time.sleep(0.01)
+        is_done = looking.is_done  # asked first: then all that was found is counted
         return 200, {
             "found": len(looking),
             "looked_at": looking.looked_at,
             "total": len(looking.source),
-            "is_done": looking.is_done,
+            "is_done": is_done,
             "is_cancelled": looking.is_cancelled,
             "fault": looking.fault,
         }
