@@ -21,7 +21,7 @@ from vlforge.serving.web.app import create_app
 from vlforge.serving.web.hall import Hall
 from vlforge.types import Drawing, Refusal, Sample
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def echo(sample: Sample, drawing: Drawing, key: int) -> str | Refusal:
@@ -63,7 +63,7 @@ def serving(hall: Hall, **how: Any) -> Iterator[str]:
     finally:
         hall.close()
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 def picture(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import io
 import json
 import struct
@@ -14,7 +15,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.made_web import picture, serving, talker, until, visiting, write_picture
+from tests.serving.made_web import (
+    PATIENCE_S,
+    picture,
+    serving,
+    talker,
+    until,
+    visiting,
+    write_picture,
+)
 from vlforge.data.formats.llava import LlavaFormat
 from vlforge.serving.talking import Talker
 from vlforge.serving.web import rooms as rooms_of
@@ -57,6 +66,11 @@ def ask(client, room: str, *exchanges, **more) -> str:
     return "".join(event.get("text", "") for event in told)
 
 
+def drawn(told: list[dict]) -> list[dict]:
+    """The lines of an answer but those that tell a place in line: how many depends on the time."""
+    return [event for event in told if "place" not in event]
+
+
 def claimed(width: int, height: int) -> bytes:
     """A PNG whose header claims so many pixels and that holds none."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -94,7 +108,7 @@ def test_an_answer_comes_line_by_line_and_says_how_it_ended():
         room = enter(client)
         told = events(client.post(f"{room}/answers", json=asked(("hello",))))
         assert "place" in told[0]
-        assert [event["text"] for event in told[1:]] == ["one", " two", " three"]
+        assert [event["text"] for event in drawn(told)] == ["one", " two", " three"]
         assert (told[-1]["ended"], told[-1]["tokens"]) == ("stop", 3)
         cut = asked(("hello",), settings={"max_tokens": 2})
         assert events(client.post(f"{room}/answers", json=cut))[-1]["ended"] == "length"
@@ -151,7 +165,8 @@ def test_a_hundred_uploads_at_once_fill_the_room_and_no_more():
     with visiting() as (client, hall), serving(hall) as url:
         room = url + enter(client)[1:]
         content = picture((300, 200))
-        with httpx.Client(timeout=60) as web, concurrent.futures.ThreadPoolExecutor(100) as many:
+        pool = concurrent.futures.ThreadPoolExecutor(100)
+        with httpx.Client(timeout=PATIENCE_S) as web, pool as many:
             jobs = [many.submit(send, web, room, content, f"{n}.png") for n in range(100)]
             codes = [job.result().status_code for job in jobs]
         assert sorted(codes) == [200] * 16 + [409] * 84
@@ -214,8 +229,10 @@ def test_a_refusal_and_a_fault_in_the_middle_are_told_and_the_next_is_answered(c
         told = events(client.post(f"{room}/answers", json=asked(("refuse",))))
         assert told[-1] == {"fault": "cannot: not this one"}
         told = events(client.post(f"{room}/answers", json=asked(("break",), model=1)))
-        assert told[1] == {"text": "half an"}
-        assert told[2] == {"fault": "the model failed (RuntimeError); its terminal says more"}
+        assert drawn(told) == [
+            {"text": "half an"},
+            {"fault": "the model failed (RuntimeError); its terminal says more"},
+        ]
         assert "cannot open" in caplog.text
         assert ask(client, room, ("go",), model=1) == "half an answer"
 
@@ -235,25 +252,33 @@ def test_who_waits_sees_the_place_in_line_and_a_full_line_takes_no_more():
     goes = threading.Semaphore(0)
     slow = talker(lambda *_: "a b", goes=goes.acquire)
     slow.batch, slow.waiting = 1, 2
+    places: list[list[int]] = [[], [], []]
     with visiting(slow) as (client, hall), serving(hall) as url:
         room = url + enter(client)[1:]
-        with httpx.Client(timeout=60) as web, concurrent.futures.ThreadPoolExecutor(4) as many:
+
+        def listen(count: int) -> str:
+            ask = asked((f"question {count}",))
+            texts = []
+            with httpx.stream("POST", f"{room}/answers", json=ask, timeout=PATIENCE_S) as heard:
+                for event in map(json.loads, heard.iter_lines()):
+                    places[count] += [event["place"]] if "place" in event else []
+                    texts.append(event.get("text", ""))
+            return "".join(texts)
+
+        with concurrent.futures.ThreadPoolExecutor(3) as many:
             jobs = []
             for count in range(3):
-                jobs.append(
-                    many.submit(web.post, f"{room}/answers", json=asked((f"question {count}",)))
-                )
-                until(lambda wanted=count + 1: slow.in_line == wanted)
-            full = web.post(f"{url}{enter(client)[1:]}/answers", json=asked(("late",)))
+                jobs.append(many.submit(listen, count))
+                until(lambda count=count: places[count][-1:] == [count])
+            late = f"{url}{enter(client)[1:]}/answers"
+            full = httpx.post(late, json=asked(("late",)), timeout=PATIENCE_S)
             assert (full.status_code, "2 requests wait" in full.json()["detail"]) == (503, True)
-            for _ in range(6):
-                goes.release()
-                # Long enough that a waiting page is told of its new place.
-                threading.Event().wait(0.4)
-            places = [[e["place"] for e in events(job.result()) if "place" in e] for job in jobs]
-    assert places[0][-1] == 0
-    assert places[2][0] == 2
-    assert 1 in places[2]
+            for left in (1, 0):
+                goes.release(2)
+                until(lambda left=left: places[2][-1] == left)
+            goes.release(2)
+            assert [job.result() for job in jobs] == ["a b"] * 3
+    assert places[2][-3:] == [2, 1, 0]
 
 
 def test_a_page_that_goes_away_stops_its_answer_even_in_line():
@@ -262,11 +287,13 @@ def test_a_page_that_goes_away_stops_its_answer_even_in_line():
     slow.batch = 1
     with visiting(slow) as (client, hall), serving(hall) as url:
         room = url + enter(client)[1:]
-        with httpx.stream("POST", f"{room}/answers", json=asked(("one",))) as first:
+        how = {"timeout": PATIENCE_S}
+        with httpx.stream("POST", f"{room}/answers", json=asked(("one",)), **how) as first:
             # Kept: an iterator that is dropped closes its answer.
             begun = first.iter_lines()
             next(begun)
-            with httpx.stream("POST", f"{room}/answers", json=asked(("two",))) as second:
+            until(lambda: slow.speaker.asked)
+            with httpx.stream("POST", f"{room}/answers", json=asked(("two",)), **how) as second:
                 waits = second.iter_lines()
                 next(waits)
                 assert slow.in_line == 2
@@ -283,9 +310,10 @@ def test_one_page_holds_only_some_answers_at_once():
     slow = talker(lambda *_: "a", goes=goes.acquire)
     with visiting(slow, bounds=Bounds(asks=1)) as (client, hall), serving(hall) as url:
         room = url + enter(client)[1:]
-        with httpx.stream("POST", f"{room}/answers", json=asked(("one",))):
+        how = {"timeout": PATIENCE_S}
+        with httpx.stream("POST", f"{room}/answers", json=asked(("one",)), **how):
             until(lambda: slow.in_line == 1)
-            again = httpx.post(f"{room}/answers", json=asked(("two",)))
+            again = httpx.post(f"{room}/answers", json=asked(("two",)), **how)
             assert again.status_code == 429
             goes.release()
 
@@ -429,6 +457,23 @@ def test_folders_of_killed_processes_are_removed_and_those_of_living_ones_stay(
     for rooms in (living, other):
         rooms.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_makes_just_now_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    lock = fcntl.flock
+
+    def lock_late(file, how):
+        monkeypatch.setattr("fcntl.flock", lock)
+        rooms_of.remove_forsaken()  # as another one does at its start
+        lock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", lock_late)
+    rooms = Rooms(Bounds())
+    assert rooms.open().folder.is_dir()
+    rooms_of.remove_forsaken()
+    assert rooms.folder.is_dir()
+    rooms.close()
 
 
 def test_other_sites_and_names_get_nothing():

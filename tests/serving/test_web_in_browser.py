@@ -170,7 +170,8 @@ def test_words_of_people_and_models_never_become_markup(open_page):
 def test_an_answer_streams_and_stops_when_told(open_page):
     goes = threading.Semaphore(0)
     speaker = talker(says, goes=goes.acquire)
-    page = open_page(Hall([speaker]))
+    hall = Hall([speaker])
+    page = open_page(hall)
     page.ask("long", ends=False)
     goes.release(3)
     page.becomes("document.querySelector('.assistant .words').textContent", "A small dog")
@@ -179,7 +180,9 @@ def test_an_answer_streams_and_stops_when_told(open_page):
     page.ends()
     assert page.answers() == ["A small dog"]
     assert "stopped" in page.tab.locator(".assistant .foot").inner_text()
-    goes.release(3)
+    (room,) = hall.rooms._rooms.values()
+    until(lambda: not room.asking)
+    goes.release(1)
     until(lambda: speaker.speaker.closed == 1)
     goes.release(100)
     page.ask("next")
@@ -253,7 +256,7 @@ def test_a_new_conversation_forgets_words_and_pictures(open_page):
 
 
 def test_a_page_loaded_again_is_as_it_was_and_a_closed_one_is_forgotten(open_page):
-    hall = Hall([talker(says)], bounds=Bounds(grace_s=1.0))
+    hall = Hall([talker(says)], bounds=Bounds(grace_s=1000))
     page = open_page(hall)
     page.add(file())
     page.ask("first")
@@ -262,25 +265,30 @@ def test_a_page_loaded_again_is_as_it_was_and_a_closed_one_is_forgotten(open_pag
     page.becomes("document.querySelector('.pictures img').naturalWidth", 64)
     page.ask("second")
     assert page.answers()[1].startswith("second (3 turns, 1 pictures")
+    (room,) = hall.rooms._rooms.values()
     page.tab.close()
-    until(lambda: len(hall.rooms) == 0)
+    until(lambda: room.left_at is not None)
+    hall.rooms.sweep()
+    assert len(hall.rooms) == 1
+    hall.rooms.clock = lambda: time.monotonic() + 1001
+    hall.rooms.sweep()
+    assert len(hall.rooms) == 0
     assert hall.rooms.held == 0
 
 
 def test_closing_the_tab_stops_its_answer(open_page):
     goes = threading.Semaphore(0)
     speaker = talker(says, goes=goes.acquire)
-    page = open_page(Hall([speaker]))
+    hall = Hall([speaker])
+    page = open_page(hall)
     page.ask("long", ends=False)
     goes.release(1)
     page.becomes("document.querySelector('.assistant .words').textContent", "A")
+    (room,) = hall.rooms._rooms.values()
     page.tab.close()
-    end = time.monotonic() + PATIENCE_S
-    while speaker.speaker.closed == 0 and time.monotonic() < end:
-        # A step is drawn now and then; far fewer than the answer has words.
-        goes.release(1)
-        time.sleep(0.2)
-    assert speaker.speaker.closed == 1
+    until(lambda: not room.asking)
+    goes.release(1)
+    until(lambda: speaker.speaker.closed == 1)
     assert speaker.answered == 0
 
 

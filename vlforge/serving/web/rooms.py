@@ -281,12 +281,17 @@ def _stop(room: Room) -> None:
 
 
 def _held_mark(folder: Path) -> IO[bytes]:
-    """A file that is locked as long as this process lives, however it ends."""
-    mark = (folder / ".alive").open("wb")
+    """A file that is locked as long as this process lives, however it ends.
+
+    It has its name once it is locked: others remove folders whose mark nobody holds.
+    """
+    unnamed = folder / ".new"
+    mark = unnamed.open("wb")
     with contextlib.suppress(ImportError, OSError):  # not on every system or disk
         import fcntl
 
         fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    unnamed.rename(folder / ".alive")
     return mark
 
 
