@@ -25,6 +25,9 @@ from vlforge.serving.http.app import House, build_app
 from vlforge.serving.http.limits import Limits
 from vlforge.serving.talking import Talker
 
+PATIENCE_S = 120.0
+"""How long anything here may take: a busy machine is no fault of a server's."""
+
 
 @dataclass
 class Place:
@@ -32,6 +35,7 @@ class Place:
 
     port: int
     house: House
+    server: uvicorn.Server
 
     @property
     def url(self) -> str:
@@ -40,12 +44,18 @@ class Place:
 
     def client(self, key: str = "none", **how: Any) -> openai.OpenAI:
         """OpenAI's own client, which asks once."""
-        how = {"max_retries": 0, "timeout": 30} | how
+        how = {"max_retries": 0, "timeout": PATIENCE_S} | how
         return openai.OpenAI(base_url=self.url, api_key=key, **how)
 
     def line(self) -> http.client.HTTPConnection:
         """A connection for what no client would send."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+
+    def pass_time(self, seconds: float) -> None:
+        """The server's clock goes forward; what waits for a time until then wakes up."""
+        loop: Any = self.server.servers[0].get_loop()
+        before = loop.time
+        loop.call_soon_threadsafe(setattr, loop, "time", lambda: before() + seconds)
 
     def ask(
         self, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -78,20 +88,22 @@ def serving(
     house = House(talkers, limits, fetch, lines.append)
     taken = bound("127.0.0.1", 0)
     app = build_app(house, key=key)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    # Its own loop's clock can be set, that of a compiled one cannot.
+    config = uvicorn.Config(app, log_level="error", lifespan="off", loop="asyncio")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()
     wait_until(lambda: server.started)
     try:
-        yield Place(taken.getsockname()[1], house)
+        yield Place(taken.getsockname()[1], house, server)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE_S)
         house.close(0.1)
         taken.close()
 
 
-def wait_until(holds: Any, most_s: float = 20.0) -> None:
+def wait_until(holds: Any, most_s: float = PATIENCE_S) -> None:
     """Until it holds."""
     end = time.monotonic() + most_s
     while not holds():

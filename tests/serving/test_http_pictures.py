@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 import zipfile
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.download_site import running_site
 from tests.serving.served import bomb, png
@@ -85,11 +84,11 @@ def test_what_is_no_picture_is_refused_and_named(url, why):
     assert len(fault.message) < 300
 
 
-def test_200_megapixels_are_refused_undecoded():
-    content = bomb()
-    begun = time.process_time()
+def test_200_megapixels_are_refused_undecoded(monkeypatch):
+    content, decoded = bomb(), []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda file: decoded.append(file.size))
     fault = refused(data(content))
-    assert time.process_time() - begun < 1, "decoding takes seconds"
+    assert decoded == []
     assert "20000 x 10000 pixels" in fault.message
     assert fault.code == "picture_too_large"
 
@@ -108,7 +107,7 @@ def test_more_pictures_than_allowed_are_refused():
 def test_pictures_on_the_web_are_fetched_where_that_is_allowed(monkeypatch):
     with running_site(monkeypatch) as site:
         limits = Limits(body=100_000)
-        fetch = Fetcher(limits, allow_private=True, time_s=1)
+        fetch = Fetcher(limits, allow_private=True, time_s=600)
         (content,) = taken(f"{site.url}/a.jpg", fetch=fetch)
         assert Image.open(io.BytesIO(content)).size == (40, 30)
         reasons = {
@@ -116,14 +115,16 @@ def test_pictures_on_the_web_are_fetched_where_that_is_allowed(monkeypatch):
             "deeper/0": "more than 3 redirects",
             "zeros": "more than 100000 bytes",
             "zeros/told": "more than 100000 bytes",
-            "drip": "timed out",
-            "hang": "timed out",
             "html.jpg": "a web page",
             "to/file:///etc/passwd": "not http",
         }
         for path, why in reasons.items():
             assert why in refused(f"{site.url}/{path}", fetch=fetch).message
         fetch.close()
+        hasty = Fetcher(limits, allow_private=True, time_s=1)
+        for path in ("drip", "hang"):
+            assert "timed out" in refused(f"{site.url}/{path}", fetch=hasty).message
+        hasty.close()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_pictures_on_the_web_are_fetched_where_that_is_allowed(monkeypatch):
     ["127.0.0.1", "localhost", "[::1]", "169.254.169.254", "10.1.2.3", "0.0.0.0", "2130706433"],
 )
 def test_private_addresses_are_not_asked(host):
-    fetch = Fetcher(Limits(), time_s=3)
+    fetch = Fetcher(Limits(), time_s=600)
     fault = refused(f"http://{host}:1/x.png", fetch=fetch)
     assert "--allow-private" in fault.message
     fetch.close()
