@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from vlforge.data.interrupts import deaf_from_birth
 
 CHILD = """
@@ -30,3 +32,24 @@ def test_a_process_is_deaf_before_it_can_say_so_and_after():
     assert child.poll() is None
     child.kill()
     child.wait()
+
+
+SPAWN = """
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+from vlforge.data.fresh_process import start_fresh
+for _ in range(3):
+    process, pipe = start_fresh(Connection.recv)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    print(bool(blocked & 1 << signal.SIGINT - 1))
+    pipe.send(None)
+    process.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what a process hears")
+def test_the_first_process_that_is_spawned_is_as_deaf_as_those_after_it():
+    done = subprocess.run([sys.executable, "-c", SPAWN], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3

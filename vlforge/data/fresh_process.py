@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from vlforge.data.interrupts import deaf_from_birth
+from vlforge.data.interrupts import deaf_when_spawned
 
 
 class Fresh(NamedTuple):
@@ -29,7 +29,7 @@ def start_fresh(target: Callable[..., None], *args: Any) -> Fresh:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=target, args=(*args, theirs))
-    with _bare_main(), deaf_from_birth():
+    with _bare_main(), deaf_when_spawned():
         process.start()
     theirs.close()
     return Fresh(process, ours)

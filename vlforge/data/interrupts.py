@@ -27,6 +27,21 @@ def deaf_from_birth() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def deaf_when_spawned() -> Iterator[None]:
+    """`deaf_from_birth` for a process that `multiprocessing` spawns.
+
+    Before its first one it starts a tracker of its own, and behind that lets Ctrl-C through:
+    the tracker has to be there already.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()
+    with deaf_from_birth():
+        yield
+
+
 def ignore_interrupts() -> None:
     """Ctrl-C is for the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -33,7 +33,7 @@ from vlforge.data.download.shards import (
 from vlforge.data.download.sources import RENAMED, Shard, count_rows, files_of, shards
 from vlforge.data.download.work import load_shard
 from vlforge.data.folder_lock import alone
-from vlforge.data.interrupts import deaf_from_birth, ignore_interrupts
+from vlforge.data.interrupts import deaf_when_spawned, ignore_interrupts
 from vlforge.types import DataError, ProgressFn, RecipeError, VLForgeError, no_progress
 
 SETTINGS = ".download_settings"
@@ -234,7 +234,7 @@ class _Run:
         process = context.Process(
             target=work, args=(theirs, self.config, str(self.folder)), daemon=True
         )
-        with deaf_from_birth():
+        with deaf_when_spawned():
             process.start()
         theirs.close()
         worker = _Worker(process, ours)
