@@ -33,6 +33,8 @@ from vlforge.types import EndpointSpec, ModelSource, VLForgeError
 
 _GRACE_S = 2.0
 """How long a process without anything to do may take to end."""
+_DYING_S = 60.0
+"""How long one whose pipe is closed may take to be gone: a busy machine, much memory to free."""
 SPENT = "spent"
 """Asks a worker what its servers took."""
 Source = TypeVar("Source")
@@ -173,7 +175,7 @@ class ModelCrew:
         return done
 
     def _died(self, worker: _Worker) -> VLForgeError:
-        worker.fresh.process.join(_GRACE_S)
+        worker.fresh.process.join(_DYING_S)
         code = worker.fresh.process.exitcode
         if code == -signal.SIGKILL:
             return VLForgeError(

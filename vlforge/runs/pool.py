@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -13,6 +14,8 @@ from vlforge.runs.worker import STOP, Order, say_exit, serve
 
 Event = tuple[str, Any]
 """(node, message) as a worker sends it."""
+DYING_S = 60.0
+"""How long one whose pipe is closed may take to be gone: a busy machine, much memory to free."""
 
 
 class Pool:
@@ -70,7 +73,8 @@ class Pool:
         wanted = set(nodes)
         for pipe, node in self._busy.items():
             if node in wanted:
-                pipe.send(STOP)
+                with suppress(OSError):  # It ends just now; `events` says how.
+                    pipe.send(STOP)
 
     def close(self, *, at_once: bool = False) -> None:
         """End the workers: after their stage, or `at_once` (their stages can be continued)."""
@@ -95,7 +99,7 @@ class Pool:
     def _bury(self, pipe: Connection) -> int | None:
         del self._busy[pipe]
         worker = self._workers.pop(pipe)
-        worker.join(5)
+        worker.join(DYING_S)
         code: int | None = worker.exitcode
         return code
 

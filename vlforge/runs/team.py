@@ -25,6 +25,7 @@ from vlforge.data.roots import set_moved
 from vlforge.runs.control import Control
 from vlforge.runs.launch import Launch, forget_launch, free_port
 from vlforge.runs.memory import peak_mb
+from vlforge.runs.pool import DYING_S
 from vlforge.runs.worker import STOP, Order, report_of, run_stage, say_exit
 from vlforge.types import StageStopped, VLForgeError
 
@@ -122,7 +123,7 @@ class Members:
             except (EOFError, OSError):
                 del self._pipes[pipe]
                 process = self._processes[rank]
-                process.join(5)
+                process.join(DYING_S)
                 message = ("died", say_exit(process.exitcode))
             if message[0] in ("done", "failed", "stopped"):
                 self._pipes.pop(pipe, None)
