@@ -13,14 +13,18 @@ from typing import Literal
 from vlforge.runs.job import Cost, Job, Upstream
 from vlforge.types import DataError
 
+UNKEYED = ("until",)
+
 
 @dataclass(frozen=True)
 class Config:
-    """`text` is written after what `source` holds; `fail` says how to end badly."""
+    """`text` is written after what `source` holds, not before there is a file `until`; `fail`
+    says how to end badly."""
 
     text: str
     source: str = ""
     pause_s: float = 0.0
+    until: str = ""
     fail: Literal["", "error", "bug", "exit"] = ""
     seed: int | Literal["auto"] = "auto"
 
@@ -30,6 +34,8 @@ def run(config: Config, job: Job) -> None:
     log = job.run_dir / "ran.txt"
     with log.open("a") as file:
         file.write(job.node + "\n")
+    while config.until and not Path(config.until).exists():
+        time.sleep(0.02)
     for done in range(10):
         time.sleep(config.pause_s / 10)
         job.progress(done + 1, 10, "letters")

@@ -31,6 +31,8 @@ def run(config: Config, job: Job) -> None:
             (kept / f"step-{step:08d}").mkdir(parents=True, exist_ok=True)
             raise StageStopped(f"stopped; the same command goes on after step {step}")
         time.sleep(config.pace_s)
+        if step == start:
+            job.log({"event": "stepped"})
     shutil.rmtree(kept, ignore_errors=True)
     with (job.run_dir / "ran.txt").open("a") as file:
         file.write(f"{job.node} {start}\n")

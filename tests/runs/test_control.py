@@ -23,7 +23,7 @@ def ends():
 
 def soon(look):
     """What is seen once it is there: a word takes its time from one end to the other."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (seen := look()) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     return seen

@@ -16,7 +16,8 @@ from vlforge.runs.run import Stopped, dump_yaml, run_recipe
 from vlforge.runs.worker import Order, report_of
 from vlforge.types import RecipeError
 
-LONG = {"steps": 500, "pace_s": 0.02}
+LONG = {"steps": 10_000, "pace_s": 0.02}
+"""Minutes: it is not over before it is stopped."""
 
 
 def recipe(**settings) -> MadeSource:
@@ -30,18 +31,19 @@ def run(folder: Path, source: MadeSource, **choice):
 
 
 def events(folder: Path) -> list[dict]:
+    """Whole lines of the log; the last may be half written."""
     log = folder / "small" / "log.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    text = log.read_text() if log.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def stop_run(folder: Path, source: MadeSource, number: int) -> None:
-    """Run, and send this process a signal once the stage is in its steps."""
-    begun = sum(event["event"] == "fit" for event in events(folder))
+    """Run, and send this process a signal once the stage has done a step."""
+    begun = sum(event["event"] == "stepped" for event in events(folder))
 
     def interrupt() -> None:
-        while sum(event["event"] == "fit" for event in events(folder)) == begun:
+        while sum(event["event"] == "stepped" for event in events(folder)) == begun:
             time.sleep(0.01)
-        time.sleep(0.3)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()

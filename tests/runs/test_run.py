@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vlforge.runs.prepare import Choice
@@ -194,39 +195,42 @@ def command(path: Path, *overrides: str) -> list[str]:
     return [sys.executable, str(script), str(path), str(path.parent / "runs" / "small"), *overrides]
 
 
+def begun(path: Path, node: str) -> subprocess.Popen:
+    """A command that has come to the node's stage, which waits for a file there."""
+    process = subprocess.Popen(command(path), env={**os.environ, "PYTHONPATH": os.getcwd()})
+    while not any(name.startswith(node) for name in ran(path)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, ending):
-    whole = tmp_path / "whole"
-    cut = tmp_path / "cut"
+    whole, cut, go = (tmp_path / name for name in ("whole", "cut", "go"))
     for folder in (whole, cut):
         folder.mkdir()
-    text = RECIPE.replace("text: a,", "text: a, pause_s: 2.0,")
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    subprocess.run(command(write(whole, text)), check=True, env=environment)
-    process = subprocess.Popen(command(write(cut, text)), env=environment)
-    time.sleep(2.0)
+    text = RECIPE.replace("text: a,", f"text: a, until: {go},")
+    process = begun(write(cut, text), "align")
     process.send_signal(ending)
-    process.wait()
-    assert process.returncode != 0
-    subprocess.run(command(cut / "recipe.yaml"), check=True, env=environment)
-    for file in sorted((whole / "runs" / "small").glob("*-*/letters.txt")):
+    assert process.wait() != 0
+    go.touch()
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    for path in (write(whole, text), cut / "recipe.yaml"):
+        subprocess.run(command(path), check=True, env=environment)
+    files = sorted((whole / "runs" / "small").glob("*-*/letters.txt"))
+    assert len(files) == 4
+    for file in files:
         twin = cut / "runs" / "small" / file.relative_to(whole / "runs" / "small")
         assert twin.read_bytes() == file.read_bytes()
 
 
 @pytest.mark.slow
 def test_workers_die_with_their_parent(tmp_path):
-    path = write(tmp_path, RECIPE.replace("text: w}", "text: w, pause_s: 60.0}"))
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen(command(path), env=environment)
-    deadline = time.monotonic() + 30
-    while not ran(path) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    path = write(tmp_path, RECIPE.replace("text: w}", f"text: w, until: {tmp_path / 'never'}}}"))
+    process = begun(path, "world")
+    children = psutil.Process(process.pid).children(recursive=True)
     assert children
     process.kill()
     process.wait()
-    while time.monotonic() < deadline and any(Path(f"/proc/{c}").exists() for c in children):
-        time.sleep(0.2)
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert not psutil.wait_procs(children, timeout=120)[1]

@@ -3,12 +3,12 @@
 import fcntl
 import json
 import threading
-import time
 
 import pytest
 
-from vlforge.cli import main
+from vlforge.cli import main, show
 from vlforge.runs import watching
+from vlforge.runs.store import hold
 from vlforge.runs.watching import Following, curve
 from vlforge.types import DataError
 
@@ -81,8 +81,16 @@ def test_a_run_that_goes_on_is_followed_to_its_end(run, capsys, monkeypatch):
     fcntl.flock(lock, fcntl.LOCK_EX)
     (run / "log.jsonl").write_bytes(event("fit", from_step=0) + step(10))
 
+    was_told, tell = threading.Event(), show.plain_line
+
+    def told_now(line: str) -> None:
+        tell(line)
+        was_told.set()
+
+    monkeypatch.setattr("vlforge.cli.watch.plain_line", told_now)
+
     def goes_on() -> None:
-        time.sleep(0.5)
+        was_told.wait(120)
         with (run / "log.jsonl").open("ab") as file:
             file.write(step(100) + event("done", seconds=2.0))
         lock.close()
@@ -95,6 +103,23 @@ def test_a_run_that_goes_on_is_followed_to_its_end(run, capsys, monkeypatch):
     assert told[0].startswith("align.s0  160 of 1,600")
     assert told[-1].endswith("done in 2.0 s")
     assert not Following(run).is_running()
+
+
+def test_the_last_words_of_a_run_that_ends_while_it_is_looked_at_are_told(run):
+    (run / "log.jsonl").write_bytes(event("fit", from_step=0) + step(10))
+    following = Following(run)
+    following.read()
+    with (run / "log.jsonl").open("ab") as file:
+        file.write(event("done", seconds=2.0))
+    (line,) = following.lines()
+    assert line.endswith("done in 2.0 s")
+
+
+def test_a_look_at_a_run_keeps_no_other_command_from_it(run):
+    looking = (run / ".lock").open()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.1, looking.close).start()
+    hold(run).close()
 
 
 def test_where_there_is_no_run_that_is_said(tmp_path):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,8 @@ from vlforge.types import DataError
 
 DONE = "done.json"
 BEGUN = ".begun"
+_LOOKS_S = 0.5
+"""How long a lock is tried for: `vlforge watch` holds it for a moment whenever it looks."""
 
 
 class Store:
@@ -83,12 +86,16 @@ def hold(folder: Path) -> IO[str]:
         OSError: the folder cannot be written.
     """
     lock = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise DataError(f"{folder}: another command is running here; wait for it") from None
-    return lock
+    until = time.monotonic() + _LOOKS_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            if time.monotonic() > until:
+                lock.close()
+                raise DataError(f"{folder}: another command is running here; wait for it") from None
+        time.sleep(0.02)
 
 
 FREED = "freed"

@@ -114,6 +114,8 @@ class Following:
     def lines(self) -> list[str]:
         """A line per stage that trained, oldest first."""
         is_running = self.is_running()
+        if not is_running:
+            self.read()  # It may have said its last words and ended since it was read.
         return [seen.line(is_running) for seen in self.nodes.values()]
 
 
