@@ -46,8 +46,8 @@ class Batching:
         """
         share: Literal["turns", "chunks", "cost"] = "turns"
         costs, rule = None, group_of(config)
-        if rule in ("llava", "mgm"):
-            share = "chunks"
+        if rule in ("llava", "mgm") or (rule == "none" and config.loss_mean == "micro_batches"):
+            share = "chunks"  # whose means count, so theirs are the rows to be together
         elif rule == "balanced":
             train = parts_of(learning, PARTS)
             rows = data.rows

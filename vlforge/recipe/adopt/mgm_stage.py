@@ -386,8 +386,8 @@ class _Stage:
         self.take("optimiser.max_grad_norm", "max_grad_norm")
         why = f"{NAMES[self.command.system]}'s rule of what decays"
         self.put("optimiser.groups", self.command.system, why)
-        why = "over the batch's tokens; theirs is the mean of each pass: micro_batches"
-        self.put("loss_mean", "tokens", why)
+        why = "the mean of each pass, as Trainer has it; tokens: the same however a batch is cut"
+        self.put("loss_mean", "micro_batches", why)
 
     def _rates(self) -> None:
         """Rates of their own."""

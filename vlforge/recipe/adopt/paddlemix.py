@@ -304,6 +304,8 @@ def _put_budget(told: _Told, out: AdoptedRecipe) -> None:
     shared = f", over the {parts} processes that share a row there" if parts > 1 else ""
     origin = told.origin("gradient_accumulation_steps") + shared
     out.put(f"{STAGE}.accumulation", passes // parts, origin)
+    why = "the mean of each pass, as there; tokens: the same however a batch is cut"
+    out.put(f"{STAGE}.loss_mean", "micro_batches", why)
     length = told.number("max_length", int)
     out.put(f"{STAGE}.max_length", length, told.origin("max_length"))
     if told.truth("mixtoken"):

@@ -361,6 +361,8 @@ class Stage:
         self.say("batch", batch, sums)
         self.put("micro_batch", rows, "train_dataloader.batch_size")
         self.say("expect_global_batch", batch, "another global batch is another run")
+        why = "the mean of each pass, as mmengine has it; tokens: the same however a batch is cut"
+        self.say("loss_mean", "micro_batches", why)
         sampler = "train_dataloader.sampler"
         kind = self.reading.names(f"{sampler}.type")
         if kind == "LengthGroupedSampler":
