@@ -248,3 +248,20 @@ def test_progress_counts_every_question(config, tmp_path):
     )
     assert seen[-1] == (11, 11)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_two_evaluations_do_not_write_into_one_folder(config, tmp_path):
+    out = tmp_path / "out"
+
+    class Meanwhile(Parrot):
+        """Starts the same command while it is asked."""
+
+        def answer(self, samples, max_new_tokens):
+            with pytest.raises(DataError, match="another evaluation writes there; wait for"):
+                evaluate(config, out, chat=Parrot())
+            return super().answer(samples, max_new_tokens)
+
+    first = evaluate(config, out, chat=Meanwhile())
+    later = Parrot()
+    assert evaluate(config, out, chat=later) == first
+    assert later.asked == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,6 +130,7 @@ def judge(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one that `vlforge eval run` wrote")
+    from vlforge.data.folder_lock import alone
     from vlforge.evaluation.scoring import judge_folder, score_folder
     from vlforge.inference.endpoint.client import Endpoint
     from vlforge.types import EndpointSpec
@@ -138,7 +140,8 @@ def judge(
         max_cost=max_cost,
     )  # fmt: skip
     endpoint = Endpoint(spec, folder / "replies.jsonl")
-    with progress("judge") as shown:
+    held = nullcontext() if dry_run else alone(folder, "", "another evaluation")
+    with held, progress("judge") as shown:
         lines = judge_folder(
             folder, endpoint, only=benchmark, protocol=protocol, dry_run=dry_run, progress=shown
         )

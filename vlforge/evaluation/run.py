@@ -12,13 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlforge.data.folder_lock import alone
 from vlforge.evaluation.answering import Alone, Ask
-from vlforge.evaluation.asking import Answers, Asked, Asking, place_pictures, prompt_rows
+from vlforge.evaluation.asking import (
+    Answers,
+    Asked,
+    Asking,
+    Places,
+    place_pictures,
+    prompt_rows,
+)
 from vlforge.evaluation.benchmarks import longest_answer, questions_of
 from vlforge.evaluation.chats import open_chat, process_count
 from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
 from vlforge.evaluation.files import read_lines, write_json, write_lines
 from vlforge.evaluation.processes import Crew
+from vlforge.evaluation.questions import Question
 from vlforge.evaluation.scoring import check_specs, score_folder
 from vlforge.evaluation.settings import guard_answers, settings_of
 from vlforge.types import Chat, LogFn, ProgressFn, RecipeError, no_log, no_progress
@@ -47,36 +56,50 @@ def evaluate(
 
     Raises:
         DataError: a benchmark file that cannot be used, a picture that is not there,
-            answers of another model in `out`; with `strict`, missing predictions.
+            answers of another model in `out`, another evaluation that writes there; with
+            `strict`, missing predictions.
         ModelError: no such model, or all processes died.
         RecipeError: two benchmarks under one name, or a protocol nobody knows.
     """
     out.mkdir(parents=True, exist_ok=True)
-    check_specs(config.benchmarks)
-    sets = [(spec, questions_of(spec)) for spec in config.benchmarks]
-    settings = settings_of(config, sets)
-    settings |= guard_answers(out, settings)
-    places = {spec.key: place_pictures(questions, out) for spec, questions in sets}
-    write_json(out / "settings.json", settings)
-    with _answering(config, chat, device, threads, log) as answers:
+    held = alone(out, "", "another evaluation")
+    with held, _answering(config, chat, device, threads, log) as answers:
+        check_specs(config.benchmarks)
+        sets = [(spec, questions_of(spec)) for spec in config.benchmarks]
+        settings = settings_of(config, sets)
+        settings |= guard_answers(out, settings)
+        places = {spec.key: place_pictures(questions, out) for spec, questions in sets}
+        write_json(out / "settings.json", settings)
         asking = Asking(answers.open, config, out, progress, sum(len(some) for _, some in sets))
         for spec, questions in sets:
-            rows = prompt_rows(questions, places[spec.key], config)
-            write_lines(out / f"prompts.{spec.key}.jsonl", rows)
-            asked = asking.ask(spec, questions, places[spec.key])
-            log({"event": "asked", "benchmark": spec.key, "questions": len(questions),
-                 "new": asked.new, "failed": len(asked.failed)})  # fmt: skip
-            for text in _warnings(spec, asked):
-                log({"event": "warning", "text": text})
-            if asked.new and (
-                told := _agreement(
-                    config, answers, spec, asking.plan(questions, places[spec.key]), out
-                )
-            ):
+            told = _asked(asking, answers, spec, questions, places[spec.key], log)
+            if told:
                 settings.setdefault("agreement", {})[spec.key] = told
                 write_json(out / "settings.json", settings)
                 log({"event": "warning", "text": _say_agreement(spec, told)})
-    return score_folder(out, strict=config.strict)
+        return score_folder(out, strict=config.strict)
+
+
+def _asked(
+    asking: Asking,
+    answers: _Opened,
+    spec: BenchmarkSpec,
+    questions: list[Question],
+    places: Places,
+    log: LogFn,
+) -> dict[str, int] | None:
+    """Ask what is left of one benchmark; how far answers in batches are those alone."""
+    rows = prompt_rows(questions, places, asking.config)
+    write_lines(asking.out / f"prompts.{spec.key}.jsonl", rows)
+    asked = asking.ask(spec, questions, places)
+    log({"event": "asked", "benchmark": spec.key, "questions": len(questions),
+         "new": asked.new, "failed": len(asked.failed)})  # fmt: skip
+    for text in _warnings(spec, asked):
+        log({"event": "warning", "text": text})
+    if not asked.new:
+        return None
+    plan = asking.plan(questions, places)
+    return _agreement(asking.config, answers, spec, plan, asking.out)
 
 
 class _Opened:
@@ -149,9 +172,9 @@ def _agreement(
         return None
     said = {row["id"]: row["text"] for row in read_lines(out / f"predictions.{spec.key}.jsonl")}
     shared = [ask for ask in shared if ask.id in said]
-    alone = [[ask] for ask in shared[:: max(1, len(shared) // ASKED_AGAIN)][:ASKED_AGAIN]]
+    singly = [[ask] for ask in shared[:: max(1, len(shared) // ASKED_AGAIN)][:ASKED_AGAIN]]
     longest = longest_answer(spec, config.max_new_tokens)
-    found = [row for one in answers.open().answers(alone, longest, None) for row in one.rows]
+    found = [row for one in answers.open().answers(singly, longest, None) for row in one.rows]
     return {
         "batch": config.batch_size,
         "asked_again_alone": len(found),
