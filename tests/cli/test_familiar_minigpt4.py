@@ -84,6 +84,7 @@ def test_pictures_are_downloaded_by_both_scripts_and_by_img2dataset(tmp_path, mo
             rows = f"caption\turl\na cat\t{site.url}/a.jpg\ngone\t{site.url}/404\n"
             (tmp_path / f"{name}_synthetic_filtered_large.tsv").write_text(rows)
         few = ["--allow_private", "true", "--processes_count", "1", "--thread_count", "2"]
+        few += ["--timeout", "300", "--total_timeout", "900"]
         assert main(["compat", "bash", "download_cc_sbu.sh", *few]) == 0
         assert main(["compat", "bash", "dataset/download_laion.sh", *few]) == 0
         words = ["--url_list", "laion_synthetic_filtered_large.tsv", "--output_folder", "third"]

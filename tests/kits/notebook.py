@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "better_synth_10k.ipynb"
 LONGEST_S = 3600
@@ -31,15 +32,18 @@ def execute(notebook: Path, folder: Path) -> NotebookNode:
     """
     shutil.copy(notebook, folder)
     cells = nbformat.read(notebook, as_version=4)
-    client = NotebookClient(
-        cells,
-        timeout=LONGEST_S,
-        startup_timeout=LONGEST_S,
-        iopub_timeout=LONGEST_S,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-    )
     with tempfile.TemporaryDirectory() as home:
+        # By sockets that have names: a port that is free now may be another's in a moment.
+        meeting = {"transport": "ipc", "ip": f"{home}/k", "connection_file": f"{home}/k.json"}
+        client = NotebookClient(
+            cells,
+            timeout=LONGEST_S,
+            startup_timeout=LONGEST_S,
+            iopub_timeout=LONGEST_S,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(folder)}},
+            config=Config(ConnectionFileMixin=meeting),
+        )
         client.execute(env=_environment(home))
     return tidy(cells, folder)
 
@@ -49,7 +53,7 @@ def _environment(home: str) -> dict[str, str]:
 
     Where they are not, and listing them takes a while, matplotlib says so in the notebook.
     """
-    own = {"IPYTHONDIR": home, "JUPYTER_RUNTIME_DIR": home, "MPLCONFIGDIR": home}
+    own = {"IPYTHONDIR": home, "MPLCONFIGDIR": home}
     fonts = [sys.executable, "-c", "import matplotlib.font_manager"]
     subprocess.run(fonts, env=os.environ | own, check=True, capture_output=True)
     return os.environ | own

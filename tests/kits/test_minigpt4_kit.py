@@ -30,7 +30,8 @@ FEW = "run.max_epoch=2 run.iters_per_epoch=2 run.batch_size_train=4 run.warmup_s
 TRAIN = "vlforge compat torchrun --nproc-per-node 1 train.py --cfg-path train_configs"
 FIRST = "runs/minigpt4_stage1_pretrain/01-align"
 SECOND = "runs/minigpt4_stage2_finetune/01-instruct"
-FETCH = "--processes_count 1 --thread_count 8 --allow_private true --number_sample_per_shard 6"
+FETCH = """--processes_count 1 --thread_count 8 --allow_private true --number_sample_per_shard 6 \
+    --timeout 300 --total_timeout 900"""
 DEMO = f"""compat python demo.py --cfg-path eval_configs/minigpt4_eval.yaml --gpu-id 0 \
     --options model.ckpt={SECOND}/checkpoint_1.pth"""
 
