@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import tiny_llava as tiny
 from tests.inference.tiny import picture
+from tests.signals import hears_ctrl_c
 from vlforge.checkpoints import conversion
 from vlforge.checkpoints.checkpoint import expected
 from vlforge.checkpoints.index import read_checkpoint
@@ -211,23 +212,46 @@ def test_converting_takes_the_memory_of_a_tensor_not_of_the_model(tmp_path):
     assert (most - before) * 1024 < size / 3
 
 
+HELD = """
+import contextlib, pathlib, sys, time
+from vlforge.cli import convert_model, main
+
+@contextlib.contextmanager
+def progress(name):
+    def shown(*told):
+        pathlib.Path("begun").touch()
+        time.sleep(600)
+    yield shown
+
+convert_model.progress = progress
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command line, which waits behind the first shard: it is in the middle until it is stopped."""
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half(tmp_path):
-    large_folder(tmp_path / "large", layers=60)
-    command = [sys.executable, "-m", "vlforge", "convert-model", "large", "out", "--to", "llava"]
-    command += ["--shard-size", "20MB"]
+    large_folder(tmp_path / "large", layers=10)
+    words = ["convert-model", "large", "out", "--to", "llava", "--shard-size", "20MB"]
+    root = str(Path(__file__).resolve().parents[2])
+    how = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}}
     running = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [sys.executable, "-c", HELD, *words], stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c, **how
     )
-    part = tmp_path / ".out.part"
-    for _ in range(3000):
-        if part.is_dir() and any(part.iterdir()):
-            break
-        time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    assert running.wait(60) != 0
+    end, part = time.monotonic() + 300, tmp_path / ".out.part"
+    try:
+        while not (tmp_path / "begun").exists() and running.poll() is None:
+            assert time.monotonic() < end, "no shard was written"
+            time.sleep(0.01)
+        assert any(part.iterdir())
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=300)
+    finally:
+        running.kill()
+    assert running.returncode == 130
     assert not part.exists()
     assert not (tmp_path / "out").exists()
-    assert b"Traceback" not in running.stderr.read()
-    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert b"Traceback" not in said
+    command = [sys.executable, "-m", "vlforge", *words]
+    assert subprocess.run(command, check=False, **how).returncode == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llava_llama"

@@ -147,8 +147,9 @@ def started(folder: Path) -> subprocess.Popen:
 
 def until_begun(part: Path) -> int:
     """Wait for some of the file; how much there is."""
-    for _ in range(600):
-        if part.is_file() and part.stat().st_size > 500_000:
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        if part.is_file() and part.stat().st_size > 100_000:
             return part.stat().st_size
         time.sleep(0.05)
     raise AssertionError("nothing came")
@@ -158,12 +159,12 @@ def until_begun(part: Path) -> int:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stop_in_the_middle_goes_on_to_the_same_bytes(web, tmp_path, how):
     page = web.pages["/a.json"]
-    page.slow_s = 0.1
+    page.slow_s = 1.0  # the whole file takes a minute: a stop comes in its middle, even late
     part = tmp_path / "to/.fetch/parts/m/rows/data"
     process = started(tmp_path)
     until_begun(part)
     process.send_signal(how)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=300)[0]
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "Continue with the same command:" in said
@@ -173,7 +174,7 @@ def test_a_stop_in_the_middle_goes_on_to_the_same_bytes(web, tmp_path, how):
     page.slow_s = 0.0
     web.seen.clear()
     process = started(tmp_path)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert (tmp_path / "to/data/rows.json").read_bytes() == BODY
     assert f"bytes={kept}-" in [asked.range for asked in web.seen]

@@ -83,19 +83,23 @@ def test_train_without_training_stages_says_what_to_type(folder, capsys):
 @pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(folder):
     command = [sys.executable, "-m", "vlforge", "run", "letters.yaml"]
-    slow = [*command, "stages.second.pause_s=60"]
+    slow = [*command, "stages.second.pause_s=6000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(slow, preexec_fn=hears_ctrl_c, **pipes) as run:
         first = folder / "runs/letters/01-first.s0"
         second = folder / "runs/letters/ran.txt"
-        for _ in range(600):
-            if first.exists() and second.read_text().count("\n") == 2:
-                break
-            time.sleep(0.1)
-        os.kill(run.pid, signal.SIGINT)
-        out, err = run.communicate(timeout=30)
+        end = time.monotonic() + 300
+        try:
+            while not (first.exists() and second.read_text().count("\n") == 2):
+                assert run.poll() is None
+                assert time.monotonic() < end, "the second stage never began"
+                time.sleep(0.1)
+            os.kill(run.pid, signal.SIGINT)
+            out, err = run.communicate(timeout=300)
+        finally:
+            run.kill()
     assert run.returncode == 130
-    assert "vlforge run letters.yaml stages.second.pause_s=60" in out
+    assert "vlforge run letters.yaml stages.second.pause_s=6000" in out
     assert "Traceback" not in err
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "1 stages run, 1 reused" in done.stdout

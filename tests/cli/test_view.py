@@ -76,7 +76,7 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(tmp_path, stop):
     with urllib.request.urlopen(url + "api/about") as answer:
         assert b'"opens":"dropped"' in answer.read()
     done.send_signal(stop)
-    out, err = done.communicate(timeout=60)
+    out, err = done.communicate(timeout=300)
     assert done.returncode == 0
     assert out == "Stopped\n"
     assert err.startswith("note: ")

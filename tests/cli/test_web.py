@@ -128,6 +128,6 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(tmp_path, stop):
         assert answer.status == 200
     assert len(list(kept.rglob("*.shown"))) == 1
     done.send_signal(stop)
-    out, err = done.communicate(timeout=60)
+    out, err = done.communicate(timeout=300)
     assert (done.returncode, out, err) == (0, "Stopped\n", "")
     assert list(kept.iterdir()) == []
