@@ -17,6 +17,8 @@ from vlforge.models.config import ModelSpec
 from vlforge.models.folder import assemble
 from vlforge.models.parts.image_processor import ImageProcessor
 from vlforge.training import fit, loop
+from vlforge.training.averaging import Cut
+from vlforge.training.batching import Batching
 from vlforge.training.config import AugmentSpec, Mixing, Optimiser, TrainConfig
 from vlforge.training.grouping import regroup
 from vlforge.training.loop import train
@@ -137,6 +139,23 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path, made, how, ma
     with pytest.raises(RecipeError, match=match) as caught:
         train(replace(made, **how), tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "second"),
+    [
+        ({}, [1, 3, 5, 7]),
+        ({"loss_mean": "micro_batches"}, [2, 3, 6, 7]),
+        ({"loss_mean": "micro_batches", "group": "mgm"}, [2, 3, 6, 7]),
+        ({"loss_mean": "micro_batches", "group": "xtuner"}, [1, 3, 5, 7]),
+        ({"loss_mean": "lavis"}, [1, 3, 5, 7]),
+    ],
+)
+def test_rows_whose_mean_counts_are_together_as_the_published_loaders_have_them(made, how, second):
+    # Trainer and Paddle deal out batches; mmengine and LAVIS rows, which batches are made of.
+    rule = Batching.of(replace(made, **how), None, None, [])
+    shares = rule.shares(np.arange(8), Cut(8, 2, 2))
+    assert np.concatenate(shares[1]).tolist() == second
 
 
 def test_a_model_that_cannot_be_packed_is_refused_before_training(tmp_path, made, monkeypatch):
