@@ -24,9 +24,19 @@ def site(monkeypatch):
 
 
 def client(**options) -> Client:
-    """A client that may ask this machine."""
-    given = {"allow_private": True, "thread_count": 4, "timeout": 5, **options}
-    return Client(DownloadConfig(**given))
+    """A client that may ask this machine, and waits longer than this machine is ever busy."""
+    given = {"allow_private": True, "thread_count": 4, "timeout": 60, "total_timeout": 600}
+    return Client(DownloadConfig(**{**given, **options}))
+
+
+def late(address: str, **limits) -> Refused:
+    """Why there is no answer within limits, none of which is spent on looking up a name."""
+    one = client(**limits)
+    target = addresses.parse(address)
+    one.lookup.places(target.host, target.port, 60)
+    with pytest.raises(Refused) as caught:
+        one.get(address)
+    return caught.value
 
 
 def refusal(address: str, **options) -> Refused:
@@ -90,7 +100,7 @@ def test_ten_billion_zeros_are_cut_off(site):
     ],
 )
 def test_nothing_is_waited_for_longer_than_allowed(site, path, limits):
-    error = refusal(site.url + path, **limits)
+    error = late(site.url + path, **limits)
     assert str(error) == "timed out"
     assert not error.is_final
 
@@ -104,16 +114,18 @@ def test_a_server_that_takes_no_connection_times_out(monkeypatch):
     for one in waiting:
         one.setblocking(False)
         one.connect_ex(("127.0.0.1", port))
-    assert str(refusal(f"http://127.0.0.1:{port}/", connect_timeout=0.2)) == "timed out"
+    assert str(late(f"http://127.0.0.1:{port}/", connect_timeout=0.2)) == "timed out"
     for one in (*waiting, full):
         one.close()
 
 
 def test_a_name_lookup_that_hangs_times_out(monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *a, **k: release.wait(20) and [])
-    error = refusal("http://slow.example/a.jpg", timeout=0.1)
-    release.set()
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *a, **k: release.wait(600) and [])
+    try:
+        error = refusal("http://slow.example/a.jpg", timeout=0.1)
+    finally:
+        release.set()
     assert str(error) == "timed out looking up the name"
     assert not error.is_final
 
@@ -276,7 +288,7 @@ def test_a_secure_connection_needs_a_trusted_certificate(site):
 def test_a_server_that_says_nothing_of_a_secure_connection_times_out(site):
     silent = socket.create_server(("127.0.0.1", 0))
     address = f"https://127.0.0.1:{silent.getsockname()[1]}/a.jpg"
-    assert str(refusal(address, connect_timeout=0.2)) == "timed out"
+    assert str(late(address, connect_timeout=0.2)) == "timed out"
     silent.close()
 
 

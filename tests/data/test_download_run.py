@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.download_site import picture, running_site
+from tests.download_site import Site, picture, running_site
 from tests.signals import hears_ctrl_c
 from vlforge.data.download import run
 from vlforge.data.download.config import DownloadConfig
@@ -36,7 +38,7 @@ def site(monkeypatch):
 def config(source, folder, **options) -> DownloadConfig:
     """A small download from this machine."""
     given = {"processes_count": 1, "thread_count": 8, "image_size": 32, "allow_private": True,
-             "backoff": 0.01, "timeout": 5, "number_sample_per_shard": 4}  # fmt: skip
+             "backoff": 0.01, "timeout": 60, "number_sample_per_shard": 4}  # fmt: skip
     return DownloadConfig(url_list=str(source), output_folder=str(folder), **{**given, **options})
 
 
@@ -79,7 +81,6 @@ def test_every_fault_costs_its_row_and_says_why(site, tmp_path):
         "/410": "HTTP Error 410: Gone",
         "/flaky500/1/x": None,
         "/502": "HTTP Error 502: Bad Gateway",
-        "/hang": "timed out",
         "/cut": "connection dropped",
         "/reset": "empty answer",
         "/html.jpg": "Image decoding error",
@@ -90,18 +91,24 @@ def test_every_fault_costs_its_row_and_says_why(site, tmp_path):
     }
     source = write_list(tmp_path / "in.tsv", [site.url + path for path in paths])
     found = download(
-        config(source, tmp_path / "out", number_sample_per_shard=100, read_timeout=0.3,
-               max_bytes=100_000, retries=1)
-    )  # fmt: skip
+        config(source, tmp_path / "out", number_sample_per_shard=100, max_bytes=100_000, retries=1)
+    )
     rows = rows_of(tmp_path / "out")
     assert [row["error_message"] for row in rows] == list(paths.values())
-    assert (found.rows, found.successes) == (13, 3)
-    assert (found.failed_to_download, found.failed_to_resize) == (9, 1)
+    assert (found.rows, found.successes) == (12, 3)
+    assert (found.failed_to_download, found.failed_to_resize) == (8, 1)
     asked = [site.asked[path] for path in ("/404", "/flaky500/1/x", "/502", "/html.jpg", "/zeros")]
     assert asked == [1, 2, 2, 1, 1]
     stats = json.loads((tmp_path / "out/00000_stats.json").read_text())
     assert stats["status_dict"]["success"] == 3
-    assert sum(stats["status_dict"].values()) == stats["count"] == 13
+    assert sum(stats["status_dict"].values()) == stats["count"] == 12
+
+
+def test_a_server_that_hangs_costs_its_row_in_time(site, tmp_path):
+    source = write_list(tmp_path / "in.tsv", [f"{site.url}/hang"])
+    found = download(config(source, tmp_path / "out", read_timeout=0.3, retries=1))
+    assert dict(found.reasons) == {"timed out": 1}
+    assert site.asked["/hang"] == 2
 
 
 def test_private_addresses_are_refused_unless_allowed(site, tmp_path):
@@ -331,13 +338,24 @@ if __name__ == "__main__":
 """
 
 
+class Held(Site):
+    """The second half of the pictures comes once the server's gate is open."""
+
+    def answer(self, name, rest, times):
+        if int(name.removesuffix(".jpg")) >= 200:
+            self.server.gate.wait(600)
+        super().answer(name, rest, times)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_download_goes_on_and_ends_as_if_undisturbed(site, tmp_path, how):
     source = write_list(tmp_path / "in.tsv", [f"{site.url}/{n}.jpg" for n in range(400)])
     whole = tmp_path / "whole"
-    options = {"number_sample_per_shard": 20, "processes_count": 2, "thread_count": 2}
+    options = {"number_sample_per_shard": 20, "processes_count": 2, "thread_count": 2,
+               "timeout": 600, "total_timeout": 600}  # fmt: skip
     download(config(source, whole, **options))
+    site.gate, site.RequestHandlerClass = threading.Event(), Held
     (tmp_path / "go.py").write_text(RUN)
     out = tmp_path / "out"
     words = [f"url_list={source}", f"output_folder={out}", "image_size=32", "allow_private=true",
@@ -347,8 +365,11 @@ def test_a_stopped_download_goes_on_and_ends_as_if_undisturbed(site, tmp_path, h
     first = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, preexec_fn=hears_ctrl_c)
     while first.poll() is None and len(list(out.glob("*_stats.json"))) < 3:
         time.sleep(0.01)
+    workers = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(how)
-    first.wait(30)
+    first.wait(60)
+    assert not psutil.wait_procs(workers, 60)[1]
+    site.gate.set()
     done = {path.name for path in out.glob("*_stats.json")}
     assert 3 <= len(done) < 20
     subprocess.run(command, env=env, check=True)

@@ -43,6 +43,7 @@ def ours(url_list: Path, tmp_path, monkeypatch):
             "caption_col": "caption", "output_format": "webdataset", "image_size": "256",
             "output_folder": str(tmp_path / "out"), "processes_count": "2", "thread_count": "4",
             "number_sample_per_shard": "6", "enable_wandb": "True", "allow_private": "true",
+            "timeout": "60", "total_timeout": "600",
         }
     )  # fmt: skip
     download(config)

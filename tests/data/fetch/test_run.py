@@ -111,13 +111,13 @@ def made(tmp_path: Path, web, text: str = ALL) -> Manifest:
 
 def looked(manifest: Manifest, folder: Path, **options) -> list[Finding]:
     """The survey of all items."""
-    client = web_client(allow_private=True, patience_s=5)
+    client = web_client(allow_private=True, patience_s=60)
     return survey(manifest, manifest.items, folder, client, **options)
 
 
 def fetched(manifest: Manifest, folder: Path, show=None, **options) -> Fetched:
     """Survey and fetch."""
-    client = web_client(allow_private=True, patience_s=5)
+    client = web_client(allow_private=True, patience_s=60)
     findings = survey(manifest, manifest.items, folder, client)
     given = {"retries": 1, "backoff_s": 0.0, **options}
     return fetch(manifest, findings, folder, client, show or Seen(), **given)

@@ -29,7 +29,7 @@ def web(monkeypatch):
 
 def transfer_of(folder, wanted=None, retries=3, **options) -> Transfer:
     """A transfer that does not wait between its tries."""
-    client = web_client(allow_private=True, patience_s=5)
+    client = web_client(allow_private=True, patience_s=60)
     return Transfer(
         client, Part(folder), lambda done, total: None, wanted or {}, retries=retries,
         backoff_s=0.0, **options,
