@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrise each declared argument with the files that match its pattern."""
     declared: dict[str, str] = getattr(metafunc.module, "GOLDEN", {})
     root = golden_root(metafunc.config)
-    for name in set(declared) & set(metafunc.fixturenames):
+    for name in [one for one in declared if one in metafunc.fixturenames]:
         files = sorted(root.glob(declared[name])) if root else []
         where = metafunc.config.getoption("--golden-root")
         missing = pytest.mark.skip(reason=f"goldens not found at {where}: {declared[name]}")
