@@ -75,33 +75,40 @@ def places_of(folder: Path, secret: str) -> list[str]:
 
 
 def test_a_run_that_is_killed_pays_no_reply_twice(tmp_path):
-    slow = threading.Event()
+    early, lock, goes_on = [], threading.Lock(), threading.Event()
 
     def script(body, times):
-        slow.wait(0.02)
+        """Twenty are answered; the others wait, so that the run cannot be over before its kill."""
+        with lock:
+            is_early = not goes_on.is_set() and len(early) < 20
+            early.extend([said(body)] * is_early)
+        assert is_early or goes_on.wait(600)
         return f"new {said(body)}"
 
     with endpoint(script) as server:
+        goes_on.set()
         assert run(command(tmp_path, server.url, "whole")).returncode == 0
+        goes_on.clear()
         server.asked.clear()
         killed = subprocess.Popen(
             command(tmp_path, server.url, concurrency=4), env=environment(), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        while len(book(tmp_path)) < 20 and killed.poll() is None:
+        while len(book(tmp_path)) < 20:
+            assert killed.poll() is None
             time.sleep(0.002)
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait()
-        kept = len(book(tmp_path))
-        assert 20 <= kept < ROWS
-        before = len(server.asked)
+        goes_on.set()
+        assert len(book(tmp_path)) == 20
         done = run(command(tmp_path, server.url, concurrency=4))
         assert done.returncode == 0, done.stderr
-        assert len(server.asked) - before == ROWS - kept
-        times = Counter(map(said, server.asked))
-        assert sum(number - 1 for number in times.values()) <= 4, "those under way at the kill"
+        times = Counter(map(said, list(server.asked)))
+    assert len(times) == ROWS
+    assert {times[text] for text in early} == {1}
+    assert sum(number - 1 for number in times.values()) <= 4, "those under way at the kill"
     assert len(set(book(tmp_path))) == len(book(tmp_path)) == ROWS
-    assert f"{kept} cached" in done.stderr
+    assert "20 cached" in done.stderr
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -146,8 +153,10 @@ def test_the_key_is_in_nothing_that_a_run_leaves(tmp_path, fault):
             return echo
         return (fault, {}, echo) if isinstance(fault, int) else fault
 
+    # What is answered at all is answered sooner than any pause of a busy machine.
+    patience = {"timeout_s": 10} if fault == "<hang>" else {}
     with endpoint(script) as server:
-        done = run(command(tmp_path, server.url, retries=0, timeout_s=2))
+        done = run(command(tmp_path, server.url, retries=0, **patience))
         assert set(server.keys) == {f"Bearer {KEY}"}
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stdout + done.stderr

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.engine.made import config, contents, fresh, text_rows, write_picture, write_rows
+from tests.engine.made import (
+    FRESH,
+    config,
+    contents,
+    fresh,
+    text_rows,
+    write_picture,
+    write_rows,
+)
 from vlforge.data.json_lines import decode
 from vlforge.engine.outputs import JOURNAL
 from vlforge.types import DataError
@@ -37,18 +43,28 @@ def place_of(folder: Path) -> tuple[int, int] | None:
     return state["pass"], state["at"][0]
 
 
-def run_until_it_commits(command: list[str], out: Path) -> bool:
-    """Kill the run right after its next commit; False when it came to its end before."""
-    before = place_of(out)
-    process = subprocess.Popen(command, start_new_session=True)
-    while process.poll() is None:
-        if place_of(out) not in (None, before):
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.002)
-    assert process.returncode == 0
-    return False
+DIES = f"""
+import os, signal
+from vlforge.engine.outputs import Outputs
+commit, asked = Outputs.commit, [0]
+def is_due(self):
+    asked[0] += 1
+    return asked[0] == 8
+def commit_and_die(self, state):
+    commit(self, state)
+    os.kill(os.getpid(), signal.SIGKILL)
+Outputs.commit, Outputs.due = commit_and_die, is_due
+{FRESH}
+"""
+"""Kills itself right after its next commit, which is eight blocks or the end of a pass away."""
+
+
+def is_killed_at_a_commit(command: list[str]) -> bool:
+    """Let the run die after its next commit; False when it came to its end before."""
+    process = subprocess.Popen([*command[:2], DIES, *command[3:]], start_new_session=True)
+    code = process.wait()
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 @pytest.mark.slow
@@ -60,7 +76,7 @@ def test_killed_after_every_commit_it_ends_with_the_same_bytes(tmp_path):
     subprocess.run(fresh(recipe, tmp_path / "whole", workers=2), check=True)
     out, passes, kills = tmp_path / "cut", set(), 0
     command = fresh(recipe, out, workers=2)
-    while run_until_it_commits(command, out):
+    while is_killed_at_a_commit(command):
         kills += 1
         found = place_of(out)
         passes.add(found[0] if found else -1)

@@ -26,7 +26,7 @@ def start(runs: Path) -> subprocess.Popen:
 
 def run_to_the_end(runs: Path) -> None:
     process = start(runs)
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors[-2000:]
 
 
@@ -65,10 +65,14 @@ def test_killed_in_each_stage_it_ends_with_the_same_scores_and_bytes(tmp_path):
     run_to_the_end(runs)
     graph = json.loads((runs / "quickstart" / "graph.json").read_text())
     scores, whole = (runs / "quickstart" / "scores.json").read_text(), artefacts(runs)
-    shutil.rmtree(runs)
     seen: set[str] = set()
-    while run_until_a_new_stage_begins(runs, seen):
-        pass
+    for _ in range(5):
+        shutil.rmtree(runs)
+        while run_until_a_new_stage_begins(runs, seen):
+            pass
+        if seen == {row["node"] for row in graph["nodes"]}:
+            break
+        # One was over before the kill of the one beside it came: all from the beginning.
     assert seen == {row["node"] for row in graph["nodes"]}
     assert (runs / "quickstart" / "scores.json").read_text() == scores
     again = artefacts(runs)

@@ -78,13 +78,17 @@ class Started:
         return newest_step(self.runs)
 
     def kill(self, number: int) -> None:
-        """Send every process of the run a signal, as a terminal or a scheduler does."""
-        os.killpg(self.process.pid, number)
+        """Send every process of the run a signal, as a terminal or a scheduler does.
 
-    def end(self, timeout_s: float = 300) -> int:
+        Nobody is told where it is over already.
+        """
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+
+    def end(self, timeout_s: float = 1200) -> int:
         """Wait for its end; the exit code."""
         code = self.process.wait(timeout=timeout_s)
-        self._reader.join(10)
+        self._reader.join(120)
         return code
 
 
