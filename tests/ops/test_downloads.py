@@ -50,6 +50,13 @@ class Site(BaseHTTPRequestHandler):
         """Silence."""
 
 
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that hang up: it would be read as what a later test says."""
+
+    def handle_error(self, *_: object) -> None:
+        """Silence."""
+
+
 @pytest.fixture
 def site(monkeypatch):
     """A running site: its address, and the paths that were asked for."""
@@ -57,7 +64,7 @@ def site(monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     web._opener.cache_clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server = Quiet(("127.0.0.1", 0), Site)
     server.asked = []
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}"

@@ -60,8 +60,10 @@ def text_folder(out, kind):
         tiny_language().save_pretrained(out)
         tiny_tokenizer().save_pretrained(out)
         return out
+    import torch
     from transformers import BertConfig, BertModel
 
+    torch.manual_seed(0)
     config = BertConfig(
         vocab_size=18, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, max_position_embeddings=12, initializer_range=0.5,
