@@ -142,11 +142,24 @@ def test_an_error_of_a_helper_is_raised_here_and_it_goes_on():
         worker.ask(0)
 
 
-def test_threads_ask_at_once():
-    workers = Workers(lambda: Worker(Slow, ()))
+class Together:
+    """Answers with its process's number once as many processes are asked as `count` says."""
+
+    def __init__(self, memory, place, count):
+        self.place, self.count = Path(place), count
+
+    def __call__(self, question):
+        (self.place / str(os.getpid())).touch()
+        while len(list(self.place.iterdir())) < self.count:
+            time.sleep(0.01)
+        return os.getpid()
+
+
+def test_threads_ask_at_once(tmp_path):
+    workers = Workers(lambda: Worker(Together, (str(tmp_path), 2)))
     answers = []
     asks = [
-        threading.Thread(target=lambda: answers.append(workers.ask(0.5, "it", lambda _, pid: pid)))
+        threading.Thread(target=lambda: answers.append(workers.ask(0, "it", lambda _, pid: pid)))
         for _ in range(2)
     ]
     for ask in asks:
@@ -155,6 +168,25 @@ def test_threads_ask_at_once():
         ask.join()
     assert len(set(answers)) == 2
     assert sorted(answers) == sorted(workers.pids)
+    workers.close()
+
+
+def test_helpers_that_ended_while_nobody_asked_are_no_questions_fault(tmp_path):
+    workers = Workers(lambda: Worker(Together, (str(tmp_path), 4)))
+    asks = [
+        threading.Thread(target=lambda: workers.ask(0, "it", lambda _, pid: pid)) for _ in range(4)
+    ]
+    for ask in asks:
+        ask.start()
+    for ask in asks:
+        ask.join()
+    killed = workers.pids
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    while not all(map(gone, killed)):
+        time.sleep(0.01)
+    assert len(killed) == 4
+    assert workers.ask(0, "it", lambda _, pid: pid) not in killed
     workers.close()
 
 

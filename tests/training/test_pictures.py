@@ -1,5 +1,4 @@
 import threading
-import time
 
 import pytest
 import torch
@@ -67,30 +66,48 @@ def test_a_cut_off_picture_is_one_whatever_other_threads_read(paths):
     def read_something_odd() -> None:
         with images._tolerance():
             tolerates.set()
-            ends.wait(30)
+            ends.wait(120)
 
     other = threading.Thread(target=read_something_odd)
     other.start()
-    tolerates.wait(30)
+    tolerates.wait(120)
     threading.Timer(0.2, ends.set).start()
     with pytest.raises(images.ImageError, match="cut off"):
         images.load_rgb(paths[4])
     other.join()
 
 
+class Clock:
+    """Hours that pass by hand alone; whether somebody has looked at them."""
+
+    def __init__(self):
+        self.now, self.was_seen = 0.0, threading.Event()
+
+    def monotonic(self):
+        self.was_seen.set()
+        return self.now
+
+
 def test_seconds_that_a_batch_waits_are_counted(paths, monkeypatch):
     late(monkeypatch)
-    made = Pictures(paths, small_processor(8))
+    made, clock = Pictures(paths, small_processor(8)), Clock()
     decode = made._decode_one
-    monkeypatch.setattr(made, "_decode_one", lambda *a: time.sleep(0.05) or decode(*a))
+
+    def slow(*asked):
+        clock.was_seen.wait(120)  # Who takes is waiting by then.
+        clock.now += 5.0
+        return decode(*asked)
+
+    monkeypatch.setattr(made, "_decode_one", slow)
+    monkeypatch.setattr(module, "time", clock)
     made.take([0, 1])
-    waited = made.waited_s
-    assert waited >= 0.1
+    assert made.waited_s == 10.0
     made.prefetch([3])
     made.prefetch([])
-    time.sleep(0.3)
+    made._ahead[3, 0][1].result(120)
     made.take([3])
-    assert made.waited_s - waited < 0.05
+    assert clock.now == 15.0
+    assert made.waited_s == 10.0
 
 
 def test_cached_features_are_the_encoders(paths, monkeypatch):

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,6 +17,12 @@ from vlforge.training.config import HeldOut, Mixture, Optimiser, TrainConfig
 from vlforge.training.loop import train
 from vlforge.training.trackers import Trackers, check_trackers, settings_of, without_secrets
 from vlforge.types import RecipeError
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Let trackers take all the time that a busy machine needs to load their libraries."""
+    monkeypatch.setattr(Trackers.close, "__defaults__", (600.0,))
 
 
 @pytest.fixture(scope="module")
@@ -162,18 +167,17 @@ def test_a_tracker_that_fails_is_told_once_and_training_goes_on(tmp_path, made, 
 
 
 def test_a_tracker_that_hangs_holds_nobody_up(tmp_path, library, monkeypatch):
-    release = threading.Event()
+    release, has_ended = threading.Event(), threading.Event()
     module = library("wandb")
-    module.init = lambda **how: release.wait(60)
+    module.init = lambda **how: (release.wait(600), has_ended.set())
     monkeypatch.setattr(trackers, "ROOM", 5)
     said = []
     slow = Trackers(["wandb"], tmp_path, project="p", run="r", log=said.append)
-    started = time.monotonic()
     for step in range(100):
         slow.log({"train/loss": 1.0}, step)
     slow.close(wait_s=0.1)
+    assert not has_ended.is_set()
     release.set()
-    assert time.monotonic() - started < 30
     texts = [event["text"] for event in said if event["event"] == "warning"]
     assert len(texts) == 2
     assert "5 values wait" in texts[0]

@@ -70,6 +70,11 @@ class Worker:
         """The process's number."""
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def ask(self, question: Any) -> Any:
         """What the object answers; an error that it raises is raised here.
 
@@ -137,13 +142,14 @@ class Workers:
         raise DataError(f"{name}: {MOST_DEATHS} processes ended while they read it")
 
     def _get(self) -> Worker:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            worker = self._start()
-            with self._lock:
-                self._all.add(worker)
+        with contextlib.suppress(queue.Empty):
+            while not (worker := self._idle.get_nowait()).is_alive:
+                self._drop(worker)  # It ended while nobody asked it: no question's fault.
             return worker
+        worker = self._start()
+        with self._lock:
+            self._all.add(worker)
+        return worker
 
     def _drop(self, worker: Worker) -> None:
         with self._lock:
