@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.side_by_side import free_port
 from tests.tiny_model import write_data, write_parts
 
 STAGE = """
@@ -31,16 +31,13 @@ train(config, out, device="cpu")
 
 def run(made: Path, out: Path, world: int) -> dict[str, torch.Tensor]:
     """The adapter that so many processes make together."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    stages = []
+    port, stages = str(free_port()), []
     for rank in range(world):
         spread = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         spread |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", STAGE, str(made), str(out)]
         stages.append(subprocess.Popen(command, env=os.environ | (spread if world > 1 else {})))
-    assert [stage.wait(timeout=300) for stage in stages] == [0] * world
+    assert [stage.wait(timeout=1800) for stage in stages] == [0] * world
     learned = json.loads((out / "summary.json").read_text())["trainable"]
     state = load_file(out / "adapter" / "adapter_model.safetensors")
     assert learned == sum(tensor.numel() for tensor in state.values())

@@ -38,7 +38,7 @@ def test_a_process_with_texts_alone_takes_part(tmp_path):
     write_mixed(tmp_path / "made")
     how = {"batch": 2, "micro_batch": 1, "samples": 16, "checkpointing": ["vision", "language"]}
     alone = run_stage(tmp_path / "made", tmp_path / "alone", 1, **how)
-    shared = run_stage(tmp_path / "made", tmp_path / "shared", 2, timeout_s=240, **FSDP2, **how)
+    shared = run_stage(tmp_path / "made", tmp_path / "shared", 2, **FSDP2, **how)
     assert shared == pytest.approx(alone, abs=1e-4)
 
 
@@ -46,7 +46,7 @@ def test_a_frozen_encoder_is_held_whole_and_texts_do_not_wait_for_it(tmp_path):
     write_mixed(tmp_path / "made")
     how = {"batch": 2, "micro_batch": 1, "samples": 16, "train": ["language"]}
     alone = run_stage(tmp_path / "made", tmp_path / "alone", 1, **how)
-    shared = run_stage(tmp_path / "made", tmp_path / "shared", 2, timeout_s=240, **FSDP2, **how)
+    shared = run_stage(tmp_path / "made", tmp_path / "shared", 2, **FSDP2, **how)
     assert shared == pytest.approx(alone, abs=1e-4)
 
 

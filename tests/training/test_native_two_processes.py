@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.models.test_native import MAKERS
+from tests.side_by_side import free_port
 from tests.training.test_native_stage import write_data
-from tests.training.test_two_processes import free_port
 
 STAGE = """
 import json, sys
@@ -35,7 +35,7 @@ def run(made: Path, out: Path, world: int, **how: str) -> list[float]:
         spread |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", STAGE, str(made), str(out), json.dumps(how)]
         stages.append(subprocess.Popen(command, env=os.environ | (spread if world > 1 else {})))
-    assert [stage.wait(timeout=300) for stage in stages] == [0] * world
+    assert [stage.wait(timeout=1800) for stage in stages] == [0] * world
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 

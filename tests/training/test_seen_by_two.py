@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.side_by_side import free_port
 from tests.tiny_model import write_data, write_parts
 
 STAGE = """
@@ -40,10 +40,7 @@ train(config, out, device="cpu", log=lambda event: print(json.dumps(event)))
 
 def run(made: Path, out: Path, world: int, parallel: str = "auto") -> None:
     """A stage spread over `world` processes."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    stages = []
+    port, stages = str(free_port()), []
     for rank in range(world):
         spread = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         spread |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
@@ -51,7 +48,7 @@ def run(made: Path, out: Path, world: int, parallel: str = "auto") -> None:
         log = (out.parent / f"{out.name}-{rank}.log").open("w")
         env = os.environ | (spread if world > 1 else {})
         stages.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
-    codes = [stage.wait(timeout=300) for stage in stages]
+    codes = [stage.wait(timeout=1800) for stage in stages]
     assert codes == [0] * world, (out.parent / f"{out.name}-0.log").read_text()[-3000:]
 
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.side_by_side import free_port
 from tests.tiny_model import write_data, write_parts
 
 STAGE = """
@@ -28,12 +28,6 @@ train(config, out, device="cpu")
 """
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def run(made: Path, out: Path, world: int, **how: str) -> list[float]:
     """The losses of a stage spread over `world` processes."""
     port = str(free_port())
@@ -43,7 +37,7 @@ def run(made: Path, out: Path, world: int, **how: str) -> list[float]:
         spread |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", STAGE, str(made), str(out), json.dumps(how)]
         stages.append(subprocess.Popen(command, env=os.environ | (spread if world > 1 else {})))
-    assert [stage.wait(timeout=300) for stage in stages] == [0] * world
+    assert [stage.wait(timeout=1800) for stage in stages] == [0] * world
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
