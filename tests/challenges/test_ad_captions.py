@@ -18,6 +18,7 @@ from vlforge.challenges.ad_captions.layout import Kit, lay_out
 from vlforge.challenges.ad_captions.running import split_words
 from vlforge.challenges.ad_captions.shell import faults_of
 from vlforge.challenges.ad_captions.weights import Outline, adapter_size, changes
+from vlforge.challenges.archive import Member
 from vlforge.cli.start import main
 from vlforge.types import DataError, WriteError
 
@@ -313,7 +314,7 @@ def test_a_failed_package_leaves_the_one_before(tmp_path):
     out = tmp_path / "submission.zip"
     out.write_bytes(b"before")
     found = packing.members(weights, None, "weights")
-    broken = packing.Member("weights/gone", tmp_path)
+    broken = Member("weights/gone", tmp_path)
     with pytest.raises(WriteError, match="cannot write"):
         packing.write_package([*found, broken], out, {})
     assert out.read_bytes() == b"before"

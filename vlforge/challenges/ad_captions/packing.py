@@ -1,17 +1,10 @@
-"""`submission.zip`: what is in it, in which order, and writing it whole or not at all.
-
-Two packages of the same files have the same bytes: members are sorted, without times and
-owners. Weights are stored as they are, read and written a piece at a time, so that 20 GB
-take no memory; Zip64 holds what is beyond 4 GB.
-"""
+"""`submission.zip`: what is in it, in which order, and its manifest."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import shutil
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +13,7 @@ from typing import Literal
 from vlforge import __version__
 from vlforge.challenges.ad_captions.layout import is_model
 from vlforge.challenges.ad_captions.shell import faults_of
-from vlforge.data.new_folder import write_error
+from vlforge.challenges.archive import Member, write_archive
 from vlforge.runs.store import write_text
 from vlforge.types import DataError, ProgressFn, no_progress
 
@@ -41,29 +34,11 @@ NEEDED = (
 )  # fmt: skip
 _ALONE = Path(__file__).with_name("alone")
 _PACKAGE = Path(__file__).resolve().parents[2]
-_TIME = (1980, 1, 1, 0, 0, 0)
-_PIECE = 1 << 22
 _STORED_FROM = 1 << 20
 """Larger files are stored as they are: weights do not shrink."""
-_MODES = {True: 0o100755, False: 0o100644}
 _LEFT_OUT = frozenset(
     ("__pycache__", ".git", ".ipynb_checkpoints", ".pytest_cache", ".ruff_cache", ".DS_Store")
 )
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file of the package: its name there, and the file or the text that it is."""
-
-    name: str
-    source: Path | None = None
-    text: str = ""
-    is_program: bool = False
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.source.stat().st_size if self.source else len(self.text.encode())
 
 
 @dataclass(frozen=True)
@@ -176,29 +151,14 @@ def write_package(
     Raises:
         DataError: too little room, asked before; or the disk refuses.
     """
-    total = sum(member.size for member in files)
-    check_room(out, total)
-    part = out.with_name(f".{out.name}.part")
-    sums = []
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(part, "w", allowZip64=True) as archive:
-            done = 0
-            for member in files:
-                progress(done, total, member.name)
-                sums.append(_write(archive, member))
-                done += member.size
-        digest = _digest(part, progress)
-        size = part.stat().st_size
-        part.replace(out)
-    except OSError as error:
-        raise write_error(out, error) from None
-    finally:
-        part.unlink(missing_ok=True)
+    check_room(out, sum(member.size for member in files))
+    made = write_archive(out, files, stored_from=_STORED_FROM, progress=progress)
     manifest = out.with_suffix(".json")
-    told = {"archive": out.name, "bytes": size, "sha256": digest, **facts, "members": sums}
+    told = {"archive": out.name, "bytes": made.bytes, "sha256": made.sha256, **facts,
+            "members": made.members}  # fmt: skip
     write_text(manifest, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    return Package(out, manifest, size, digest, len(sums), bool(facts.get("official")))
+    official = bool(facts.get("official"))
+    return Package(out, manifest, made.bytes, made.sha256, len(made.members), official)
 
 
 def check_room(out: Path, total: int) -> None:
@@ -214,38 +174,3 @@ def check_room(out: Path, total: int) -> None:
             f"{out} takes {total / 1e9:,.1f} GB and {folder} has {free / 1e9:,.1f} GB left; "
             "vlforge clean frees what runs no longer need, --without-weights packs the code alone"
         )
-
-
-def _write(archive: zipfile.ZipFile, member: Member) -> dict[str, object]:
-    info = zipfile.ZipInfo(member.name, _TIME)
-    info.create_system = 3
-    info.external_attr = _MODES[member.is_program] << 16
-    is_small = member.size < _STORED_FROM
-    info.compress_type = zipfile.ZIP_DEFLATED if is_small else zipfile.ZIP_STORED
-    info.file_size = member.size
-    digest = hashlib.sha256()
-    with archive.open(info, "w", force_zip64=member.size >= 1 << 31) as out:
-        for piece in _pieces(member):
-            digest.update(piece)
-            out.write(piece)
-    return {"name": member.name, "bytes": info.file_size, "sha256": digest.hexdigest()}
-
-
-def _pieces(member: Member) -> Iterator[bytes]:
-    if member.source is None:
-        yield member.text.encode()
-        return
-    with member.source.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
-
-
-def _digest(path: Path, progress: ProgressFn) -> str:
-    """sha256 of the zip: read once more, since its head is written last."""
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            done += len(piece)
-            progress(done, total, "sha256")
-    return digest.hexdigest()

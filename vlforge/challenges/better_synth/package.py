@@ -6,14 +6,12 @@ ours left only where it is asked for, and marked.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vlforge.challenges.archive import Member, write_archive
 from vlforge.challenges.better_synth import rules
 from vlforge.challenges.better_synth.benchmark_files import answer_files, scores_of
 from vlforge.challenges.better_synth.config import Trainer
@@ -23,9 +21,9 @@ from vlforge.challenges.better_synth.own_run import TRAINED
 from vlforge.challenges.better_synth.script import read_script
 from vlforge.challenges.better_synth.solution import FOLDER
 from vlforge.challenges.verdicts import Verdict, broken, kept
+from vlforge.runs.store import write_text
 from vlforge.types import RecipeError, VLForgeError
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _TITLES = {"pretrain": "MGM-2B-Pretrain-", "finetune": "MGM-2B-Finetune-"}
 _LARGEST = 20 << 20
 """Bytes of a file of the solution that is still taken for text or code."""
@@ -85,13 +83,21 @@ def package(
         raise Refused("\n".join(f"{one.rule}: {one.found}; {one.remedy}" for one in faults))
     stem = "submit-unofficial" if unofficial else "submit"
     target = kit.at(f"submit/{stem}.zip")
-    _write_zip(target, members)
+    made = write_archive(target, [Member(name, path) for name, path in members.items()])
     scores = scores_of(kit, home / "eval_results" / f"{_TITLES['finetune']}{name}",
                        f"{_TITLES['finetune']}{name}")  # fmt: skip
     manifest = target.with_suffix(".json")
-    told = _told(kit, target, members, verdicts)
-    head = {"official": not unofficial, "trainer": trainer, "experiment": name, "scores": scores}
-    _write(manifest, json.dumps(head | told, indent=1, ensure_ascii=False).encode() + b"\n")
+    told = {
+        "official": not unofficial,
+        "trainer": trainer,
+        "experiment": name,
+        "scores": scores,
+        "round": kit.round.name,
+        "zip": {"name": target.name, "bytes": made.bytes, "sha256": made.sha256},
+        "members": made.members,
+        "rules": [asdict(one) for one in verdicts],
+    }
+    write_text(manifest, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return Packed(target, manifest, tuple(members), tuple(left_out), name, scores)
 
 
@@ -191,46 +197,3 @@ def _packed_script(kit: Kit, home: Path, name: str) -> Verdict:
     return rules.judge_script(
         rule, script, recorded["fixed_sha256"], recorded["fixed_lines"], "output/train.sh"
     )
-
-
-def _write_zip(target: Path, members: dict[str, Path]) -> None:
-    """The members in order of their names, all with the same time and rights."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
-            for name, path in members.items():
-                info = zipfile.ZipInfo(name, _EPOCH)
-                info.compress_type = zipfile.ZIP_DEFLATED
-                info.create_system, info.external_attr = 3, 0o100644 << 16
-                packed.writestr(info, path.read_bytes())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _told(
-    kit: Kit, target: Path, members: dict[str, Path], verdicts: list[Verdict]
-) -> dict[str, Any]:
-    content = target.read_bytes()
-    return {
-        "round": kit.round.name,
-        "zip": {
-            "name": target.name,
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        },
-        "members": [{"name": name, **_sum(path)} for name, path in members.items()],
-        "rules": [asdict(one) for one in verdicts],
-    }
-
-
-def _sum(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
