@@ -73,7 +73,8 @@ def test_a_download_says_what_was_kept_and_why_the_rest_was_not(site, tmp_path, 
     app.command(context_settings=cli.FREE_OPTIONS, epilog=cli.EXAMPLES)(cli.download)
     command = typer.main.get_command(app)
     words = [str(tmp_path / "in.txt"), str(tmp_path / "out"), "--allow_private", "--enable_wandb",
-             "True", "--processes_count", "1", "--thread_count", "2"]  # fmt: skip
+             "True", "--processes_count", "1", "--thread_count", "2",
+             "--timeout", "600", "--total_timeout", "600"]  # fmt: skip
     command.main(words, standalone_mode=False)
     said = capsys.readouterr()
     assert "Kept    2 of 3 rows (66.7 %)" in said.out

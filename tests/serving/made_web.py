@@ -54,7 +54,8 @@ def visiting(*talkers: Talker, login: Any = None, is_open: bool = False, **how: 
 def serving(hall: Hall, **how: Any) -> Iterator[str]:
     """The address of a running server."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(hall, **how), log_level="warning", lifespan="off")
+    app = create_app(hall, **how)
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_keep_alive=600)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()

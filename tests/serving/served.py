@@ -89,7 +89,8 @@ def serving(
     taken = bound("127.0.0.1", 0)
     app = build_app(house, key=key)
     # Its own loop's clock can be set, that of a compiled one cannot.
-    config = uvicorn.Config(app, log_level="error", lifespan="off", loop="asyncio")
+    how_it_runs = {"log_level": "error", "lifespan": "off", "loop": "asyncio"}
+    config = uvicorn.Config(app, timeout_keep_alive=600, **how_it_runs)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()

@@ -21,8 +21,15 @@ from tests.serving.served import (
 )
 from vlforge.inference.scripted import ScriptedSpeaker
 from vlforge.serving.http import streams
+from vlforge.serving.http.door import read_off
 from vlforge.serving.http.limits import Limits
 from vlforge.types import ModelError, Refusal
+
+
+@pytest.fixture(autouse=True)
+def _reads_off_slow_clients(monkeypatch):
+    """A client that is slow to send all of what is refused is not cut off here."""
+    monkeypatch.setattr(read_off, "__defaults__", (PATIENCE_S,))
 
 
 def test_openais_client_gets_an_answer():

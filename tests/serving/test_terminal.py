@@ -7,6 +7,7 @@ from PIL import Image
 
 from tests.download_site import picture as served
 from tests.download_site import running_site
+from vlforge.serving import conversation
 from vlforge.serving.terminal import Asking, chat, printable
 from vlforge.types import DataError, Drawing, Piece, Sample, VLForgeError
 
@@ -309,6 +310,7 @@ def test_one_question_that_cannot_be_answered_is_an_error():
 
 
 def test_pictures_come_from_the_web_within_bounds(monkeypatch, tmp_path):
+    monkeypatch.setattr(conversation, "FETCH_S", 600.0)
     model, file = EchoSpeaker(), tmp_path / "talk.json"
     with running_site(monkeypatch) as site:
         lines = [f"/image {site.url}/a.jpg", "one", f"/save {file}", f"/add {site.url}/404",
