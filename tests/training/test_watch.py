@@ -47,7 +47,7 @@ def test_the_log_has_a_line_now_and_then_and_at_the_end(tmp_path, made, monkeypa
     assert (last["samples"], last["of"], last["eta_s"]) == (40, 40, 0.0)
     assert last["samples_per_second"] > 0
     assert last["tokens_per_second"] > last["samples_per_second"]
-    assert 0 < last["mfu"] < 1
+    assert 0 <= last["mfu"] < 1  # rounded: a slow machine comes to nothing here
     assert 0 <= last["wait_share"] <= 1
     assert last["peak_gib"] > 0.05
     assert last["grad_norm"] > 0

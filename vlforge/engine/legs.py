@@ -192,7 +192,7 @@ def finished(head: Head, number: int, at: int, run: BlockRun) -> LegDone:
     return LegDone([], report, done.sums, done.bad)
 
 
-_STOPPED, _GRACE_S = "stopped", 5.0
+_STOPPED, _GRACE_S = "stopped", 30.0
 """What an endpoint says to those who ask on when it has failed for one; how long that one may
 take to say why."""
 Ticket = tuple[int, int]

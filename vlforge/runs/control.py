@@ -25,7 +25,8 @@ CONNECT = timedelta(minutes=15)
 """How long the first processes wait for the last: machines of one job start apart."""
 SILENT_S = 90.0
 """A process that says nothing for so long is lost."""
-GOODBYE_S = 10.0
+GOODBYE_S = 30.0
+"""How long the first waits for the others to have heard its end: theirs may take a while yet."""
 
 
 class Lost(VLForgeError):
