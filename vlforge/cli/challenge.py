@@ -12,6 +12,7 @@ import typer
 from vlforge.cli import challenge_ad_captions
 from vlforge.cli.recipes import shipped_folder
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
+from vlforge.cli.verdict_lines import say_verdicts
 from vlforge.types import RecipeError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def check(
         told = {"folder": str(folder), "round": kit.round.name, "trainer": asked.trainer}
         print(json.dumps(told | checked.as_values(), ensure_ascii=False))
     else:
-        _say(checked)
+        say_verdicts(checked.verdicts)
         plain_line(f"Cost    {checked.cost_line()}")
         if not checked.broken:
             command = f"vlforge challenge {NAME} run {shown_path(folder)}"
@@ -227,15 +228,6 @@ def _check(kit: Kit, asked: Asked) -> Checked:
 
     with progress("rules") as shown:
         return check_kit(kit, asked, shown)
-
-
-def _say(checked: Checked) -> None:
-    marks = {"kept": "ok", "warning": "warning", "broken": "BROKEN"}
-    rows = [(one.rule, marks[one.verdict], one.found) for one in checked.verdicts]
-    table(("rule", "verdict", "found"), rows)
-    for one in checked.verdicts:
-        if one.remedy:
-            plain_line(f"{one.rule}: {one.remedy}")
 
 
 def _refuse(checked: Checked) -> None:

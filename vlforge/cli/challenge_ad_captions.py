@@ -9,6 +9,7 @@ import typer
 
 from vlforge.cli.clean import size_text
 from vlforge.cli.show import note_line, plain_line, progress, shown_path, table
+from vlforge.cli.verdict_lines import say_verdicts
 from vlforge.types import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def check(
 
         plain_line(told(looked))
     else:
-        _say(looked)
+        say_verdicts(looked.verdicts)
     if looked.broken:
         raise typer.Exit(2)
     if not as_json:
@@ -127,7 +128,7 @@ def run(
     words = running.split_words(changes or ())
     looked = _look(kit, mode, quick=True, overrides=words.overrides)
     if looked.broken:
-        _say(looked)
+        say_verdicts(looked.verdicts)
         raise typer.Exit(2)
     with progress("data") as shown:
         told: list[str] = []
@@ -218,12 +219,3 @@ def _look(
     how = {"quick": quick, "checkpoints": NO_CHECKPOINTS not in overrides}
     with progress("check") as shown:
         return check_kit(kit, mode, weights=weights, progress=shown, **how)
-
-
-def _say(looked: Looked) -> None:
-    for one in looked.verdicts:
-        plain_line(f"{one.verdict:<8}{one.rule}: {one.found}")
-        if one.remedy:
-            plain_line(f"        {one.remedy}")
-    count = len(looked.broken)
-    plain_line(f"{len(looked.verdicts)} rules, {count} broken")
