@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import threading
 from dataclasses import replace
@@ -308,6 +309,21 @@ def test_two_commands_do_not_write_one_output(tmp_path):
     with pytest.raises(DataError, match="another command writes it"):
         predict(plan)
     book.close(is_done=False)
+
+
+def test_a_command_that_ends_while_another_begins_takes_nothing_with_it(tmp_path, monkeypatch):
+    first, lock = Book(tmp_path / "out.tsv", {}), fcntl.flock
+
+    def lock_late(file, how):
+        first.close(is_done=True)
+        lock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", lock_late)
+    with pytest.raises(DataError, match="another command has just ended with it; begin again"):
+        Book(tmp_path / "out.tsv", {})
+    monkeypatch.setattr("fcntl.flock", lock)
+    Book(tmp_path / "out.tsv", {}).close(is_done=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_batches_do_not_depend_on_what_is_answered(tmp_path):

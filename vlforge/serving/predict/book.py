@@ -111,6 +111,12 @@ class Book:
             raise DataError(f"{self.output}: another command writes it; wait for its end") from None
         except OSError:  # Some network file systems know no locks.
             pass
+        try:
+            is_there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:  # one that ended between our opening and our locking removed it
+            raise DataError(f"{self.output}: another command has just ended with it; begin again")
 
     def _begin(self, settings: dict[str, Any], asked_again: frozenset[str]) -> None:
         """Take up the answers that are there, if they are of these settings."""
