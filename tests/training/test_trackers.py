@@ -14,6 +14,7 @@ from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
 from vlforge.training import fit, trackers
 from vlforge.training.config import HeldOut, Mixture, Optimiser, TrainConfig
+from vlforge.training.devices import open_devices
 from vlforge.training.loop import train
 from vlforge.training.trackers import Trackers, check_trackers, settings_of, without_secrets
 from vlforge.types import RecipeError
@@ -21,7 +22,8 @@ from vlforge.types import RecipeError
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    """Let trackers take all the time that a busy machine needs to load their libraries."""
+    """All the time that a busy machine needs to load libraries; devices open, as in a stage."""
+    open_devices("cpu", "fp32")
     monkeypatch.setattr(Trackers.close, "__defaults__", (600.0,))
 
 
