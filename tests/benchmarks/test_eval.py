@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.eval_parts import mmbench
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.scoring import score_answers
@@ -15,6 +17,7 @@ from vlforge.evaluation.scoring import score_answers
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_it_prints_both_speeds(tmp_path):
     out = tmp_path / "eval.json"
     command = [sys.executable, "benchmarks/eval.py", "--questions", "9", "--rows", "40"]

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_it_prints_the_speeds(tmp_path):
     out = tmp_path / "predict.json"
     done = subprocess.run(

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_all_ways_agree_and_the_server_is_kept_busy(tmp_path):
     out = tmp_path / "synthesis.json"
     command = [sys.executable, "benchmarks/synthesis.py", "--tiny", "--rows", "34"]

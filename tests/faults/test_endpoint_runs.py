@@ -140,7 +140,11 @@ def test_a_wrong_key_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fault", [400, 429, 500, "<drop>", "<hang>", "<nonsense>", "<empty>", "", "echo"]
+    "fault",
+    [
+        *(400, 429, 500, "<drop>", "<nonsense>", "<empty>", "", "echo"),
+        pytest.param("<hang>", marks=pytest.mark.slow),
+    ],
 )
 def test_the_key_is_in_nothing_that_a_run_leaves(tmp_path, fault):
     """Some rows never get a reply, in one way each; the others do."""

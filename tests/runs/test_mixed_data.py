@@ -104,17 +104,55 @@ def test_a_plan_counts_the_rows_that_the_data_name(parts):
     [
         ("[data.json#1w, shards]", "samples: 8", "shards has no weight while others do"),
         ("[{path: data.json, rows: 2, weight: 1}]", "samples: 8", "weight and rows are given"),
-        ("[{path: data.json, format: llama}]", "samples: 8", "did you mean 'llava'"),
         ("data.json", "mixing: {draw: per_row}", "per_row"),
         ("data.json", "temperature: 0\n    samples: 3", "temperature is 0"),
-        ("[gone.json#5]", "samples: 8", "gone.json"),
         ("data.json#0", "samples: 8", "asks for nothing"),
         ("data.json", "", "samples or epochs"),
+        ("[{path: data.json, format: llama}]", "samples: 8", "did you mean 'llava'"),
     ],
 )
-def test_a_mix_that_cannot_work_is_one_line(parts, data, more, said, capsys):
-    assert main(["train", str(recipe(data, more)), "--out", "runs/r"]) in (1, 2)
+def test_a_mix_that_contradicts_itself_is_one_line_and_nothing_begins(
+    parts, data, more, said, capsys
+):
+    path = recipe(data, more)
+    assert main(["train", str(path), "--out", "runs/r"]) == 2
+    assert said in one_error(capsys)
+    assert not Path("runs/r").exists()
+    assert main(["check", str(path)]) != 0
     shown = capsys.readouterr()
-    errors = [line for line in (shown.err + shown.out).splitlines() if said in line]
-    assert errors
+    assert said in shown.err + shown.out
+
+
+def test_data_that_are_not_there_are_one_line(parts, capsys):
+    assert main(["train", str(recipe("[gone.json#5]")), "--out", "runs/r"]) == 2
+    shown = capsys.readouterr()
+    assert [line for line in (shown.err + shown.out).splitlines() if "gone.json" in line]
     assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("stages.align.template=vikuna", "stages.align: no conversation template is called 'vik"),
+        (
+            "stages.align.optimiser.warmup_ratio=2",
+            "stages.align: warmup_steps 0 and warmup_ratio 2",
+        ),
+        ("stages.align.keep_last=0", "stages.align: keep_last is 0; give at least 1"),
+        ("stages.score.benchmarks.0.protocol=lava", "stages.score: pope has no protocol 'lava'"),
+    ],
+)
+def test_what_a_later_stage_cannot_do_is_told_before_the_first_begins(parts, changed, said, capsys):
+    score = "  score:\n    kind: evaluate\n    model: $align\n    benchmarks: [{name: pope, "
+    score += "questions: data.json, annotation: data.json}]\n"
+    path = recipe("data.json")
+    path.write_text(path.read_text() + score)
+    assert main(["run", str(path), changed, "--out", "runs/r"]) == 2
+    assert said in one_error(capsys)
+    assert not Path("runs/r").exists()
+
+
+def one_error(capsys) -> str:
+    """The only line that was said on stderr."""
+    (line,) = capsys.readouterr().err.splitlines()
+    return line

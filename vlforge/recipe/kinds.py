@@ -1,7 +1,8 @@
 """Stage kinds by name: which dataclass is their schema, which module runs them.
 
 Nothing is imported until a recipe uses the kind. A kind from outside is a
-dotted path to a module with `Config`, `run` and `estimate`.
+dotted path to a module with `Config`, `run` and `estimate`; with `check(config)` it may
+raise for settings that cannot work, before the run's first stage begins.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from vlforge.recipe.references import split_reference
 from vlforge.recipe.source import Source
 from vlforge.recipe.typed import build
 from vlforge.runs.plan import plan_nodes
-from vlforge.runs.prepare import Choice, Prepared, prepare
+from vlforge.runs.prepare import Choice, Prepared, check_settings, prepare
 from vlforge.types import Sample, VLForgeError
 
 _SHOWN = 5
@@ -55,8 +55,13 @@ def _check_room(prepared: Prepared) -> Iterator[Finding]:
 
 
 def _check_node(node: Node, prepared: Prepared) -> Iterator[Finding]:
-    if node.kind == "train":
-        yield from _check_batch(node)
+    try:
+        check_settings(node)
+    except VLForgeError as error:
+        yield Finding("error", node.name, str(error))
+    else:
+        if node.kind == "train":
+            yield _check_batch(node)
     missing = list(_missing_paths(node))
     for text in missing:
         yield Finding("error", node.name, f"{text}: no such file or folder")
@@ -80,19 +85,18 @@ def _check_node(node: Node, prepared: Prepared) -> Iterator[Finding]:
         yield Finding("error", node.name, str(error))
 
 
-def _check_batch(node: Node) -> Iterator[Finding]:
-    """Budget and global batch, on one device."""
-    from vlforge.training.budget import check_budget, settle_batch
+def _check_batch(node: Node) -> Finding:
+    """The global batch, on one device."""
+    from vlforge.training.budget import settle_batch
 
     config = build(find_kind("train").config_class(), node.settings, lambda *keys: node.name)
     try:
-        check_budget(config)
         batch = settle_batch(config, 1).batch
     except VLForgeError as error:
-        # More devices may make it right; a budget is wrong on any.
-        yield Finding("warning" if "devices" in str(error) else "error", node.name, str(error))
-        return
-    yield Finding("ok", node.name, f"global batch {batch}")
+        # More devices may make it right.
+        level = "warning" if "devices" in str(error) else "error"
+        return Finding(level, node.name, str(error))
+    return Finding("ok", node.name, f"global batch {batch}")
 
 
 def _missing_paths(node: Node) -> Iterator[str]:

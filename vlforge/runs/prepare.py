@@ -11,15 +11,17 @@ from typing import Any
 from vlforge.data.machine import cores, visible_gpus
 from vlforge.data.roots import reroot, set_moved
 from vlforge.recipe.graph import Node, expand
+from vlforge.recipe.kinds import find_kind
 from vlforge.recipe.load import load_recipe
 from vlforge.recipe.references import replace_strings, split_reference
 from vlforge.recipe.schema import Recipe
 from vlforge.recipe.source import Source
+from vlforge.recipe.typed import build
 from vlforge.runs.environment import choose_device
 from vlforge.runs.keys import node_key
 from vlforge.runs.launch import Launch, find_launch
 from vlforge.runs.store import Store
-from vlforge.types import RecipeError
+from vlforge.types import RecipeError, VLForgeError
 
 Change = Callable[[str], str]
 _MIXING = ("pretrain", "train")
@@ -114,6 +116,31 @@ def prepare(path: Path | Source, choice: Choice) -> Prepared:
         processes=_processes(choice.processes, launch, device, jobs),
         launch=launch,
     )
+
+
+def check_nodes(nodes: Iterable[Node]) -> None:
+    """Ask each stage's kind whether its settings can work: an hour later would be too late.
+
+    Raises:
+        RecipeError: the stage and what its kind says.
+    """
+    for node in nodes:
+        try:
+            check_settings(node)
+        except VLForgeError as error:
+            raise RecipeError(f"stages.{node.stage}: {error}") from None
+
+
+def check_settings(node: Node) -> None:
+    """What the stage's kind has against its settings, whatever the stages before it leave.
+
+    Raises:
+        VLForgeError: what is wrong, and what to give.
+    """
+    kind = find_kind(node.kind)
+    check = getattr(kind.module(), "check", None)
+    if check is not None:
+        check(build(kind.config_class(), node.settings, lambda *keys: node.name))
 
 
 def _processes(wanted: int | None, launch: Launch | None, device: str, jobs: int) -> int:

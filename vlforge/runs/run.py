@@ -23,7 +23,7 @@ from vlforge.runs.follow import follow
 from vlforge.runs.launch import Launch, find_launch
 from vlforge.runs.plan import plan_nodes
 from vlforge.runs.pool import Pool, longest_first
-from vlforge.runs.prepare import Choice, Prepared, prepare
+from vlforge.runs.prepare import Choice, Prepared, check_nodes, prepare
 from vlforge.runs.reuse import reusable
 from vlforge.runs.store import hold, link, read_done, write_json, write_text
 from vlforge.runs.worker import Order
@@ -84,6 +84,7 @@ def _beside(launch: Launch, path: Path | Source, choice: Choice) -> RunResult:
 
 def _run_alone(path: Path | Source, choice: Choice, quiet: bool) -> RunResult:
     prepared = prepare(path, choice)
+    check_nodes(prepared.nodes)
     with _stoppable(), _RunFolder(prepared) as folder:
         run = _Run(prepared, folder)
         with Display(len(prepared.nodes), quiet=quiet) as display:

@@ -13,8 +13,9 @@ from vlforge.models.parts.packs import check_packable, wants_one_row
 from vlforge.training.averaging import Cut
 from vlforge.training.balance import Shares, by_chunks, by_cost, by_turns, row_costs
 from vlforge.training.config import TrainConfig
+from vlforge.training.contradictions import group_of
 from vlforge.training.freezing import parts_of
-from vlforge.training.grouping import Group, regroup
+from vlforge.training.grouping import regroup
 from vlforge.training.packing import plan_packs
 from vlforge.types import RecipeError
 
@@ -77,38 +78,6 @@ class Batching:
         if wants_one_row(attention):
             return [list(range(len(lengths)))]
         return plan_packs(lengths, max(self.pack_length, *lengths))
-
-
-def group_of(config: TrainConfig) -> Group:
-    """The rule that a stage names, in either of the two ways."""
-    return "length" if config.group_by_length else config.group
-
-
-def check_batching(config: TrainConfig) -> None:
-    """Raise for settings that contradict each other.
-
-    Raises:
-        RecipeError: says which, and what to give.
-    """
-    if config.group_by_length and config.group not in ("none", "length"):
-        raise RecipeError(
-            f"group_by_length and group: {config.group} are both given: take one of them"
-        )
-    rule = group_of(config)
-    if config.mixing.draw == "per_batch" and rule not in ("none", "balanced"):
-        raise RecipeError(
-            f"group: {rule} moves rows between batches, draw: per_batch keeps a dataset's rows "
-            "together: take one of the two"
-        )
-    if rule == "balanced" and config.loss_mean != "tokens":
-        raise RecipeError(
-            f"group: balanced changes which rows share a micro-batch, which loss_mean: "
-            f"{config.loss_mean} weighs: take loss_mean: tokens"
-        )
-    if config.pack == "off" and config.pack_length != "auto":
-        raise RecipeError("pack_length is given and pack is off: set pack: isolated")
-    if config.random_crop is True and config.augment is not False:
-        raise RecipeError("random_crop and augment are both given: take one of them")
 
 
 def in_order(

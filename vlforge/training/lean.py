@@ -15,8 +15,8 @@ from torch import nn
 from vlforge.models.base import PARTS
 from vlforge.models.lean import apply_lean
 from vlforge.models.parts.recompute import layers_of
-from vlforge.training.batching import group_of
 from vlforge.training.config import TrainConfig
+from vlforge.training.contradictions import group_of
 from vlforge.training.freezing import parts_of
 from vlforge.training.parallel import Parallel, settle_parallel
 from vlforge.training.pictures import machine_memory

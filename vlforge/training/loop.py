@@ -39,15 +39,15 @@ from vlforge.training.adapters import (
     lighten,
 )
 from vlforge.training.augment import Augment
-from vlforge.training.batching import Batching, check_batching, crop_seed, in_order
+from vlforge.training.batching import Batching, crop_seed, in_order
 from vlforge.training.budget import (
     accumulation_of,
-    check_budget,
     samples_to_see,
     settle_batch,
     steps_per_epoch,
 )
 from vlforge.training.config import TrainConfig
+from vlforge.training.contradictions import check_settings
 from vlforge.training.conversations import (
     ConversationData,
     ConversationTask,
@@ -66,7 +66,7 @@ from vlforge.training.freezing import freeze
 from vlforge.training.handover import with_aspect_ratio, write_connector
 from vlforge.training.identity import facts_of
 from vlforge.training.lean import make_lean
-from vlforge.training.mixture import check_mixing, draw_order, mixtures
+from vlforge.training.mixture import draw_order, mixtures
 from vlforge.training.native_rows import read_native
 from vlforge.training.native_stage import (
     check_native,
@@ -88,17 +88,11 @@ from vlforge.training.precision import (
 from vlforge.training.quantised import open_base, quantised_parts
 from vlforge.training.rates import peak_memory_mb
 from vlforge.training.rows import Sieve, say
-from vlforge.training.schedules import Schedule
 from vlforge.training.selection import selections
 from vlforge.training.sights import Ask, Stage, check_sight, sight_of
 from vlforge.training.stopping import never
 from vlforge.training.task_digest import task_digest
 from vlforge.types import LogFn, ProgressFn, RecipeError, no_log, no_progress
-
-_POSITIVE = (
-    "batch", "micro_batch", "accumulation", "expect_global_batch", "max_length",
-    "samples", "epochs", "steps", "iters_per_epoch", "pack_length", "keep_last",
-)  # fmt: skip
 
 
 def train(
@@ -220,16 +214,8 @@ def _check_settings(config: TrainConfig) -> None:
         check_native(config)
     else:
         check_compat(template_of(config), config.compat)  # type: ignore[arg-type]
-    check_budget(config)
-    Schedule(config.optimiser, 1)
-    parts = mixtures(config.data)
-    check_mixing(parts, config.mixing, config.group_by_length)
-    check_batching(config)
+    check_settings(config)
     check_sight(config)
-    for name in _POSITIVE:
-        value = getattr(config, name)
-        if isinstance(value, int | float) and value <= 0:
-            raise RecipeError(f"{name} is {value}; give at least 1")
 
 
 def _read(

@@ -30,6 +30,13 @@ def run(config: EvalConfig, job: Job) -> None:
     )
 
 
+def check(config: EvalConfig) -> None:
+    """Raise for benchmarks and protocols that nobody knows, before a run begins."""
+    from vlforge.evaluation.scoring import check_specs
+
+    check_specs(config.benchmarks)
+
+
 def _processes(config: EvalConfig, job: Job) -> int:
     """As many as may train a stage: one where stages run side by side; never two on a GPU."""
     from vlforge.evaluation.chats import process_count

@@ -15,6 +15,7 @@ from vlforge.runs.kinds.flops import cost_of, family_of
 from vlforge.runs.kinds.sizes import count_rows
 from vlforge.training.budget import accumulation_of, samples_to_see, settle_batch
 from vlforge.training.config import TrainConfig
+from vlforge.training.contradictions import check_settings
 from vlforge.training.identity import WITHOUT_EFFECT
 from vlforge.training.mixture import mixtures
 from vlforge.types import RecipeError
@@ -51,6 +52,15 @@ def run(config: TrainConfig, job: Job) -> None:
         progress=job.progress,
         log=job.log,
     )
+
+
+def check(config: TrainConfig) -> None:
+    """Raise for settings that cannot work, before a run begins."""
+    check_settings(config)
+    if config.evaluate and config.evaluate.benchmarks:
+        from vlforge.evaluation.scoring import check_specs
+
+        check_specs(config.evaluate.benchmarks)
 
 
 def _asker(config: TrainConfig) -> Any:
