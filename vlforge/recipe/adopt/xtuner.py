@@ -67,9 +67,9 @@ def _put(out: AdoptedRecipe, foreign: Foreign, beside: dict[str, str]) -> str:
     reading = Reading(_config(foreign, changes))
     kind = reading.names("model.type")
     if kind != "LLaVAModel":
+        where = reading.origin("model.type", "model") if kind else foreign.path.name
         raise RecipeError(
-            f"{reading.origin('model.type', 'model')}: a LLaVAModel is read here, not "
-            f"{kind or 'a configuration without a model'}"
+            f"{where}: a LLaVAModel is read here, not {kind or 'a configuration without a model'}"
         )
     stage = Stage(out, reading, _machine(foreign, beside))
     model = stage.model()
