@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from tests.small_stage import stopped_before
 from tests.tiny_model import CLIP, write_data, write_parts
 from vlforge.checkpoints.index import detect, read_checkpoint
 from vlforge.checkpoints.merge import merge
@@ -18,7 +19,6 @@ from vlforge.models.config import ModelSpec
 from vlforge.models.folder import read_folder
 from vlforge.runs.job import Job
 from vlforge.runs.kinds import merge as merge_kind
-from vlforge.training import fit
 from vlforge.training.adapters import attach, lighten
 from vlforge.training.config import LoraSpec, MergeConfig, Optimiser, TrainConfig
 from vlforge.training.loop import choose, train
@@ -215,20 +215,11 @@ def test_the_initial_state_depends_on_the_seed_alone(made):
 
 
 @pytest.mark.parametrize("settings", [{}, {"dora": True}], ids=["lora", "dora"])
-def test_an_interrupted_stage_ends_with_the_same_bytes(tmp_path, made, settings, monkeypatch):
+def test_an_interrupted_stage_ends_with_the_same_bytes(tmp_path, made, settings):
     config = replace(made, save_every_samples=8, lora=replace(LORA, **settings))
     train(config, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def stop(self, step):
-        if step == 4:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(4):
         train(config, tmp_path / "cut", device="cpu")
-    monkeypatch.undo()
     assert list((tmp_path / "cut/checkpoint").glob("step-*"))
     train(config, tmp_path / "cut", device="cpu")
     for name in (

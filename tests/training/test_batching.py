@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from tests.small_stage import stopped_before
 from tests.tiny_model import CLIP, write_data, write_parts
 from vlforge.models.config import ModelSpec
 from vlforge.models.folder import assemble
 from vlforge.models.parts.image_processor import ImageProcessor
-from vlforge.training import fit, loop
+from vlforge.training import loop
 from vlforge.training.averaging import Cut
 from vlforge.training.batching import Batching
 from vlforge.training.config import AugmentSpec, Mixing, Optimiser, TrainConfig
@@ -254,20 +255,11 @@ def test_random_parts_depend_on_seed_and_draw_alone(tmp_path):
     assert not torch.equal(made(1).take([0], [5])[0], taken[0])
 
 
-def test_a_run_of_random_parts_goes_on_with_the_same_bytes(tmp_path, made, monkeypatch):
+def test_a_run_of_random_parts_goes_on_with_the_same_bytes(tmp_path, made):
     config = replace(made, random_crop=True, save_every_samples=6)
     train(config, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == 3:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(3):
         train(config, tmp_path / "cut", device="cpu")
-    monkeypatch.setattr(fit._Loop, "run", run)
     train(config, tmp_path / "cut", device="cpu")
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_model import write_data, write_parts
-from vlforge.models.config import ModelSpec
+from tests.small_stage import small_stage
 from vlforge.training import checkpoint
 from vlforge.training.checkpoint import Best, Keeper, Progress
 from vlforge.training.config import HeldOut, Mixture, Optimiser, TrainConfig
@@ -24,15 +23,9 @@ RESULT = ("model.safetensors", "metrics.jsonl", "summary.json")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Six steps over a tiny model."""
-    folder = tmp_path_factory.mktemp("made")
-    data = write_data(folder)
-    vision, language = write_parts(folder, data)
-    return TrainConfig(
-        model=ModelSpec(vision=str(vision), language=str(language)),
-        data=str(data),
+    return small_stage(
+        tmp_path_factory.mktemp("made"),
         steps=6,
-        batch=4,
-        template="vicuna",
         train=("vision", "connector", "language"),
         augment=True,
         optimiser=Optimiser(lr=1e-2),

@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_model import write_data, write_parts
-from vlforge.models.config import ModelSpec
+from tests.small_stage import small_stage, stopped_before
 from vlforge.training import fit
-from vlforge.training.config import Guard, Optimiser, TrainConfig
+from vlforge.training.config import Guard, Optimiser
 from vlforge.training.guard import Finding, Judge, judge_from, spike_line, worst
 from vlforge.training.loop import train
 from vlforge.training.watch import Watch
@@ -26,15 +25,9 @@ ALONE = SimpleNamespace(count=1)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A configuration whose loss falls slowly."""
-    folder = tmp_path_factory.mktemp("made")
-    data = write_data(folder)
-    vision, language = write_parts(folder, data)
-    return TrainConfig(
-        model=ModelSpec(vision=str(vision), language=str(language)),
-        data=str(data),
+    return small_stage(
+        tmp_path_factory.mktemp("made"),
         samples=48,
-        batch=4,
-        template="vicuna",
         train=("connector", "language"),
         optimiser=Optimiser(lr=1e-3, warmup_ratio=0.1),
         guard=Guard(spike=3.0, window=4, on_spike="skip", nan_steps=2),
@@ -175,17 +168,8 @@ def test_a_stage_that_skips_ends_with_the_same_bytes_after_a_kill(tmp_path, made
     config = replace(made, save_every_samples=8)
     spoil(monkeypatch, {6: 100.0, 7: math.nan, 9: 100.0, 11: math.nan})
     train(config, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == 9:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(9):
         train(config, tmp_path / "cut", device="cpu")
-    monkeypatch.setattr(fit._Loop, "run", run)
     train(config, tmp_path / "cut", device="cpu")
     for file in ("model.safetensors", "metrics.jsonl", "spikes.jsonl", "summary.json"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small_stage import stopped_before
 from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
-from vlforge.training import fit
 from vlforge.training.config import HeldOut, LoraSpec, Optimiser, TrainConfig
 from vlforge.training.loop import train
 from vlforge.training.unseen import some_of, unseen
@@ -98,20 +98,11 @@ def test_looking_changes_no_byte_of_what_is_learned(tmp_path, made, change):
         ).read_bytes()
 
 
-def test_looks_do_not_depend_on_where_a_stage_was_cut(tmp_path, made, monkeypatch):
+def test_looks_do_not_depend_on_where_a_stage_was_cut(tmp_path, made):
     config = replace(made, save_every_samples=8)
     train(config, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == 5:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(5):
         train(config, tmp_path / "cut", device="cpu")
-    monkeypatch.setattr(fit._Loop, "run", run)
     train(config, tmp_path / "cut", device="cpu")
     for file in ("eval.jsonl", "model.safetensors", "summary.json"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

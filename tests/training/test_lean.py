@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from tests.families import made as family
 from tests.models.test_lean import PARTS, apart, batch, learns, step
-from tests.tiny_model import write_data, write_parts
-from vlforge.models.config import Lean, ModelSpec
+from tests.small_stage import small_stage
+from vlforge.models.config import Lean
 from vlforge.models.cost import model_cost
 from vlforge.models.lean import apply_lean
 from vlforge.models.sizes import SIZES
 from vlforge.training import lean
-from vlforge.training.config import LoraSpec, Optimiser, TrainConfig
+from vlforge.training.config import LoraSpec, Optimiser
 from vlforge.training.lean import compile_layers, missing_compiler
 from vlforge.training.loop import train
 from vlforge.training.parallel import Parallel
@@ -30,15 +30,9 @@ NO_COMPILER = missing_compiler(CPU)
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     """A stage that trains everything for six steps."""
-    folder = tmp_path_factory.mktemp("stage")
-    data = write_data(folder)
-    vision, language = write_parts(folder, data)
-    return TrainConfig(
-        model=ModelSpec(vision=str(vision), language=str(language)),
-        data=str(data),
+    return small_stage(
+        tmp_path_factory.mktemp("stage"),
         samples=24,
-        batch=4,
-        template="vicuna",
         train=PARTS,
         optimiser=Optimiser(lr=1e-2, warmup_ratio=0.1),
     )

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.small_stage import steps_run, stopped_before
 from tests.tiny_model import write_data, write_parts
 from vlforge.models.config import ModelSpec
 from vlforge.models.folder import assemble, read_folder
@@ -114,22 +115,13 @@ def test_pictures_decoded_just_in_time_give_the_same_bytes(tmp_path, made, monke
 
 @pytest.mark.parametrize("parts", [("connector", "language"), ("vision", "connector")])
 @pytest.mark.parametrize("augment", [False, True])
-def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, made, monkeypatch, parts, augment):
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, made, parts, augment):
     config = replace(made, train=parts, augment=augment, save_every_samples=8)
     train(config, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == 4:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(4):
         train(config, tmp_path / "cut", device="cpu")
-    ran = []
-    monkeypatch.setattr(fit._Loop, "run", lambda self, step: ran.append(step) or run(self, step))
-    train(config, tmp_path / "cut", device="cpu")
+    with steps_run() as ran:
+        train(config, tmp_path / "cut", device="cpu")
     assert ran == [4, 5]
     for file in ("model.safetensors", "metrics.jsonl", "summary.json", "vlforge.json"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

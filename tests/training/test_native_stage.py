@@ -12,13 +12,13 @@ from transformers import AutoModelForImageTextToText
 
 from tests.models.test_native import MAKERS, picture
 from tests.models.tiny_native import gemma
+from tests.small_stage import steps_run, stopped_before
 from vlforge.data.images import load_rgb
 from vlforge.inference.load import load_model
 from vlforge.models.lean import apply_lean
 from vlforge.models.native import NativeModel
 from vlforge.models.native_parts import NativeParts
 from vlforge.models.parts.native_processor import open_processor
-from vlforge.training import fit
 from vlforge.training.batching import Batching
 from vlforge.training.config import HeldOut, Lean, LoraSpec, Optimiser, TrainConfig
 from vlforge.training.loop import train
@@ -171,21 +171,12 @@ def test_what_is_left_out_and_made_twice_changes_no_number(made):
             torch.testing.assert_close(found[name] / scale, value / scale, atol=1e-5, rtol=1e-4)
 
 
-def interrupted(config, out, monkeypatch, at):
+def interrupted(config, out, at):
     """Train until the given step, then begin again; gives the steps of the second time."""
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == at:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(at):
         train(config, out, device="cpu")
-    ran = []
-    monkeypatch.setattr(fit._Loop, "run", lambda self, step: ran.append(step) or run(self, step))
-    train(config, out, device="cpu")
+    with steps_run() as ran:
+        train(config, out, device="cpu")
     return ran
 
 
@@ -194,7 +185,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(one_made, tmp_path, monkeyp
     adapted = {"lora": LoraSpec(rank=2, alpha=4)} if pack == "off" else {}
     config = replace(one_made, pack=pack, save_every_samples=3, **adapted)
     train(config, tmp_path / "whole", device="cpu")
-    assert interrupted(config, tmp_path / "cut", monkeypatch, 2) == [2, 3]
+    assert interrupted(config, tmp_path / "cut", 2) == [2, 3]
     for file in sorted((tmp_path / "whole").rglob("*")):
         if file.is_file() and file.name not in ("timing.json", "log.jsonl", "adapted.json"):
             other = tmp_path / "cut" / file.relative_to(tmp_path / "whole")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from tests.small_stage import stopped_before
 from tests.tiny_model import COLOURS, SPEC, write_data, write_parts
 from vlforge.data.images import load_rgb
 from vlforge.models.config import ModelSpec, SmallLanguageSpec
@@ -13,7 +14,6 @@ from vlforge.models.folder import assemble
 from vlforge.models.parts.image_processor import small_processor
 from vlforge.models.parts.tags import Tagger
 from vlforge.models.reading import read_tokenizer
-from vlforge.training import fit
 from vlforge.training.config import AugmentSpec, Mixture, Optimiser, PretrainConfig
 from vlforge.training.pretrain import pretrain
 from vlforge.types import DataError, ModelError, RecipeError
@@ -97,20 +97,11 @@ def test_text_teaches_a_decoder_to_write(tmp_path, made):
         {"objective": "tags", "vision": replace(SPEC, norm="batch"), "tag_sharpness": 4.0},
     ],
 )
-def test_an_interrupted_stage_ends_with_the_same_bytes(tmp_path, made, monkeypatch, change):
+def test_an_interrupted_stage_ends_with_the_same_bytes(tmp_path, made, change):
     config = replace(made, samples=24, save_every_samples=8, **change)
     pretrain(config, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == 5:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(5):
         pretrain(config, tmp_path / "cut", device="cpu")
-    monkeypatch.setattr(fit._Loop, "run", run)
     pretrain(config, tmp_path / "cut", device="cpu")
     for file in sorted((tmp_path / "whole").iterdir()):
         if file.name != "timing.json":

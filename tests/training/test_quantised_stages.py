@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.small_stage import stopped_before
 from tests.tiny_model import write_data, write_parts
 from vlforge.inference.load import load_model
 from vlforge.models.config import ModelSpec
-from vlforge.training import fit
 from vlforge.training.adapters import attach
 from vlforge.training.config import LoraSpec, Optimiser, TrainConfig
 from vlforge.training.loop import train
@@ -73,20 +73,11 @@ def test_gradient_flows_through_a_frozen_quantised_base(
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_an_interrupted_quantised_stage_ends_with_the_same_bytes(tmp_path, made, bits, monkeypatch):
+def test_an_interrupted_quantised_stage_ends_with_the_same_bytes(tmp_path, made, bits):
     config = replace(made, quantise=bits, save_every_samples=8)
     train(config, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def stop(self, step):
-        if step == 4:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(4):
         train(config, tmp_path / "cut", device="cpu")
-    monkeypatch.undo()
     train(config, tmp_path / "cut", device="cpu")
     for name in ("adapter/adapter_model.safetensors", "metrics.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -10,9 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tests.tiny_model import write_data, write_parts
-from vlforge.models.config import ModelSpec
-from vlforge.training import fit, trackers
+from tests.small_stage import small_stage, stopped_before
+from vlforge.training import trackers
 from vlforge.training.config import HeldOut, Mixture, Optimiser, TrainConfig
 from vlforge.training.devices import open_devices
 from vlforge.training.loop import train
@@ -31,16 +30,11 @@ def patience(monkeypatch):
 def made(tmp_path_factory):
     """A configuration of seven steps that is tracked."""
     folder = tmp_path_factory.mktemp("made")
-    data = write_data(folder)
-    vision, language = write_parts(folder, data)
-    return TrainConfig(
-        model=ModelSpec(vision=str(vision), language=str(language)),
-        data=str(data),
+    return small_stage(
+        folder,
         samples=28,
-        batch=4,
-        template="vicuna",
         optimiser=Optimiser(lr=1e-2, warmup_ratio=0.1),
-        evaluate=HeldOut(data=str(data), rows=4, every_samples=16),
+        evaluate=HeldOut(data=str(folder / "data.json"), rows=4, every_samples=16),
         trackers=("tensorboard",),
         save_every_samples=8,
     )
@@ -109,20 +103,11 @@ def test_tensorboard_draws_what_the_files_say(tmp_path, made):
     assert {"train/lr", "train/grad_norm", "speed/samples_per_second", "speed/mfu"} <= set(drawn)
 
 
-def test_a_resumed_stage_goes_on_in_the_same_run(tmp_path, made, monkeypatch):
+def test_a_resumed_stage_goes_on_in_the_same_run(tmp_path, made):
     train(made, tmp_path / "whole", device="cpu")
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == 5:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(5):
         train(made, tmp_path / "cut", device="cpu")
     before = json.loads((tmp_path / "cut/trackers.json").read_text())
-    monkeypatch.setattr(fit._Loop, "run", run)
     train(made, tmp_path / "cut", device="cpu")
     assert json.loads((tmp_path / "cut/trackers.json").read_text()) == before
     whole, cut = scalars(tmp_path / "whole"), scalars(tmp_path / "cut")

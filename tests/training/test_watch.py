@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_model import write_data, write_parts
-from vlforge.models.config import ModelSpec
-from vlforge.training import fit, watch
-from vlforge.training.config import Guard, Optimiser, TrainConfig
+from tests.small_stage import small_stage, stopped_before
+from vlforge.training import watch
+from vlforge.training.config import Guard, Optimiser
 from vlforge.training.loop import train
 from vlforge.training.watch import Sight, Watch, short
 from vlforge.types import ModelError
@@ -22,15 +21,9 @@ from vlforge.types import ModelError
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A configuration of ten steps."""
-    folder = tmp_path_factory.mktemp("made")
-    data = write_data(folder)
-    vision, language = write_parts(folder, data)
-    return TrainConfig(
-        model=ModelSpec(vision=str(vision), language=str(language)),
-        data=str(data),
+    return small_stage(
+        tmp_path_factory.mktemp("made"),
         samples=40,
-        batch=4,
-        template="vicuna",
         optimiser=Optimiser(lr=1e-2, warmup_ratio=0.1),
     )
 
@@ -65,17 +58,8 @@ def test_the_terminals_line_says_what_matters(tmp_path, made):
 
 def test_a_resumed_stage_says_where_it_begins_and_rates_what_it_does(tmp_path, made, monkeypatch):
     config = replace(made, save_every_samples=16)
-    run = fit._Loop.run
-
-    def dies(self, step):
-        if step == 9:
-            raise KeyboardInterrupt
-        run(self, step)
-
-    monkeypatch.setattr(fit._Loop, "run", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(9):
         train(config, tmp_path, device="cpu")
-    monkeypatch.setattr(fit._Loop, "run", run)
     seen, rated = [], []
     add = watch.Rates.add
     monkeypatch.setattr(watch.Rates, "add", lambda *a: rated.append(a[1:3]) or add(*a))
