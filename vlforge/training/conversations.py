@@ -17,14 +17,12 @@ from torch import Tensor, nn
 
 from vlforge.data.images import header_size
 from vlforge.kernels.moving import moved
-from vlforge.models.base import PARTS, VisionLanguageModel
+from vlforge.models.base import VisionLanguageModel
 from vlforge.models.parts.anyres import BLANK, Size
 from vlforge.models.parts.packs import pack_plan
 from vlforge.models.parts.splice import SplicePlan, plan_splice
 from vlforge.text.templates import Template
 from vlforge.training.augment import Augment
-from vlforge.training.averaging import Cut
-from vlforge.training.balance import Shares
 from vlforge.training.batches import TokenRows
 from vlforge.training.batching import Batching
 from vlforge.training.config import Mixture
@@ -34,6 +32,7 @@ from vlforge.training.mixture import Data, mixtures
 from vlforge.training.picture_sources import name_of
 from vlforge.training.pictures import Pictures
 from vlforge.training.row_coding import RowCoder, rows_key
+from vlforge.training.row_task import RowTask
 from vlforge.training.row_writing import check_usable, write_or_find
 from vlforge.training.rows import SHOWN_DROPS, Dropped, Sieve
 from vlforge.types import LogFn, ProgressFn, no_log, no_progress
@@ -221,10 +220,8 @@ class ConversationLoss(nn.Module):
         return model.loss_sum(replace(spliced, embeds=spliced.embeds + joined.sum() * 0.0))
 
 
-class ConversationTask:
+class ConversationTask(RowTask):
     """Next-token loss over the assistant's turns."""
-
-    parts = PARTS
 
     def __init__(
         self,
@@ -234,32 +231,9 @@ class ConversationTask:
         features: Tensor | DiskFeatures | None = None,
         batching: Batching = Batching(),
     ):
+        super().__init__(model, data, batching)
         self.module: nn.Module = ConversationLoss(model)
-        self.data, self.augment, self.features = data, augment, features
-        self.model, self.batching = model, batching
-        self.longest = max(int(data.rows.lengths.max()), batching.pack_length)
-        self.needs_dummy = any(
-            parameter.requires_grad
-            for part in (model.vision, model.connector)
-            for parameter in part.parameters()
-        )
-
-    def count(self, rows: np.ndarray) -> int:
-        """Supervised tokens."""
-        return int(self.data.rows.supervised[rows].sum())
-
-    def tokens(self, rows: np.ndarray) -> tuple[int, int]:
-        """Tokens with pictures expanded, and supervised tokens."""
-        return int(self.data.rows.lengths[rows].sum()), self.count(rows)
-
-    def share(self, rows: np.ndarray, cut: Cut) -> Shares:
-        """Which device sees which rows in which pass."""
-        return self.batching.shares(rows, cut)
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds that batches waited for pictures so far."""
-        return self.data.pictures.waited_s
+        self.model, self.augment, self.features = model, augment, features
 
     def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Start decoding the pictures of these rows, where they are not kept."""

@@ -17,18 +17,16 @@ from torch import Tensor, nn
 
 from vlforge.kernels.lean_loss import supervised_places
 from vlforge.kernels.moving import moved
-from vlforge.models.base import PARTS
 from vlforge.models.native import PER_TOKEN, NativeEncoded
 from vlforge.models.native_outline import blank
 from vlforge.models.native_parts import NativeParts
 from vlforge.models.parts.last_rows import Asked
 from vlforge.models.parts.packs import ATTENDING, segment_mask, wants_one_row
-from vlforge.training.averaging import Cut
-from vlforge.training.balance import Shares
 from vlforge.training.batching import Batching
 from vlforge.training.config import TrainConfig
 from vlforge.training.conversations import ConversationData
 from vlforge.training.native_rows import lengthen
+from vlforge.training.row_task import RowTask
 from vlforge.types import IGNORE_INDEX, LLAVA_IMAGE_TOKEN, ModelError, Sample, Turn
 
 _BLANK = (64, 64)
@@ -68,10 +66,8 @@ class NativeLoss(nn.Module):
         return zeros.masked_fill(~mask, torch.finfo(dtype).min)
 
 
-class NativeTask:
+class NativeTask(RowTask):
     """Next-token loss over the assistant's turns of a native model."""
-
-    parts = PARTS
 
     def __init__(
         self,
@@ -79,32 +75,10 @@ class NativeTask:
         data: ConversationData,
         batching: Batching = Batching(),
     ):
+        super().__init__(model, data, batching)
         self.module: nn.Module = NativeLoss(model)
-        self.model, self.data, self.batching = model, data, batching
-        self.longest = max(int(data.rows.lengths.max()), batching.pack_length)
-        self.needs_dummy = any(
-            parameter.requires_grad
-            for part in (model.vision, model.connector)
-            for parameter in part.parameters()
-        )
+        self.model = model
         self._dummy: NativeEncoded | None = None
-
-    def count(self, rows: np.ndarray) -> int:
-        """Supervised tokens."""
-        return int(self.data.rows.supervised[rows].sum())
-
-    def tokens(self, rows: np.ndarray) -> tuple[int, int]:
-        """Tokens with pictures expanded, and supervised tokens."""
-        return int(self.data.rows.lengths[rows].sum()), self.count(rows)
-
-    def share(self, rows: np.ndarray, cut: Cut) -> Shares:
-        """Which device sees which rows in which pass."""
-        return self.batching.shares(rows, cut)
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds that batches waited for pictures so far."""
-        return self.data.pictures.waited_s
 
     def prefetch(self, rows: np.ndarray, positions: np.ndarray) -> None:
         """Start on the pictures of these rows."""
