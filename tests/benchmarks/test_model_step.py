@@ -150,6 +150,7 @@ def test_makers_peaks_are_found_by_the_longer_name_first():
     assert product_peak("cpu", side=64, seconds=0.0) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TINY)
 def test_real_sizes_are_measured_like_this_in_bf16(family):
     cases = [tiny(family, stage, ragged=False) for stage in (1, 2)]
@@ -177,6 +178,7 @@ def test_a_case_without_memory_says_so(monkeypatch):
     assert told["not_measured"] == "CUDA out of memory. Tried to allocate 3 GiB"
 
 
+@pytest.mark.slow
 def test_without_a_gpu_one_line_says_that_nothing_was_measured():
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_model_step.py")]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}

@@ -119,6 +119,7 @@ def test_real_cases_have_the_configurations_of_the_published_models(parts):
         assert case.batch * 2 < case.files, "pictures of two batches are different ones"
 
 
+@pytest.mark.slow
 def test_without_a_gpu_one_line_says_that_nothing_was_measured():
     done = said("gpu_train.py", CUDA_VISIBLE_DEVICES="")
     told = json.loads(done.stdout)

@@ -54,8 +54,12 @@ def key(path: Path) -> str:
     ("data", "rows"),
     [
         ("[data.json#5, shards#2e]", 29),
-        ("[{path: data.json, rows: 5}, {path: shards, rows: 3, format: webdataset}]", 8),
-        ('"shards/{00000..00002}.tar#6"', 6),
+        pytest.param(
+            "[{path: data.json, rows: 5}, {path: shards, rows: 3, format: webdataset}]",
+            8,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param('"shards/{00000..00002}.tar#6"', 6, marks=pytest.mark.slow),
     ],
 )
 def test_a_stage_takes_mixes_of_any_format(parts, data, rows, capsys):
