@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-from tests.structure.tree import parsed, python_files, shown
+from tests.structure.tree import by_folder, faults, parsed, python_files
 
 # Methods whose meaning is given once: by our operators' page, or by torch and transformers.
 KNOWN_METHODS = {
@@ -64,15 +63,10 @@ def _bare_methods(node: ast.ClassDef) -> list[str]:
     ]
 
 
-def _has_code(path: Path) -> bool:
-    return bool(path.read_text(encoding="utf-8").strip())
-
-
-@pytest.mark.parametrize(
-    "path", [p for p in python_files("vlforge", "benchmarks") if _has_code(p)], ids=shown
-)
-def test_public_names_have_docstrings(path):
-    assert not undocumented(parsed(path))
+@pytest.mark.parametrize("paths", by_folder(python_files("vlforge", "benchmarks")))
+def test_public_names_have_docstrings(paths):
+    has_code = [path for path in paths if path.read_text(encoding="utf-8").strip()]
+    assert not faults(has_code, lambda path: undocumented(parsed(path)))
 
 
 def test_a_missing_docstring_is_seen():

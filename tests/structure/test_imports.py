@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.structure.tree import PACKAGE, module_name, parsed, python_files, shown
+from tests.structure.tree import PACKAGE, by_folder, faults, module_name, parsed, python_files
 
 # What each package may import, besides itself. docs/architecture.md draws the same arrows.
 _GROUND = {"types"}
@@ -81,9 +81,9 @@ def _wrong(tree: ast.Module, module: str, is_package: bool) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("path", python_files("vlforge"), ids=shown)
-def test_every_import_follows_an_arrow(path):
-    assert not _wrong(parsed(path), module_name(path), path.name == "__init__.py")
+@pytest.mark.parametrize("paths", by_folder(python_files("vlforge")))
+def test_every_import_follows_an_arrow(paths):
+    assert not faults(paths, lambda p: _wrong(parsed(p), module_name(p), p.name == "__init__.py"))
 
 
 def test_every_package_has_a_row_in_the_table():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.structure.tree import parsed, python_files, shown
+from tests.structure.tree import by_folder, faults, parsed, python_files, shown
 
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
@@ -73,10 +73,10 @@ def too_large(path: Path) -> Iterator[tuple[str, str]]:
                 yield f"{name}::{inner}", f"{name}:{node.lineno} {inner} nests {depth} deep"
 
 
-@pytest.mark.parametrize("path", python_files("vlforge", "tests", "benchmarks"), ids=shown)
-def test_nothing_is_too_large_to_read(path):
+@pytest.mark.parametrize("paths", by_folder(python_files("vlforge", "tests", "benchmarks")))
+def test_nothing_is_too_large_to_read(paths):
     allowed = still_allowed(ALLOWED.read_text(encoding="utf-8"), datetime.date.today())
-    assert not [what for name, what in too_large(path) if name not in allowed]
+    assert not faults(paths, lambda p: [what for name, what in too_large(p) if name not in allowed])
 
 
 def test_an_entry_of_the_allow_list_ends_with_its_date():

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.structure.tree import shown, source_files
+from tests.structure.tree import by_folder, faults, source_files
 
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".html", ".css", ".js", ".txt", ".json", ""}
 MAX_BYTES = 400_000
@@ -29,12 +29,11 @@ def findings(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [p for p in source_files() if p.suffix in TEXT and p.stat().st_size < MAX_BYTES],
-    ids=shown,
+    "paths",
+    by_folder(p for p in source_files() if p.suffix in TEXT and p.stat().st_size < MAX_BYTES),
 )
-def test_no_forbidden_words(path):
-    assert not findings(path.read_text(encoding="utf-8", errors="ignore"))
+def test_no_forbidden_words(paths):
+    assert not faults(paths, lambda p: findings(p.read_text(encoding="utf-8", errors="ignore")))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "vlforge"
@@ -52,6 +56,21 @@ def python_files(*folders: str) -> list[Path]:
 def parsed(path: Path) -> ast.Module:
     """The file's syntax tree."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def by_folder(paths: Iterable[Path]) -> list[Any]:
+    """The paths of each folder of the first two levels, as one parameter by its name."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        name = "/".join(path.relative_to(ROOT).parts[:-1][:2]) or "."
+        found.setdefault(name, []).append(path)
+    return [pytest.param(some, id=name) for name, some in found.items()]
+
+
+def faults(paths: Iterable[Path], find: Callable[[Path], list[str]]) -> dict[str, list[str]]:
+    """What is found in files, by their names; files without a fault are left out."""
+    told = ((shown(path), find(path)) for path in paths)
+    return {name: some for name, some in told if some}
 
 
 def module_name(path: Path) -> str:
