@@ -12,10 +12,9 @@ from typing import Any
 from PIL import Image
 from starlette.testclient import TestClient
 
+from tests.serving.patience import PATIENCE_S
 from vlforge.serving.viewer.server import Desk, build_app
 from vlforge.serving.viewer.sources import Source, open_sources
-
-PATIENCE_S = 120.0
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> Path:

@@ -15,13 +15,12 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
+from tests.serving.patience import PATIENCE_S
 from vlforge.inference.scripted import ScriptedSpeaker
 from vlforge.serving.talking import Talker
 from vlforge.serving.web.app import create_app
 from vlforge.serving.web.hall import Hall
 from vlforge.types import Drawing, Refusal, Sample
-
-PATIENCE_S = 120.0
 
 
 def echo(sample: Sample, drawing: Drawing, key: int) -> str | Refusal:

@@ -19,14 +19,12 @@ import openai
 import uvicorn
 from PIL import Image
 
+from tests.serving.patience import PATIENCE_S
 from vlforge.cli.listening import bound
 from vlforge.inference.scripted import ScriptedSpeaker
 from vlforge.serving.http.app import House, build_app
 from vlforge.serving.http.limits import Limits
 from vlforge.serving.talking import Talker
-
-PATIENCE_S = 120.0
-"""How long anything here may take: a busy machine is no fault of a server's."""
 
 
 @dataclass

@@ -9,8 +9,8 @@ import threading
 import openai
 import pytest
 
+from tests.serving.patience import PATIENCE_S
 from tests.serving.served import (
-    PATIENCE_S,
     echo,
     png,
     serving,

@@ -16,7 +16,8 @@ import openai
 import pytest
 
 from tests import families
-from tests.serving.served import PATIENCE_S, user
+from tests.serving.patience import PATIENCE_S
+from tests.serving.served import user
 from tests.signals import hears_ctrl_c
 from vlforge.cli import main
 from vlforge.cli.listening import bound

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.serving.patience import PATIENCE_S
 from vlforge.serving import talking
 from vlforge.serving.talking import Full, Talker
 from vlforge.types import Drawing, Piece, Sample, Turn, VLForgeError
 
 GREEDY, WARM = Drawing(), Drawing(temperature=1.0)
-PATIENCE_S = 120.0
 
 
 def sample(text):

@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 
 from tests.browser import heard
-from tests.serving.made_view import PATIENCE_S, caption, write_picture, write_rows, write_work
+from tests.serving.made_view import caption, write_picture, write_rows, write_work
+from tests.serving.patience import PATIENCE_S
 from vlforge.serving.viewer.server import Desk, build_app
 from vlforge.serving.viewer.sources import open_sources
 

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from tests.serving.made_view import (
-    PATIENCE_S,
     caption,
     numbers,
     reading,
@@ -24,6 +23,7 @@ from tests.serving.made_view import (
     viewing,
     write_rows,
 )
+from tests.serving.patience import PATIENCE_S
 from vlforge.data.records import Fault, Holds, Picture, Record
 from vlforge.serving.viewer.index import RowIndex
 from vlforge.serving.viewer.search import Ask, Scan, Wanted

@@ -16,7 +16,6 @@ import httpx
 import pytest
 
 from tests.serving.made_web import (
-    PATIENCE_S,
     picture,
     serving,
     talker,
@@ -24,6 +23,7 @@ from tests.serving.made_web import (
     visiting,
     write_picture,
 )
+from tests.serving.patience import PATIENCE_S
 from vlforge.data.formats.llava import LlavaFormat
 from vlforge.serving.talking import Talker
 from vlforge.serving.web import rooms as rooms_of

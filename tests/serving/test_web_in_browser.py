@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.browser import heard
-from tests.serving.made_web import PATIENCE_S, picture, serving, talker, until
+from tests.serving.made_web import picture, serving, talker, until
+from tests.serving.patience import PATIENCE_S
 from vlforge.serving.web.door import Login
 from vlforge.serving.web.hall import Example, Hall
 from vlforge.serving.web.rooms import Bounds

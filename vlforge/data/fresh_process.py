@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 from vlforge.data.interrupts import deaf_when_spawned
 
+DYING_S = 60.0
+"""How long one whose pipe is closed may take to be gone: a busy machine, much memory to free."""
+
 
 class Fresh(NamedTuple):
     """A process that was started, and this side's end of the line to it."""

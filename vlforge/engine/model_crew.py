@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from vlforge.data.fresh_process import Fresh, die_with_parent, start_tied
+from vlforge.data.fresh_process import DYING_S, Fresh, die_with_parent, start_tied
 from vlforge.data.interrupts import ignore_interrupts
 from vlforge.data.machine import visible_gpus
 from vlforge.data.roots import moved, set_moved
@@ -33,8 +33,6 @@ from vlforge.types import EndpointSpec, ModelSource, VLForgeError
 
 _GRACE_S = 2.0
 """How long a process without anything to do may take to end."""
-_DYING_S = 60.0
-"""How long one whose pipe is closed may take to be gone: a busy machine, much memory to free."""
 SPENT = "spent"
 """Asks a worker what its servers took."""
 Source = TypeVar("Source")
@@ -175,7 +173,7 @@ class ModelCrew:
         return done
 
     def _died(self, worker: _Worker) -> VLForgeError:
-        worker.fresh.process.join(_DYING_S)
+        worker.fresh.process.join(DYING_S)
         code = worker.fresh.process.exitcode
         if code == -signal.SIGKILL:
             return VLForgeError(

@@ -22,13 +22,13 @@ from vlforge.evaluation.asking import (
     place_pictures,
     prompt_rows,
 )
-from vlforge.evaluation.benchmarks import longest_answer, questions_of
+from vlforge.evaluation.benchmarks import check_specs, longest_answer, questions_of
 from vlforge.evaluation.chats import open_chat, process_count
 from vlforge.evaluation.config import BenchmarkSpec, EvalConfig
 from vlforge.evaluation.files import read_lines, write_json, write_lines
 from vlforge.evaluation.processes import Crew
 from vlforge.evaluation.questions import Question
-from vlforge.evaluation.scoring import check_specs, score_folder
+from vlforge.evaluation.scoring import score_folder
 from vlforge.evaluation.settings import guard_answers, settings_of
 from vlforge.types import Chat, LogFn, ProgressFn, RecipeError, no_log, no_progress
 

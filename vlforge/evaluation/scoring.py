@@ -10,7 +10,7 @@ from typing import Any
 
 from vlforge.evaluation.answers import Answers, read_answers
 from vlforge.evaluation.asking import answers_kept, picture_name
-from vlforge.evaluation.benchmarks import benchmark, questions_of
+from vlforge.evaluation.benchmarks import benchmark, check_specs, questions_of
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.files import digest_of, read_json, write_json, write_lines
 from vlforge.evaluation.judging import (
@@ -24,7 +24,7 @@ from vlforge.evaluation.judging import (
 from vlforge.evaluation.metrics.intervals import interval
 from vlforge.evaluation.questions import Question, Score
 from vlforge.evaluation.settings import failed_fields, protocol_of, told_fields
-from vlforge.types import DataError, ProgressFn, RecipeError, no_progress
+from vlforge.types import DataError, ProgressFn, no_progress
 
 EXAMPLES = 40
 """Questions per benchmark that `examples.jsonl` shows."""
@@ -155,24 +155,6 @@ def judge_folder(
                 told += f"; {found.failed:,} answers got none, the first: {found.first_failure}"
         lines.append(f"{spec.key}: {told}")
     return lines
-
-
-def check_specs(specs: Sequence[BenchmarkSpec], protocol: str = "auto") -> None:
-    """Raise for benchmarks under one name and for protocols that nobody knows.
-
-    Raises:
-        RecipeError: says which.
-    """
-    keys = [spec.key for spec in specs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise RecipeError(f"two benchmarks are called {key!r}; give one of them a label")
-    for spec in specs:
-        module = benchmark(spec.name)
-        if not module.knows(spec.protocol):
-            module.protocol_name([], spec.protocol)
-    if protocol != "auto" and not any(benchmark(spec.name).knows(protocol) for spec in specs):
-        benchmark(specs[0].name).protocol_name([], protocol)
 
 
 def refuse_gaps(

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlforge.evaluation.asking import sample_of
-from vlforge.evaluation.benchmarks import benchmark
+from vlforge.evaluation.benchmarks import benchmark, check_specs
 from vlforge.evaluation.config import BenchmarkSpec
 from vlforge.evaluation.questions import Question
-from vlforge.evaluation.scoring import check_specs
 from vlforge.recipe.typed import build
 from vlforge.text.templates import find_template
 

@@ -8,14 +8,12 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from vlforge.data.fresh_process import start_tied
+from vlforge.data.fresh_process import DYING_S, start_tied
 from vlforge.runs.memory import resident_mb
 from vlforge.runs.worker import STOP, Order, say_exit, serve
 
 Event = tuple[str, Any]
 """(node, message) as a worker sends it."""
-DYING_S = 60.0
-"""How long one whose pipe is closed may take to be gone: a busy machine, much memory to free."""
 
 
 class Pool:

@@ -19,13 +19,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from vlforge.data.fresh_process import die_with_parent, start_tied
+from vlforge.data.fresh_process import DYING_S, die_with_parent, start_tied
 from vlforge.data.interrupts import ignore_interrupts
 from vlforge.data.roots import set_moved
 from vlforge.runs.control import Control
 from vlforge.runs.launch import Launch, forget_launch, free_port
 from vlforge.runs.memory import peak_mb
-from vlforge.runs.pool import DYING_S
 from vlforge.runs.worker import STOP, Order, report_of, run_stage, say_exit
 from vlforge.types import StageStopped, VLForgeError
 

@@ -121,3 +121,21 @@ def rule_of(name: str, protocols: Sequence[str], rule: str) -> str:
     if bare not in protocols:
         raise RecipeError(f"{name} has no protocol {rule!r}; known: {', '.join(protocols)}")
     return bare
+
+
+def check_specs(specs: Sequence[BenchmarkSpec], protocol: str = "auto") -> None:
+    """Raise for benchmarks under one name and for protocols that nobody knows.
+
+    Raises:
+        RecipeError: says which.
+    """
+    keys = [spec.key for spec in specs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise RecipeError(f"two benchmarks are called {key!r}; give one of them a label")
+    for spec in specs:
+        module = benchmark(spec.name)
+        if not module.knows(spec.protocol):
+            module.protocol_name([], spec.protocol)
+    if protocol != "auto" and not any(benchmark(spec.name).knows(protocol) for spec in specs):
+        benchmark(specs[0].name).protocol_name([], protocol)

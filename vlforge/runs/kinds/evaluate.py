@@ -32,7 +32,7 @@ def run(config: EvalConfig, job: Job) -> None:
 
 def check(config: EvalConfig) -> None:
     """Raise for benchmarks and protocols that nobody knows, before a run begins."""
-    from vlforge.evaluation.scoring import check_specs
+    from vlforge.evaluation.benchmarks import check_specs
 
     check_specs(config.benchmarks)
 

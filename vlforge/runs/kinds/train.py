@@ -58,7 +58,7 @@ def check(config: TrainConfig) -> None:
     """Raise for settings that cannot work, before a run begins."""
     check_settings(config)
     if config.evaluate and config.evaluate.benchmarks:
-        from vlforge.evaluation.scoring import check_specs
+        from vlforge.evaluation.benchmarks import check_specs
 
         check_specs(config.evaluate.benchmarks)
 
